@@ -1,0 +1,63 @@
+# Each target makes its own environment, once, in .venv-PYTHON (some 1.2 GB).
+#   make test PYTHON=python3.13
+#   make demo DEMO_DIR=/tmp/demo
+
+PYTHON ?= python3
+DEMO_DIR ?= demo
+WORKERS ?= 2
+
+VENV := .venv-$(notdir $(PYTHON))
+BIN := $(VENV)/bin
+WHEEL_CHECK := $(VENV)/wheel-check
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check
+
+.PHONY: help demo test bench lint wheel
+help:
+	@echo 'make demo | test | bench | lint | wheel  [PYTHON=python3.13]'
+
+demo: $(VENV)/ready
+	$(BIN)/python -m experiments.vae --workdir=$(DEMO_DIR)
+	@echo 'The pictures are in $(DEMO_DIR)/samples:'
+	@ls $(DEMO_DIR)/samples
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=10
+
+bench: $(VENV)/ready-bench
+	$(BIN)/python -m benchmarks.train_step
+
+lint: $(VENV)/ready
+	$(BIN)/python -m flake8
+	$(BIN)/python -m isort --check-only --diff .
+
+# Runs outside the repository, so that only the installed files can be imported.
+wheel: $(VENV)/ready
+	rm -rf build dist $(WHEEL_CHECK)
+	$(BIN)/python -m pip wheel -qq --no-deps --wheel-dir dist .
+	$(BIN)/python -m venv $(WHEEL_CHECK)
+	$(WHEEL_CHECK)/bin/python $(PIP_INSTALL) -c requirements.txt dist/*.whl
+	check=$$(cd $(WHEEL_CHECK) && pwd) && cd / && \
+	    "$$check/bin/python" -m experiments.vae --help > "$$check/help.txt"
+	rm -rf build $(WHEEL_CHECK)
+	@ls dist
+
+# A version manager may put a python3.13 on the path that does not run: then its own
+# copies are tried in turn.
+$(VENV)/ready: requirements.txt
+	@for python in $(PYTHON) \
+	    $${PYENV_ROOT:-$$HOME/.pyenv}/versions/*/bin/$(notdir $(PYTHON)); do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; \
+	  then \
+	    echo "Making $(VENV) with $$python"; \
+	    exec $$python -m venv --clear $(VENV); \
+	  fi; \
+	done; \
+	echo 'No Python 3.11 or later runs as $(PYTHON): name one with' \
+	    'make PYTHON=/path/to/python3.11' >&2; \
+	exit 2
+	@$(BIN)/python $(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+$(VENV)/ready-bench: $(VENV)/ready
+	@$(BIN)/python $(PIP_INSTALL) torch==2.13.0
+	@touch $@

@@ -1,0 +1,135 @@
+"""How fast a set that does not fit in memory is read, and what memory that takes.
+
+Writes generated 32x32x3 images as a prepared TFDS set of several shards, unless the set
+is there already, and reads them in training order as a run would:
+
+    python -m benchmarks.streaming --num_images=2000000 --dir=/tmp/stream
+"""
+
+import argparse
+import glob
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks import tfds_writer
+from gm_jax.data import pipeline, sources
+
+NAME = 'generated'
+SHAPE = (32, 32, 3)
+_NUM_TEST = 1000
+_CHUNK = 4096
+
+
+def generate(seed: int, num: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield images: a plane of each colour with noise, about as hard for PNG as photos.
+
+    Args:
+        seed: which images.
+        num: N, over all parts.
+
+    Yields:
+        Images uint8 [n, 32, 32, 3] and labels int64 [n] in 0 ... 9.
+    """
+    rng = np.random.default_rng(seed)
+    down, right, _ = np.meshgrid(*(np.arange(n, dtype=np.uint8) for n in SHAPE),
+                                 indexing='ij')
+    for start in range(0, num, _CHUNK):
+        n = min(_CHUNK, num - start)
+        level, slope_down, slope_right = (
+            rng.integers(0, high, (n, 1, 1, SHAPE[2]), dtype=np.uint8)
+            for high in (116, 3, 3)
+        )
+        # 115 + 2 * 31 + 2 * 31 + 15 = 254 at most, so that nothing wraps.
+        noise = np.frombuffer(rng.bytes(n * down.size), np.uint8) % 16
+        images = noise.reshape(n, *SHAPE) + level
+        images += slope_down * down
+        images += slope_right * right
+        yield images, rng.integers(0, 10, n)
+
+
+def resident_mb() -> float:
+    """Return the memory that this process holds now, less the files it has mapped."""
+    with open('/proc/self/status') as status:
+        fields = dict(line.split(':', 1) for line in status)
+    return int(fields['RssAnon'].split()[0]) / 1024
+
+
+def measure(directory: str, batch_size: int, num_threads: int, seconds: float) -> dict:
+    """Read one epoch, or as much of it as the time allows, as training would.
+
+    Args:
+        directory: where the set is.
+        batch_size: B.
+        num_threads: threads that read and decode.
+        seconds: when to stop.
+
+    Returns:
+        The figures of a row; `resident_mb` at the start and after each tenth.
+    """
+    data = sources.load(NAME, data_dir=directory, memory_limit=0)
+    examples = data.splits['train']
+    num_steps = len(examples) // batch_size
+    marks = {round(num_steps * tenth / 10) for tenth in range(1, 11)}
+    stream = pipeline.stream_batches(
+        examples, seed=0, first_step=0, batch_size=batch_size, num_threads=num_threads
+    )
+    next(stream)  # starts the threads
+    memory = [round(resident_mb(), 1)]
+    start, cpu = time.perf_counter(), time.process_time()
+    for step in range(1, num_steps + 1):
+        next(stream)
+        elapsed = time.perf_counter() - start
+        if step in marks:
+            memory.append(round(resident_mb(), 1))
+        if elapsed > seconds:
+            break
+    used = time.process_time() - cpu
+    stream.close()
+    return {
+        'what': 'stream', 'device': 'cpu', 'batch': batch_size,
+        'image_shape': list(data.image_shape), 'num_images': len(examples),
+        'images_read': step * batch_size, 'num_threads': num_threads,
+        'seconds': round(elapsed, 1), 'cpu_seconds': round(used, 1),
+        'images_per_s': round(step * batch_size / elapsed),
+        'images_per_cpu_s': round(step * batch_size / used),
+        'resident_mb': memory, 'peak_mb': max(memory),
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Write the set and the row."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--num_images', type=int, default=20_000)
+    parser.add_argument('--dir', required=True, help='where to write the set')
+    parser.add_argument('--batch_size', type=int, default=128)
+    parser.add_argument('--num_threads', type=int, default=4)
+    parser.add_argument('--seconds', type=float, default=600, help='time to read for')
+    parser.add_argument('--out', default='results/bench_streaming.json')
+    args = parser.parse_args(argv)
+    if not glob.glob(os.path.join(args.dir, NAME, '*', 'dataset_info.json')):
+        splits = {
+            'train': generate(0, args.num_images), 'test': generate(1, _NUM_TEST)
+        }
+        start = time.perf_counter()
+        tfds_writer.write(
+            args.dir, NAME, splits, image_shape=SHAPE, num_classes=10
+        )
+        print(f'wrote the set in {time.perf_counter() - start:.0f} s')
+    row = measure(args.dir, args.batch_size, args.num_threads, args.seconds)
+    row['command'] = shlex.join(['python', '-m', 'benchmarks.streaming', *argv])
+    row['note'] = 'bound by the processor: PNG decoding and parsing of records'
+    os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
+    with open(args.out, 'w') as file:
+        json.dump([row], file, indent=2)
+        file.write('\n')
+    print(json.dumps(row))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

@@ -1,0 +1,146 @@
+"""Write a prepared TFDS set, array_record files and metadata, without TensorFlow."""
+
+import contextlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+_FEATURE = 'tensorflow_datasets.core.features'
+
+
+def write(
+    directory: str,
+    name: str,
+    splits: Mapping[str, Iterable[tuple[np.ndarray, np.ndarray]]],
+    *,
+    image_shape: tuple[int | None, int | None, int],
+    num_classes: int,
+    shard_size: int = 2**17,
+    version: str = '1.0.0',
+) -> str:
+    """Write the set to `directory`/`name`/`version`.
+
+    Args:
+        directory: the data_dir to read it from.
+        name: the set.
+        splits: for each split, parts of it: images uint8 [n, H, W, C] and labels [n].
+        image_shape: (H, W, C); None for what differs between images.
+        num_classes: 0 leaves the labels out.
+        shard_size: images a file.
+        version: X.Y.Z.
+
+    Returns:
+        The directory of the version.
+    """
+    from array_record.python import array_record_module
+
+    path = os.path.join(directory, name, version)
+    os.makedirs(path, exist_ok=True)
+    infos = []
+    for split, parts in splits.items():
+        lengths, num_bytes, names = [], 0, []
+        with contextlib.ExitStack() as stack:
+            for images, labels in parts:
+                for image, label in zip(images, labels):
+                    if not lengths or lengths[-1] == shard_size:
+                        stack.close()
+                        names.append(os.path.join(path, f'{split}-{len(names)}.tmp'))
+                        # Records on their own, because they are read in any order;
+                        # PNG does not compress further.
+                        writer = array_record_module.ArrayRecordWriter(
+                            names[-1], 'group_size:1,uncompressed'
+                        )
+                        stack.callback(writer.close)
+                        lengths.append(0)
+                    record = _example(image, int(label) if num_classes else None)
+                    writer.write(record)
+                    lengths[-1] += 1
+                    num_bytes += len(record)
+        for shard, temporary in enumerate(names):
+            ending = f'{shard:05d}-of-{len(names):05d}'
+            os.rename(
+                temporary, os.path.join(path, f'{name}-{split}.array_record-{ending}')
+            )
+        infos.append({
+            'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
+            'name': split,
+            'numBytes': str(num_bytes),
+            'shardLengths': [str(length) for length in lengths],
+        })
+    _write_metadata(path, name, version, infos, image_shape, num_classes)
+    return path
+
+
+def _write_metadata(
+    path: str, name: str, version: str, infos: list[dict],
+    image_shape: tuple[int | None, int | None, int], num_classes: int,
+) -> None:
+    info = {
+        'name': name, 'version': version, 'moduleName': 'benchmarks.tfds_writer',
+        'fileFormat': 'array_record', 'splits': infos,
+    }
+    dimensions = [str(-1 if side is None else side) for side in image_shape]
+    features = {'image': {
+        'pythonClassName': f'{_FEATURE}.image_feature.Image',
+        'image': {
+            'shape': {'dimensions': dimensions}, 'dtype': 'uint8',
+            'encodingFormat': 'png',
+        },
+    }}
+    if num_classes:
+        features['label'] = {
+            'pythonClassName': f'{_FEATURE}.class_label_feature.ClassLabel',
+            'classLabel': {'numClasses': str(num_classes)},
+        }
+    tree = {
+        'pythonClassName': f'{_FEATURE}.features_dict.FeaturesDict',
+        'featuresDict': {'features': features},
+    }
+    for file_name, content in (('dataset_info', info), ('features', tree)):
+        with open(os.path.join(path, f'{file_name}.json'), 'w') as file:
+            json.dump(content, file, indent=2)
+
+
+def _example(image: np.ndarray, label: int | None) -> bytes:
+    """Encodes a tf.train.Example by hand: nested messages of (field, length, bytes)."""
+    features = _entry(b'image', _field(1, _field(1, _png(image))))
+    if label is not None:
+        features += _entry(b'label', _field(3, _field(1, _varint(label))))
+    return _field(1, features)
+
+
+def _png(image: np.ndarray) -> bytes:
+    """Encodes by hand, several times faster than Pillow: rows unfiltered, Huffman only."""
+    height, width, num_channels = image.shape
+    rows = np.zeros((height, 1 + width * num_channels), np.uint8)
+    rows[:, 1:] = image.reshape(height, -1)
+    deflate = zlib.compressobj(1, strategy=zlib.Z_HUFFMAN_ONLY)
+    colour = {1: 0, 3: 2}[num_channels]
+    head = struct.pack('>IIBBBBB', width, height, 8, colour, 0, 0, 0)
+    data = deflate.compress(rows.tobytes()) + deflate.flush()
+    chunks = ((b'IHDR', head), (b'IDAT', data), (b'IEND', b''))
+    return b'\x89PNG\r\n\x1a\n' + b''.join(
+        struct.pack('>I', len(body)) + kind + body
+        + struct.pack('>I', zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+def _entry(key: bytes, feature: bytes) -> bytes:
+    return _field(1, _field(1, key) + _field(2, feature))
+
+
+def _field(number: int, data: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    return bytes((*parts, value))

@@ -1,0 +1,1 @@
+"""What an image set is (`sources`) and which images a step sees (`pipeline`)."""

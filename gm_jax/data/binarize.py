@@ -1,0 +1,91 @@
+"""Pixels made 0 or 1. Which way it was done changes what a likelihood means.
+
+Grey images in [0, V) become binary by a threshold at V / 2, by one fixed draw from
+Bernoulli(x / (V - 1)) for each image of the set ('static'), or by a fresh draw each
+time that an image is used ('dynamic', left to the training step).
+"""
+
+import zlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gm_jax.data.image_set import Examples, StreamedExamples
+
+
+def binarize_dynamic(
+    rngs: jax.Array, image: jax.Array, num_values: int
+) -> jax.Array:
+    """Draw b ~ Bernoulli(x / (V - 1)) for every pixel, with one key per example.
+
+    Args:
+        rngs: [B] keys.
+        image: [B, H, W, C] integers x in [0, V).
+        num_values: V.
+
+    Returns:
+        [B, H, W, C] int32, 0 or 1.
+
+    Raises:
+        AssertionError: a wrong rank, or another number of keys than of images.
+
+    References:
+        Burda et al. 2016, Importance Weighted Autoencoders, sec. 5.
+        https://arxiv.org/abs/1509.00519
+    """
+    chex.assert_rank([rngs, image], [1, 4])
+    chex.assert_equal_shape_prefix([rngs, image], 1)
+    probability = image.astype(jnp.float32) / (num_values - 1)
+    return jax.vmap(jax.random.bernoulli)(rngs, probability).astype(jnp.int32)
+
+
+def threshold(examples: Examples, num_values: int) -> StreamedExamples:
+    """Return the examples with b = [x >= V / 2].
+
+    Args:
+        examples: N examples with values in [0, V).
+        num_values: V.
+
+    Returns:
+        N examples with values 0 and 1.
+    """
+
+    def fetch(indices: np.ndarray) -> dict[str, np.ndarray]:
+        batch = examples.fetch(indices)
+        # Doubled, because half of an odd V is no integer.
+        high = 2 * batch['image'].astype(np.int32) >= num_values
+        return {**batch, 'image': high.astype(np.uint8)}
+
+    return StreamedExamples(len(examples), fetch)
+
+
+def static(examples: Examples, num_values: int, split: str) -> StreamedExamples:
+    """Return the examples with one fixed draw b ~ Bernoulli(x / (V - 1)) for each.
+
+    The draw of a pixel depends on the split's name, the image's place in the split and
+    the pixel's place in the image; on nothing else, so any order of reading agrees.
+
+    Args:
+        examples: N examples with values in [0, V).
+        num_values: V.
+        split: the split's name.
+
+    Returns:
+        N examples with values 0 and 1.
+    """
+    key = zlib.crc32(split.encode())
+
+    def fetch(indices: np.ndarray) -> dict[str, np.ndarray]:
+        batch = examples.fetch(indices)
+        image = batch['image']
+        bits = np.empty(image.shape, np.uint64)
+        for row, index in zip(bits, indices):
+            philox = np.random.Philox(key=key, counter=[0, int(index), 0, 0])
+            row[...] = philox.random_raw(row.size).reshape(row.shape)
+        # The top 53 bits, so that u is uniform on [0, 1) exactly.
+        u = (bits >> np.uint64(11)) * 2.0**-53
+        return {**batch, 'image': (u < image / (num_values - 1)).astype(np.uint8)}
+
+    return StreamedExamples(len(examples), fetch)

@@ -1,0 +1,125 @@
+"""An image set: splits of examples that can be fetched by index, in memory or not."""
+
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import chex
+import numpy as np
+
+from gm_jax.errors import UserError
+
+# Images read at a time where a whole split is read.
+_CHUNK = 1024
+
+FetchFn = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+class Examples(Protocol):
+    """One split: a fixed number of images with labels, in a fixed order."""
+
+    def __len__(self) -> int:
+        """Return N, the number of examples."""
+        ...
+
+    def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return 'image' uint8 [n, H, W, C] and 'label' int32 [n] of `indices` [n]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayExamples:
+    """A split in memory."""
+
+    images: np.ndarray  # [N, H, W, C] uint8
+    labels: np.ndarray  # [N] int32, -1 where the set has none
+
+    def __post_init__(self) -> None:
+        """Raise AssertionError for arrays of the wrong rank, length or type."""
+        chex.assert_rank([self.images, self.labels], [4, 1])
+        chex.assert_equal_shape_prefix([self.images, self.labels], 1)
+        chex.assert_type([self.images, self.labels], [np.uint8, np.int32])
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.images)
+
+    def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return copies of the rows `indices` [n]."""
+        return {'image': self.images[indices], 'label': self.labels[indices]}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamedExamples:
+    """A split that is read, and decoded, as it is fetched."""
+
+    num_examples: int
+    fetch_fn: FetchFn
+
+    def __len__(self) -> int:
+        """Return N."""
+        return self.num_examples
+
+    def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the examples at `indices` [n]."""
+        return self.fetch_fn(indices)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Images of one shape with values in [0, V), in splits 'train' and 'test'."""
+
+    name: str
+    image_shape: tuple[int, int, int]  # H, W, C
+    num_values: int  # V
+    num_classes: int  # 0: no labels
+    splits: Mapping[str, Examples]  # 'train', 'test' and maybe 'validation'
+    entropy: float | None = None  # true nats per image, where it is known
+    binarize: str = 'none'  # 'dynamic': the images are grey, the step has to draw
+
+
+def num_bytes(data: ImageSet) -> int:
+    """Return the bytes that the images of all splits take in memory."""
+    return sum(map(len, data.splits.values())) * int(np.prod(data.image_shape))
+
+
+def read_all(examples: Examples) -> ArrayExamples:
+    """Read a whole split into memory, with a thread for each processor.
+
+    Args:
+        examples: N examples.
+
+    Returns:
+        The same N examples.
+    """
+    starts = range(0, len(examples), _CHUNK)
+    rows = [np.arange(i, min(i + _CHUNK, len(examples))) for i in starts]
+    images, labels = None, np.empty(len(examples), np.int32)
+    # The images are written in place: joining the parts would take them twice.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for row, part in zip(rows, pool.map(examples.fetch, rows)):
+            if images is None:
+                shape = (len(examples), *part['image'].shape[1:])
+                images = np.empty(shape, np.uint8)
+            images[row], labels[row] = part['image'], part['label']
+    return ArrayExamples(images, labels)
+
+
+def hold_out(num_examples: int, where: str) -> int:
+    """Return how many leading examples of a set without a test split train: 90 %.
+
+    Args:
+        num_examples: N.
+        where: the set, for the error.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    if num_examples < 2:
+        raise UserError(
+            f'{where} has {num_examples} image(s): at least 2 are needed, one to train '
+            f'and one to test.'
+        )
+    return num_examples - max(1, num_examples // 10)

@@ -1,0 +1,235 @@
+"""Sets that TFDS has prepared as array_record files: read without TensorFlow.
+
+A prepared directory, `DATA_DIR/NAME[/CONFIG]/VERSION`, describes itself, so any such
+directory will do, whether or not TFDS knows how to build the set. Sets without a test
+split use their validation split as one, or else keep their last tenth for it.
+"""
+
+import contextlib
+import fnmatch
+import glob
+import importlib.util
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gm_jax.data import decoding
+from gm_jax.data.image_set import Examples, ImageSet, StreamedExamples, hold_out
+from gm_jax.errors import UserError
+
+# Sets that store fewer values than the 256 of their 8 bits.
+_NUM_VALUES = {'binarized_mnist': 2}
+
+_NAME = re.compile(r'(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?')
+
+
+def read(spec: str, data_dir: str, image_size: int) -> ImageSet:
+    """Open a prepared set; prepare it first where TensorFlow is there to do so.
+
+    Args:
+        spec: the set as TFDS spells it: name[/config][:version].
+        data_dir: where prepared sets lie; empty for TFDS's own default.
+        image_size: N, to resize images to N x N; 0 keeps their size.
+
+    Returns:
+        The set; nothing is read into memory yet.
+
+    Raises:
+        UserError: the set is not there, cannot be prepared or has no fitting images.
+    """
+    match = _NAME.fullmatch(spec)
+    if not match:
+        raise UserError(
+            f'--dataset={spec} is not a set: give digits, a TFDS name, idx:DIR, '
+            f'images:DIR, npz:FILE, synthetic:ising or synthetic:checkers.'
+        )
+    with _silence():
+        import tensorflow_datasets as tfds
+    root = os.path.expanduser(data_dir or os.environ.get(
+        'TFDS_DATA_DIR', os.path.join('~', 'tensorflow_datasets')
+    ))
+    directory = _find(root, spec, **match.groupdict())
+    if directory is None:
+        _prepare(tfds, root, spec, match['name'])
+        directory = _find(root, spec, **match.groupdict())
+    if directory is None:
+        raise UserError(f'TFDS prepared {spec}, but it is not in {root}.')
+    return _image_set(tfds, directory, image_size)
+
+
+def _find(
+    root: str, spec: str, name: str, config: str | None, version: str | None
+) -> str | None:
+    """Returns the directory of the newest fitting version, or None."""
+    base = os.path.join(root, name, *([config] if config else []))
+    found = _versions(base, version)
+    if not found and config is None:
+        configs = sorted(
+            os.path.basename(path) for path in glob.glob(os.path.join(base, '*'))
+            if _versions(path, version)
+        )
+        if len(configs) > 1:
+            raise UserError(
+                f'{base} holds several configs: choose one of '
+                f'{", ".join(f"--dataset={name}/{each}" for each in configs)}.'
+            )
+        found = _versions(os.path.join(base, *configs), version) if configs else []
+    return found[-1] if found else None
+
+
+def _versions(base: str, version: str | None) -> list[str]:
+    """Returns the prepared directories `base/X.Y.Z` that fit, the newest last."""
+    names = [
+        os.path.basename(os.path.dirname(path))
+        for path in glob.glob(os.path.join(glob.escape(base), '*', 'dataset_info.json'))
+    ]
+    names = fnmatch.filter(names, version or '*')
+    names = [name for name in names if re.fullmatch(r'\d+\.\d+\.\d+', name)]
+    names.sort(key=lambda name: tuple(map(int, name.split('.'))))
+    return [os.path.join(base, name) for name in names]
+
+
+def _prepare(tfds: Any, root: str, spec: str, name: str) -> None:
+    """Downloads and writes a set that TFDS knows, which takes TensorFlow."""
+    missing = f'No prepared TFDS set {spec} in {root}'
+    with _silence():
+        known = name in tfds.list_builders()
+    if not known:
+        raise UserError(
+            f'{missing}, and TFDS knows none of this name: check --dataset and '
+            f'--data_dir.'
+        )
+    if importlib.util.find_spec('tensorflow') is None:
+        raise UserError(
+            f"{missing} (a directory {name} with a version in it). Reading a set needs "
+            f"no TensorFlow but preparing one does: pip install 'gm_jax[tensorflow]', "
+            f"then tfds build {spec} --data_dir={root} --file_format=array_record."
+        )
+    print(f'{missing}: preparing it there with TensorFlow.', file=sys.stderr)
+    try:
+        builder = tfds.builder(spec, data_dir=root, file_format='array_record')
+        builder.download_and_prepare()
+    # A download can fail in as many ways as there are sets.
+    except Exception as error:
+        raise UserError(
+            f'TFDS could not prepare {spec} in {root}: {type(error).__name__}: {error}'
+        ) from error
+
+
+def _image_set(tfds: Any, directory: str, image_size: int) -> ImageSet:
+    try:
+        with _silence():
+            builder = tfds.builder_from_directory(directory)
+            features = dict(builder.info.features.items())
+            file_format = builder.info.file_format
+    # Whatever TFDS raises for a damaged dataset_info.json or features.json.
+    except Exception as error:
+        raise UserError(
+            f'{directory} is no readable TFDS set: {error}. Prepare it again.'
+        ) from error
+    if file_format is None or file_format.value != 'array_record':
+        raise UserError(
+            f'{directory} is not prepared as array_record: prepare the set in another '
+            f'--data_dir with tfds build --file_format=array_record.'
+        )
+    shape = _image_shape(tfds, features, directory, image_size)
+    label = features.get('label')
+    num_classes = 0
+    if isinstance(label, tfds.features.ClassLabel):
+        num_classes = label.num_classes or 0
+    splits = {
+        name: _open_split(tfds, builder, name, shape, image_size, bool(num_classes))
+        for name in ('train', 'validation', 'test') if name in builder.info.splits
+    }
+    return ImageSet(
+        name=builder.info.full_name,
+        image_shape=shape,
+        num_values=_NUM_VALUES.get(builder.name, 256),
+        num_classes=num_classes,
+        splits=_with_test(splits, directory),
+    )
+
+
+def _image_shape(
+    tfds: Any, features: dict[str, Any], directory: str, image_size: int
+) -> tuple[int, int, int]:
+    image = features.get('image')
+    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
+        raise UserError(
+            f'{directory} has no 8-bit feature "image", only: {", ".join(features)}.'
+        )
+    height, width, num_channels = image.shape
+    if num_channels not in (1, 3):
+        raise UserError(
+            f'{directory} has images of {num_channels} channels, not 1 or 3.'
+        )
+    if image_size:
+        return image_size, image_size, num_channels
+    if height is None or width is None:
+        raise UserError(
+            f'{directory} has images of different sizes: pass --image_size to resize '
+            f'them to one.'
+        )
+    return height, width, num_channels
+
+
+def _open_split(
+    tfds: Any, builder: Any, name: str, shape: tuple[int, int, int], image_size: int,
+    labelled: bool,
+) -> StreamedExamples:
+    where = f'{builder.data_path}, split {name}'
+    skip = {'image': tfds.decode.SkipDecoding()}
+    try:
+        with _silence():
+            source = builder.as_data_source(name, decoders=skip)
+            num_examples = len(source)
+    # array_record raises a bare Exception or ValueError, whatever is wrong.
+    except Exception as error:
+        raise _damaged(where, error) from error
+
+    def fetch(indices: np.ndarray) -> dict[str, np.ndarray]:
+        try:
+            records = source.__getitems__(indices.tolist())
+        except Exception as error:
+            raise _damaged(where, error) from error
+        images = np.empty((len(records), *shape), np.uint8)
+        for out, index, record in zip(images, indices, records):
+            out[...] = decoding.decode(
+                record['image'], shape, image_size, f'{where}, image {index}'
+            )
+        labels = [record['label'] if labelled else -1 for record in records]
+        return {'image': images, 'label': np.array(labels, np.int32)}
+
+    return StreamedExamples(num_examples, fetch)
+
+
+def _damaged(where: str, error: Exception) -> UserError:
+    return UserError(f'{where} cannot be read: {error}. Prepare the set again.')
+
+
+def _with_test(splits: dict[str, Examples], directory: str) -> dict[str, Examples]:
+    if 'test' not in splits and 'validation' in splits:
+        splits['test'] = splits.pop('validation')
+    if 'train' not in splits:
+        raise UserError(f'{directory} has no split "train".')
+    if 'test' not in splits:
+        whole = splits['train']
+        num_train = hold_out(len(whole), directory)
+        splits['train'] = StreamedExamples(num_train, whole.fetch)
+        splits['test'] = StreamedExamples(
+            len(whole) - num_train, lambda indices: whole.fetch(indices + num_train)
+        )
+    return splits
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Hides the warnings of TFDS's imports, which a user can do nothing about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield

@@ -1,0 +1,250 @@
+"""The embedded digits, and sets in files: NumPy archives and MNIST's format."""
+
+import gzip
+import math
+import os
+import zipfile
+import zlib
+
+import numpy as np
+
+from gm_jax.data.image_set import ArrayExamples, ImageSet, hold_out
+from gm_jax.errors import UserError
+
+# The seed of the one shuffle that splits digits.
+_DIGITS_SEED = 0
+_DIGITS_TRAIN = 1500
+# An idx file that claims more is taken to be damaged, or too much to hold in memory.
+_MAX_SIDE = 4096
+_MAX_BYTES = 2**34
+_DAMAGED = (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
+
+# [N, H, W, C] images and their [N] labels, if there are any.
+_Arrays = tuple[np.ndarray, np.ndarray | None]
+
+
+def digits() -> ImageSet:
+    """Return scikit-learn's 1,797 digits, 8x8x1 with values 0 to 16.
+
+    They are shuffled once, by the raw stream of Philox with a fixed seed (neighbours
+    are by the same writers); the first 1,500 train and the last 297 test.
+
+    Returns:
+        The set, in memory.
+
+    References:
+        Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI.
+    """
+    from sklearn import datasets  # Takes a second, which other sets do not need.
+
+    bunch = datasets.load_digits()
+    bits = np.random.Philox(np.random.SeedSequence(_DIGITS_SEED))
+    order = np.argsort(bits.random_raw(len(bunch.images)), kind='stable')
+    images = bunch.images[order, :, :, None].astype(np.uint8)
+    labels = bunch.target[order].astype(np.int32)
+    return ImageSet(
+        name='digits', image_shape=(8, 8, 1), num_values=17, num_classes=10,
+        splits={
+            'train': ArrayExamples(images[:_DIGITS_TRAIN], labels[:_DIGITS_TRAIN]),
+            'test': ArrayExamples(images[_DIGITS_TRAIN:], labels[_DIGITS_TRAIN:]),
+        },
+    )
+
+
+def idx(directory: str) -> ImageSet:
+    """Read files in MNIST's format: images [N, H, W] and labels [N], big-endian sizes.
+
+    They are named train-images-idx3-ubyte, train-labels-idx1-ubyte and t10k-... for the
+    test split; each may be gzipped (.gz). A set may lack both files of labels.
+
+    Args:
+        directory: where they are.
+
+    Returns:
+        The set, in memory.
+
+    Raises:
+        UserError: a file is missing, damaged or does not fit the others.
+    """
+    if not os.path.isdir(directory):
+        raise UserError(f'There is no directory {directory}: check --dataset.')
+    splits = {}
+    for name, prefix in (('train', 'train'), ('test', 't10k')):
+        path = _idx_path(directory, f'{prefix}-images-idx3-ubyte')
+        if path is None:
+            raise UserError(
+                f'{directory} has no {prefix}-images-idx3-ubyte, plain or .gz.'
+            )
+        images = _read_idx(path, rank=3)[..., None]
+        path = _idx_path(directory, f'{prefix}-labels-idx1-ubyte')
+        labels = None if path is None else _read_idx(path, rank=1)
+        splits[name] = images, labels
+    return _image_set(directory, splits, num_values=256)
+
+
+def _idx_path(directory: str, name: str) -> str | None:
+    paths = [os.path.join(directory, name + ending) for ending in ('', '.gz')]
+    return next(filter(os.path.exists, paths), None)
+
+
+def _read_idx(path: str, rank: int) -> np.ndarray:
+    """Reads big-endian: 0, 0, type (8: uint8), rank, the sizes, then the values."""
+    try:
+        with (gzip.open if path.endswith('.gz') else open)(path, 'rb') as file:
+            head = file.read(4)
+            if head != bytes((0, 0, 8, rank)):
+                raise UserError(
+                    f'{path} is no file of {"images" if rank == 3 else "labels"} in '
+                    f"MNIST's format: it starts with {head.hex(' ') or 'nothing'}."
+                )
+            sizes = file.read(4 * rank)
+            if len(sizes) < 4 * rank:
+                raise UserError(f'{path} is cut short: get it again.')
+            shape = tuple(map(int, np.frombuffer(sizes, '>u4')))
+            if not all(shape) or any(side > _MAX_SIDE for side in shape[1:]):
+                raise UserError(
+                    f'{path} claims the shape {shape}: it is damaged; get it again.'
+                )
+            count = math.prod(shape)
+            if count > _MAX_BYTES:
+                raise UserError(
+                    f'{path} claims {count} values, more than can be held: write the '
+                    f'set as a TFDS set or a folder of images to stream it.'
+                )
+            values = file.read(count + 1)
+    except _DAMAGED as error:
+        raise UserError(f'{path} is damaged: {error}. Get it again.') from None
+    if len(values) != count:
+        what = 'is cut short' if len(values) < count else 'goes on after its end'
+        raise UserError(f'{path} {what}: it should hold {count} values; get it again.')
+    return np.frombuffer(values, np.uint8).reshape(shape)
+
+
+def npz(path: str) -> ImageSet:
+    """Read a NumPy archive of uint8 (or integer 0 ... V - 1) [N, H, W, C] or [N, H, W].
+
+    Arrays 'train' and 'test' are the splits, with 'train_labels' and 'test_labels'. A
+    single array of images, 'train', 'images' or of any name, with 'train_labels' or
+    'labels', is split: its last tenth tests. A scalar 'num_values' gives V (256).
+
+    Args:
+        path: the file, written by numpy.savez or numpy.savez_compressed.
+
+    Returns:
+        The set, in memory.
+
+    Raises:
+        UserError: the file is missing, damaged or holds something else.
+    """
+    arrays = _read_npz(path)
+    num_values = int(arrays.pop('num_values', 256))
+    if not 2 <= num_values <= 256:
+        raise UserError(f'{path}: num_values is {num_values}, not in 2 ... 256.')
+    labels = {
+        name: arrays.pop(name) for name in ('labels', 'train_labels', 'test_labels')
+        if name in arrays
+    }
+    if 'train' in arrays and 'test' in arrays:
+        splits = {
+            name: (arrays[name], labels.get(f'{name}_labels'))
+            for name in ('train', 'test')
+        }
+    elif len(arrays) == 1:
+        (images,) = arrays.values()
+        _check_images(path, images, num_values)
+        splits = _split(path, images, labels.get('labels', labels.get('train_labels')))
+    else:
+        raise UserError(
+            f'{path} holds {", ".join(sorted(arrays)) or "no images"}: name the arrays '
+            f'"train" and "test", or give one array "images".'
+        )
+    for name, (images, _) in splits.items():
+        _check_images(f'{path}, array of {name}', images, num_values)
+    return _image_set(path, splits, num_values)
+
+
+def _read_npz(path: str) -> dict[str, np.ndarray]:
+    if not os.path.isfile(path):
+        raise UserError(f'There is no file {path}: check --dataset.')
+    if not zipfile.is_zipfile(path):
+        raise UserError(f'{path} is no .npz file, or is cut short: get it again.')
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (*_DAMAGED, MemoryError) as error:
+        raise UserError(
+            f'{path} is no readable .npz file of plain arrays: {error}.'
+        ) from None
+
+
+def _split(
+    path: str, images: np.ndarray, labels: np.ndarray | None
+) -> dict[str, _Arrays]:
+    if labels is not None:
+        _check_labels(path, images, labels)
+    num = hold_out(len(images), path)
+    if labels is None:
+        return {'train': (images[:num], None), 'test': (images[num:], None)}
+    return {'train': (images[:num], labels[:num]), 'test': (images[num:], labels[num:])}
+
+
+def _check_labels(where: str, images: np.ndarray, labels: np.ndarray) -> None:
+    if labels.ndim != 1 or labels.dtype.kind not in 'ui' or np.any(labels < 0):
+        raise UserError(
+            f'{where} has labels {labels.dtype} of shape {labels.shape}: they are '
+            f'integers from 0, of shape [N].'
+        )
+    if len(labels) != len(images):
+        raise UserError(
+            f'{where} has {len(labels)} labels for {len(images)} images: give one each.'
+        )
+
+
+def _check_images(where: str, images: np.ndarray, num_values: int) -> None:
+    good_shape = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
+    if not good_shape or not images.size:
+        raise UserError(
+            f'{where} has the shape {images.shape}: images are [N, H, W], [N, H, W, 1] '
+            f'or [N, H, W, 3].'
+        )
+    if images.dtype.kind not in 'uib':
+        raise UserError(
+            f'{where} is {images.dtype}: store integers 0 ... {num_values - 1}.'
+        )
+    low, high = int(images.min()), int(images.max())
+    if low < 0 or high >= num_values:
+        raise UserError(
+            f'{where} has values from {low} to {high}, not in 0 ... {num_values - 1}.'
+        )
+
+
+def _image_set(where: str, splits: dict[str, _Arrays], num_values: int) -> ImageSet:
+    """Checks that the splits and their labels fit each other."""
+    (train, train_labels), (test, test_labels) = splits['train'], splits['test']
+    if train.shape[1:] != test.shape[1:]:
+        raise UserError(
+            f'{where}: the training images are {train.shape[1:]} but the test images '
+            f'are {test.shape[1:]}.'
+        )
+    if (train_labels is None) != (test_labels is None):
+        raise UserError(
+            f'{where} has labels for one of train and test only: give both or none.'
+        )
+    num_classes = 0
+    for name, (images, labels) in splits.items():
+        if labels is not None:
+            _check_labels(f'{where}, {name}', images, labels)
+            num_classes = max(num_classes, int(labels.max()) + 1)
+    examples = {name: _examples(*arrays) for name, arrays in splits.items()}
+    return ImageSet(
+        name=where, image_shape=examples['train'].images.shape[1:],
+        num_values=num_values, num_classes=num_classes, splits=examples,
+    )
+
+
+def _examples(images: np.ndarray, labels: np.ndarray | None) -> ArrayExamples:
+    if images.ndim == 3:
+        images = images[..., None]
+    if labels is None:
+        labels = np.full(len(images), -1)
+    return ArrayExamples(images.astype(np.uint8), labels.astype(np.int32))

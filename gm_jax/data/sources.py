@@ -1,0 +1,115 @@
+"""What `--dataset` can name, and how it is read.
+
+    digits                 the 8x8 digits embedded in scikit-learn, 17 values
+    mnist, lfw, ...        a TFDS name: name[/config][:version], read from `data_dir`
+    idx:DIR                files in MNIST's own format
+    images:DIR             a folder of PNG and JPEG files, sub-folders are labels
+    npz:FILE               NumPy arrays
+    synthetic:NAME         ising or checkers, whose true entropy is known
+
+One usage line: `data = sources.load('mnist', data_dir='/data')`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from gm_jax.data import binarize as binarize_lib
+from gm_jax.data import folder, prepared, readers, synthetic
+from gm_jax.data.image_set import (
+    ArrayExamples,
+    Examples,
+    ImageSet,
+    StreamedExamples,
+    num_bytes,
+    read_all,
+)
+from gm_jax.errors import UserError
+
+BINARIZE = ('none', 'static', 'dynamic', 'threshold')
+
+
+def load(
+    spec: str,
+    *,
+    data_dir: str = '',
+    image_size: int = 0,
+    binarize: str = 'none',
+    memory_limit: int = 2**30,
+) -> ImageSet:
+    """Read an image set, into memory where it fits.
+
+    Args:
+        spec: what to read; see the module's docstring.
+        data_dir: where prepared TFDS sets lie; empty for TFDS's own default.
+        image_size: N, to resize images of `images:` and TFDS sets to N x N: the
+            shorter side to N, then the centre; 0 keeps their size.
+        binarize: 'none', 'threshold', 'static' or 'dynamic' (left to the step).
+        memory_limit: bytes; a set whose images take more is read as it is fetched.
+
+    Returns:
+        The set. Its splits are `ArrayExamples` when they are in memory.
+
+    Raises:
+        UserError: there is no such set, or something in it is not what it should be.
+    """
+    data = dataclasses.replace(_open(spec, data_dir, image_size), name=spec)
+    if image_size and data.image_shape[:2] != (image_size, image_size):
+        raise UserError(
+            f'--image_size resizes images: folders and TFDS sets only: {spec} has '
+            f'{data.image_shape[0]}x{data.image_shape[1]} images; leave the flag out.'
+        )
+    data = _binarized(data, binarize)
+    keep: Callable[[Examples], Examples] = _streamed
+    if num_bytes(data) <= memory_limit:
+        keep = _in_memory
+    return dataclasses.replace(
+        data, splits={name: keep(split) for name, split in data.splits.items()}
+    )
+
+
+def _open(spec: str, data_dir: str, image_size: int) -> ImageSet:
+    kind, colon, rest = spec.partition(':')
+    if spec == 'digits':
+        return readers.digits()
+    if kind in ('idx', 'images', 'npz', 'synthetic') and not rest:
+        raise UserError(f'--dataset={spec} lacks what comes after the colon.')
+    if colon and kind == 'idx':
+        return readers.idx(rest)
+    if colon and kind == 'images':
+        return folder.read(rest, image_size)
+    if colon and kind == 'npz':
+        return readers.npz(rest)
+    if colon and kind == 'synthetic':
+        return synthetic.make(rest)
+    return prepared.read(spec, data_dir, image_size)
+
+
+def _binarized(data: ImageSet, how: str) -> ImageSet:
+    if how not in BINARIZE:
+        raise UserError(f'--binarize={how} is not one of {", ".join(BINARIZE)}.')
+    if how == 'none':
+        return data
+    if data.num_values == 2:
+        raise UserError(
+            f'{data.name} is binary already: --binarize={how} would change nothing; '
+            f'leave the flag out.'
+        )
+    splits, num_values = dict(data.splits), data.num_values
+    for name, split in data.splits.items():
+        if how == 'threshold':
+            splits[name] = binarize_lib.threshold(split, num_values)
+        elif how == 'static':
+            splits[name] = binarize_lib.static(split, num_values, name)
+    if how != 'dynamic':
+        num_values = 2
+    return dataclasses.replace(
+        data, splits=splits, num_values=num_values, binarize=how
+    )
+
+
+def _in_memory(examples: Examples) -> ArrayExamples:
+    return examples if isinstance(examples, ArrayExamples) else read_all(examples)
+
+
+def _streamed(examples: Examples) -> StreamedExamples:
+    return StreamedExamples(len(examples), examples.fetch)

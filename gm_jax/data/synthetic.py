@@ -1,0 +1,189 @@
+"""Sets drawn from distributions whose entropy is known: the best nats there can be.
+
+`ising` is binary, 8x8: the Ising model on a square grid with free borders,
+
+    p(x) = exp(J sum_{neighbours} s_i s_j) / Z,    s = 2 x - 1.
+
+A row of it depends on the rows above through the last of them only, so the rows are a
+Markov chain over 2^W states; the transfer matrix gives its transitions exactly, and
+from them exact samples and the exact entropy.
+
+`checkers` is 4x4 with 4 values: each of the four 2x2 blocks is a checker of two
+different values a, b (a on its diagonal), all pairs equally likely: 4 log 12 nats. The
+label is a of the first block.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gm_jax.data.image_set import ArrayExamples, ImageSet
+from gm_jax.errors import UserError
+
+COUPLING = 0.4
+_ISING_SIDE = 8
+_SEED = 2016
+# So many comparisons of float64 at a time, [chunk, 2^W].
+_CHUNK = 4096
+
+
+def make(name: str) -> ImageSet:
+    """Return a synthetic set: the same images in every run.
+
+    Args:
+        name: 'ising' or 'checkers'.
+
+    Returns:
+        The set, in memory, with `entropy` in nats per image.
+
+    Raises:
+        UserError: there is no set of this name.
+    """
+    if name == 'ising':
+        return _ising()
+    if name == 'checkers':
+        return _checkers()
+    raise UserError(
+        f'There is no synthetic:{name}, only synthetic:ising and synthetic:checkers.'
+    )
+
+
+class RowChain(NamedTuple):
+    """A Markov chain over the rows of a binary image; row state k has bit j at x_j."""
+
+    first: np.ndarray  # [S] probabilities of the first row, S = 2^W
+    transitions: np.ndarray  # [H - 1, S, S] p(next row | row)
+
+
+def ising_chain(height: int, width: int, coupling: float) -> RowChain:
+    """Compute the Ising model as a chain of rows, by the transfer matrix.
+
+    With T(a, b) = exp(J sum_j a_j b_j + J sum_j b_j b_j+1) and messages from below
+    m_H = 1, m_r = T m_r+1: p(row r+1 = b | row r = a) = T(a, b) m_r+1(b) / m_r(a).
+
+    Args:
+        height: H.
+        width: W, at most about 10.
+        coupling: J.
+
+    Returns:
+        The chain, in float64.
+
+    References:
+        Kramers and Wannier 1941, Statistics of the Two-Dimensional Ferromagnet.
+        https://doi.org/10.1103/PhysRev.60.252
+    """
+    spins = 2.0 * _bits(width) - 1.0
+    within = coupling * np.sum(spins[:, 1:] * spins[:, :-1], axis=1)
+    log_transfer = coupling * spins @ spins.T + within
+    log_message, transitions = np.zeros(2**width), []
+    for _ in range(height - 1):
+        joint = log_transfer + log_message
+        log_message = _logsumexp(joint)
+        transitions.append(np.exp(joint - log_message[:, None]))
+    log_first = within + log_message
+    first = np.exp(log_first - _logsumexp(log_first[None]))
+    shape = height - 1, 2**width, 2**width
+    return RowChain(first, np.array(transitions[::-1]).reshape(shape))
+
+
+def entropy(chain: RowChain) -> float:
+    """Compute H(x) = H(row 1) + sum_r H(row r+1 | row r).
+
+    Args:
+        chain: the rows.
+
+    Returns:
+        Nats per image.
+    """
+    total, marginal = -np.sum(_x_log_x(chain.first)), chain.first
+    for transition in chain.transitions:
+        total -= np.sum(marginal[:, None] * _x_log_x(transition))
+        marginal = marginal @ transition
+    return float(total)
+
+
+def sample(chain: RowChain, uniforms: np.ndarray) -> np.ndarray:
+    """Draw images row by row: the first state whose cumulative probability is over u.
+
+    Args:
+        chain: H rows of W pixels.
+        uniforms: [N, H] in [0, 1), one for each row.
+
+    Returns:
+        [N, H, W, 1] uint8.
+    """
+    num_states = len(chain.first)
+    bits = _bits(num_states.bit_length() - 1)
+    states = np.empty(uniforms.shape, np.int64)
+    tables = [np.broadcast_to(np.cumsum(chain.first), (num_states, num_states))]
+    tables += list(np.cumsum(chain.transitions, axis=2))
+    for start in range(0, len(uniforms), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        state = np.zeros(len(uniforms[part]), np.int64)
+        for row, table in enumerate(tables):
+            passed = table[state] <= uniforms[part, row, None]
+            # The last sum may round to below 1.
+            state = np.minimum(passed.sum(axis=1), num_states - 1)
+            states[part, row] = state
+    return bits[states][..., None].astype(np.uint8)
+
+
+def _bits(width: int) -> np.ndarray:
+    """Returns [2^W, W]: the pixels of each row state."""
+    return np.arange(2**width)[:, None] >> np.arange(width) & 1
+
+
+def _logsumexp(x: np.ndarray) -> np.ndarray:
+    top = x.max(axis=-1)
+    return top + np.log(np.sum(np.exp(x - top[..., None]), axis=-1))
+
+
+def _x_log_x(p: np.ndarray) -> np.ndarray:
+    # 0 log 0 = 0, also where a probability underflows.
+    return p * np.log(np.where(p > 0, p, 1.0))
+
+
+def _uniforms(num: int, dims: int) -> np.ndarray:
+    bits = np.random.Philox(np.random.SeedSequence(_SEED)).random_raw(num * dims)
+    return ((bits >> np.uint64(11)) * 2.0**-53).reshape(num, dims)
+
+
+def _ising() -> ImageSet:
+    num_train, num_test = 50_000, 10_000
+    chain = ising_chain(_ISING_SIDE, _ISING_SIDE, COUPLING)
+    images = sample(chain, _uniforms(num_train + num_test, _ISING_SIDE))
+    labels = np.full(len(images), -1, np.int32)
+    return ImageSet(
+        name='synthetic:ising', image_shape=images.shape[1:], num_values=2,
+        num_classes=0, entropy=entropy(chain),
+        splits={
+            'train': ArrayExamples(images[:num_train], labels[:num_train]),
+            'test': ArrayExamples(images[num_train:], labels[num_train:]),
+        },
+    )
+
+
+def _checkers() -> ImageSet:
+    num_train, num_test, num_values = 1024, 256, 4
+    num = num_train + num_test
+    pairs = (_uniforms(num, 4) * num_values * (num_values - 1)).astype(np.int64)
+    first, second = np.divmod(pairs, num_values - 1)
+    second += second >= first  # of the values that differ from the first
+    images = np.empty((num, 4, 4, 1), np.uint8)
+    for block in range(4):
+        top, left = divmod(block, 2)
+        corner = images[:, 2 * top:2 * top + 2, 2 * left:2 * left + 2, 0]
+        diagonal = np.eye(2, dtype=bool)
+        corner[...] = np.where(
+            diagonal, first[:, block, None, None], second[:, block, None, None]
+        )
+    labels = first[:, 0].astype(np.int32)
+    return ImageSet(
+        name='synthetic:checkers', image_shape=(4, 4, 1), num_values=num_values,
+        num_classes=num_values, entropy=4 * float(np.log(12)),
+        splits={
+            'train': ArrayExamples(images[:num_train], labels[:num_train]),
+            'test': ArrayExamples(images[num_train:], labels[num_train:]),
+        },
+    )

@@ -1,0 +1,5 @@
+"""The one exception that is shown to a user as a sentence, without a traceback."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: one clear sentence, exit status 2."""

@@ -1,0 +1,1 @@
+"""Test-set likelihood, importance sampling and other measures of a trained model."""

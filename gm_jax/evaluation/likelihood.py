@@ -1,0 +1,47 @@
+"""The numbers that a model with a likelihood reports.
+
+Usage:
+    log_px = likelihood.combine(log_w)      # log-mean-weights [N, chunks] -> [N]
+    metrics = likelihood.report(log_px, num_dims=784, estimator='iwae-5000')
+"""
+
+import numpy as np
+from scipy import special
+
+from gm_jax.losses import likelihoods
+
+
+def combine(log_w: np.ndarray) -> np.ndarray:
+    """Computes log mean_c w_c in float64, from chunks of equally many samples.
+
+    Args:
+        log_w: [N, chunks] log of the mean importance weight of each chunk.
+
+    Returns:
+        [N] float64, the log of the mean weight of all samples.
+    """
+    if log_w.ndim != 2:
+        raise ValueError(f'log_w must be [N, chunks], got {log_w.shape}')
+    log_w = log_w.astype(np.float64)
+    return special.logsumexp(log_w, axis=1) - np.log(log_w.shape[1])
+
+
+def report(log_px: np.ndarray, num_dims: int, estimator: str) -> dict[str, float | str]:
+    """Returns what results.json says of a likelihood.
+
+    Args:
+        log_px: [N] log-likelihood, or a bound on it, of each test image, in nats.
+        num_dims: D, values in an image: H * W * C.
+        estimator: 'exact', 'elbo', 'iwae-5000' or 'ais'.
+
+    Returns:
+        nats_per_image and its standard error over the images, bits_per_dim, estimator.
+    """
+    log_px = np.asarray(log_px, np.float64)
+    nats = -float(np.mean(log_px))
+    return {
+        'nats_per_image': nats,
+        'nats_standard_error': float(np.std(log_px) / np.sqrt(log_px.size)),
+        'bits_per_dim': nats / (num_dims * float(np.log(2.0))),
+        'estimator': estimator,
+    }

@@ -1,0 +1,52 @@
+"""Dropout whose mask belongs to the example, not to the device.
+
+Usage:
+    x = Dropout(0.5)(x, rngs=rngs if train else None)
+"""
+
+import zlib
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class Dropout(nn.Module):
+    """Sets each feature to 0 with probability `rate`, else divides it by 1 - rate.
+
+    flax.linen.Dropout draws one mask for the batch that it is given, so a batch spread
+    over devices gets other masks than the same batch on one.
+
+    References:
+      Srivastava et al. 2014, Dropout, sec. 4 and 10.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, rngs: jax.Array | None) -> jax.Array:
+        """Drops features.
+
+        Args:
+          x: [B * S, ...]; the S rows of an example are adjacent.
+          rngs: [B] one key per example; None keeps everything.
+
+        Returns:
+          [B * S, ...].
+        """
+        if rngs is None or self.rate == 0.0:
+            return x
+        chex.assert_rank(rngs, 1)
+        num = rngs.shape[0]
+        chex.assert_is_divisible(x.shape[0], num)
+        # A number of the layer's own, so that no two layers share a mask.
+        layer = zlib.crc32('/'.join(self.path).encode()) & 0x7FFFFFFF
+        shape = (x.shape[0] // num, *x.shape[1:])
+
+        def keep(rng: jax.Array) -> jax.Array:
+            layer_rng = jax.random.fold_in(rng, layer)
+            return jax.random.bernoulli(layer_rng, 1 - self.rate, shape)
+
+        mask = jax.vmap(keep)(rngs).reshape(x.shape)
+        return jnp.where(mask, x / (1 - self.rate), jnp.zeros_like(x))

@@ -1,0 +1,135 @@
+"""The encoders and decoders that autoencoders and VAEs have in common.
+
+Every stack is called with the same keywords: `train` (BatchNorm uses the batch's
+moments), `dropout_rngs` [B] (dropout keys; None: no dropout) and `axis_name` (the pmap axis
+over which BatchNorm's moments are averaged; None: one device).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gm_jax.layers.dropout import Dropout
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+class _AfterLayer(nn.Module):
+    """BatchNorm, activation, dropout, in that order."""
+
+    activation: Activation
+    batch_norm: bool
+    dropout: float
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        train: bool,
+        dropout_rngs: jax.Array | None,
+        axis_name: str | None,
+    ) -> jax.Array:
+        if self.batch_norm:
+            norm = nn.BatchNorm(
+                use_running_average=not train, axis_name=axis_name, momentum=0.9
+            )
+            x = norm(x).astype(x.dtype)
+        x = self.activation(x)
+        return Dropout(self.dropout)(x, rngs=dropout_rngs if train else None)
+
+
+class DenseStack(nn.Module):
+    """Fully connected layers: [N, F] to [N, features[-1]]."""
+
+    features: Sequence[int]
+    activation: Activation
+    batch_norm: bool = False
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, **mode: Any) -> jax.Array:
+        """Applies the layers."""
+        chex.assert_rank(x, 2)
+        for size in self.features:
+            x = nn.Dense(
+                size, use_bias=not self.batch_norm, dtype=self.dtype,
+                kernel_init=nn.initializers.glorot_uniform(),
+            )(x)
+            x = _AfterLayer(self.activation, self.batch_norm, self.dropout)(x, **mode)
+        return x
+
+
+class ConvStack(nn.Module):
+    """Convolutions of stride 2: [N, H, W, C] to [N, H', W', features[-1]].
+
+    Each layer halves height and width, rounding up.
+    """
+
+    features: Sequence[int]
+    activation: Activation
+    batch_norm: bool = False
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, **mode: Any) -> jax.Array:
+        """Applies the layers."""
+        chex.assert_rank(x, 4)
+        for size in self.features:
+            x = nn.Conv(
+                size, (4, 4), (2, 2), use_bias=not self.batch_norm, dtype=self.dtype
+            )(x)
+            x = _AfterLayer(self.activation, self.batch_norm, self.dropout)(x, **mode)
+        return x
+
+
+class UpConvStack(nn.Module):
+    """Mirrors ConvStack: [N, F] to [N, H, W, channels].
+
+    Each layer is a 3x3 convolution to four times the maps, rearranged to twice the
+    height and width: on the CPU several times faster to train than a transposed
+    convolution.
+    """
+
+    features: Sequence[int]  # of ConvStack, so used from the last to the first
+    image_shape: tuple[int, int]  # H, W
+    channels: int
+    activation: Activation
+    batch_norm: bool = False
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, **mode: Any) -> jax.Array:
+        """Applies the layers."""
+        chex.assert_rank(x, 2)
+        sizes = [self.image_shape]
+        for _ in self.features:
+            sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
+        height, width = sizes.pop()
+        x = nn.Dense(height * width * self.features[-1], dtype=self.dtype)(x)
+        x = x.reshape(-1, height, width, self.features[-1])
+        maps = [*self.features[-2::-1], self.channels]
+        for size, (height, width) in zip(maps, reversed(sizes)):
+            x = _AfterLayer(self.activation, self.batch_norm, self.dropout)(x, **mode)
+            x = nn.Conv(4 * size, (3, 3), dtype=self.dtype)(x)
+            x = depth_to_space(x)[:, :height, :width]
+        return x
+
+
+def depth_to_space(x: jax.Array) -> jax.Array:
+    """Rearranges [N, H, W, 4 C] to [N, 2 H, 2 W, C]: x[:, 2i + a, 2j + b] = maps a, b.
+
+    References:
+      Shi et al. 2016, Real-Time Single Image Super-Resolution, sec. 3.2.
+    """
+    num, height, width, maps = x.shape
+    chex.assert_is_divisible(maps, 4)
+    x = x.reshape(num, height, width, 2, 2, maps // 4)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(num, 2 * height, 2 * width, maps // 4)

@@ -1,0 +1,1 @@
+"""One file per paper: linen modules that return distribution parameters."""

@@ -1,0 +1,280 @@
+"""Pictures of runs: image grids, latent manifolds, reconstructions and loss curves.
+
+    plotting.save_png(path, plotting.image_grid(samples, num_values=17))
+
+Images are arrays [N, H, W, C] with C = 1 or 3: integers in [0, V), or floats in [0, 1].
+"""
+
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from gm_jax.errors import UserError
+
+# Grey between cells shows where a black or a white picture ends.
+_BORDER = 128
+
+
+def to_uint8(x: np.ndarray, *, num_values: int = 256) -> np.ndarray:
+    """Scale pixels to [0, 255].
+
+    Args:
+      x: integer in [0, num_values), or boolean or float in [0, 1]; floats outside are
+        clipped, NaN is drawn black.
+      num_values: V, of integers.
+
+    Returns:
+      uint8 array of the same shape.
+
+    Raises:
+      ValueError: an integer is outside [0, num_values).
+    """
+    x = np.asarray(x)
+    if np.issubdtype(x.dtype, np.integer):
+        if x.size and not 0 <= x.min() <= x.max() < num_values:
+            raise ValueError(
+                f'pixels must be in [0, {num_values}), got {x.min()} to {x.max()}'
+            )
+        unit = x / (num_values - 1)
+    else:
+        unit = np.clip(np.nan_to_num(x.astype(np.float64)), 0, 1)
+    return np.round(unit * 255).astype(np.uint8)
+
+
+def image_grid(
+    images: np.ndarray,
+    *,
+    columns: int = 0,
+    padding: int = 1,
+    num_values: int = 256,
+) -> np.ndarray:
+    """Lay images out row by row in one picture.
+
+    Args:
+      images: [N, H, W, C] integer in [0, num_values) or float in [0, 1].
+      columns: images in a row; 0 makes the grid as square as it can be.
+      padding: pixels around each image.
+      num_values: V, of integer images.
+
+    Returns:
+      [rows * (H + padding) + padding, columns * (W + padding) + padding, C] uint8; the
+      cells that N does not fill are grey.
+
+    Raises:
+      ValueError: images is not [N, H, W, C] with N > 0, or a pixel is out of range.
+    """
+    images = to_uint8(images, num_values=num_values)
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f'images must be [N, H, W, C], got {images.shape}')
+    num, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(num))
+    rows = math.ceil(num / columns)
+    cells = np.full((rows * columns, height, width, channels), _BORDER, np.uint8)
+    cells[:num] = images
+    # Every cell brings the padding above and to its left.
+    before = ((0, 0), (padding, 0), (padding, 0), (0, 0))
+    cells = np.pad(cells, before, constant_values=_BORDER)
+    cells = cells.reshape(rows, columns, *cells.shape[1:]).transpose(0, 2, 1, 3, 4)
+    grid = cells.reshape(rows * (height + padding), -1, channels)
+    after = ((0, padding), (0, padding), (0, 0))
+    return np.pad(grid, after, constant_values=_BORDER)
+
+
+def manifold(images: np.ndarray, *, num_values: int = 256) -> np.ndarray:
+    """Lay out a decoded 2-D latent grid without gaps.
+
+    Args:
+      images: [n, m, H, W, C], as `gm_jax.sampling.latent.manifold` returns it.
+      num_values: V, of integer images.
+
+    Returns:
+      [n * H, m * W, C] uint8.
+
+    Raises:
+      ValueError: images is not of rank 5, or a pixel is out of range.
+    """
+    flat = _flatten_rows(images)
+    return image_grid(
+        flat, columns=np.shape(images)[1], padding=0, num_values=num_values
+    )
+
+
+def labelled_rows(
+    rows: np.ndarray,
+    labels: Sequence[str],
+    *,
+    padding: int = 2,
+    num_values: int = 256,
+) -> np.ndarray:
+    """Lay out rows of images with a caption at the left of each row.
+
+    Images lower than a line of text are enlarged by an integer factor.
+
+    Args:
+      rows: [R, K, H, W, C] integer in [0, num_values) or float in [0, 1].
+      labels: R captions.
+      padding: pixels around each image.
+      num_values: V, of integer images.
+
+    Returns:
+      [H', W', C] uint8.
+
+    Raises:
+      ValueError: rows is not of rank 5, or there is not one label per row.
+    """
+    flat = to_uint8(_flatten_rows(rows), num_values=num_values)
+    if len(labels) != len(rows):
+        raise ValueError(f'{len(labels)} labels for {len(rows)} rows')
+    font = ImageFont.load_default()
+    factor = max(1, math.ceil(24 / flat.shape[1]))
+    columns = np.shape(rows)[1]
+    grid = image_grid(_enlarge(flat, factor), columns=columns, padding=padding)
+    margin = math.ceil(max(font.getlength(label) for label in labels)) + 8
+    strip = Image.new('L', (margin, len(grid)), 255)
+    draw = ImageDraw.Draw(strip)
+    cell = flat.shape[1] * factor + padding
+    for row, label in enumerate(labels):
+        middle = padding + row * cell + (cell - padding) // 2
+        _, top, _, bottom = font.getbbox(label)
+        draw.text((4, middle - (top + bottom) // 2), label, fill=0, font=font)
+    caption = np.repeat(np.asarray(strip)[..., None], grid.shape[-1], axis=-1)
+    return np.concatenate([caption, grid], axis=1)
+
+
+def reconstructions(
+    x: np.ndarray, x_hat: np.ndarray, *, columns: int = 10, num_values: int = 256
+) -> np.ndarray:
+    """Lay out each row of inputs over its reconstructions.
+
+    Args:
+      x: [N, H, W, C] inputs, integer in [0, num_values) or float in [0, 1].
+      x_hat: [N, H, W, C] reconstructions, likewise, maybe of the other kind.
+      columns: pairs in a row.
+      num_values: V, of integer images.
+
+    Returns:
+      [H', W', C] uint8, with rows labelled.
+
+    Raises:
+      ValueError: the shapes differ or are not [N, H, W, C].
+    """
+    if np.shape(x) != np.shape(x_hat) or np.ndim(x) != 4:
+        raise ValueError(f'need two [N, H, W, C], got {np.shape(x)}, {np.shape(x_hat)}')
+    pair = np.stack([to_uint8(image, num_values=num_values) for image in (x, x_hat)])
+    columns = min(columns, pair.shape[1])
+    blank = -pair.shape[1] % columns
+    fill = ((0, 0), (0, blank), (0, 0), (0, 0), (0, 0))
+    pair = np.pad(pair, fill, constant_values=_BORDER)
+    rows = pair.reshape(2, -1, columns, *pair.shape[2:]).swapaxes(0, 1)
+    rows = rows.reshape(-1, *rows.shape[2:])
+    return labelled_rows(rows, ['input', 'output'] * (len(rows) // 2))
+
+
+def save_png(
+    path: str | os.PathLike[str], image: np.ndarray, *, min_side: int = 320
+) -> None:
+    """Write a picture, whole or not at all, enlarged if it is tiny.
+
+    Pixels are repeated by the least integer factor that brings the longer side up to
+    min_side, without smoothing: 8x8 digits can be seen, and their pixels counted.
+
+    Args:
+      path: file to write; its directory is made if needed.
+      image: [H, W, C] uint8 with C = 1 or 3.
+      min_side: pixels; 1 writes the picture as it is.
+
+    Raises:
+      ValueError: the image is not uint8 [H, W, 1] or [H, W, 3].
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
+        raise ValueError(
+            f'image must be uint8 [H, W, 1 or 3], got {image.dtype} {image.shape}'
+        )
+    factor = math.ceil(min_side / max(image.shape[:2]))
+    image = _enlarge(image[None], factor)[0]
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
+        buffer, format='PNG'
+    )
+    _write(Path(path), buffer.getvalue())
+
+
+def curves(
+    metrics: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    name: str = 'loss',
+    label: str = '',
+) -> None:
+    """Draw one metric of a run against the step, a line per split.
+
+    Args:
+      metrics: a run's metrics.jsonl: objects with step, split and numbers.
+      path: PNG file to write.
+      name: the metric.
+      label: of the vertical axis; the metric's name if empty.
+
+    Raises:
+      UserError: the file is missing, damaged, or never has that metric.
+    """
+    # Half a second that a run without curves should not pay.
+    from matplotlib.figure import Figure
+
+    splits: dict[str, list[tuple[float, float]]] = {}
+    for row in _read_rows(Path(metrics)):
+        if isinstance(row.get(name), (int, float)):
+            splits.setdefault(row['split'], []).append((row['step'], row[name]))
+    if not splits:
+        raise UserError(f'{metrics} has no {name!r}: name a metric that it has.')
+    figure = Figure(figsize=(6, 4), layout='constrained')
+    axes = figure.subplots()
+    for split, points in splits.items():
+        # A lone evaluation has no line to be seen by.
+        marker = 'o' if len(points) < 20 else ''
+        axes.plot(*zip(*points), label=split, marker=marker, markersize=3)
+    axes.set_xlabel('step')
+    axes.set_ylabel(label or name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=120)
+    _write(Path(path), buffer.getvalue())
+
+
+def _flatten_rows(rows: np.ndarray) -> np.ndarray:
+    """Return [R, K, H, W, C] as [R * K, H, W, C]."""
+    rows = np.asarray(rows)
+    if rows.ndim != 5:
+        raise ValueError(f'need [rows, columns, H, W, C], got {rows.shape}')
+    return rows.reshape(-1, *rows.shape[2:])
+
+
+def _enlarge(images: np.ndarray, factor: int) -> np.ndarray:
+    """Repeat every pixel of [N, H, W, C] factor times both ways."""
+    return images.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _read_rows(path: Path) -> list[dict]:
+    """Read JSON lines; an unfinished last line is one that is still being written."""
+    try:
+        lines = path.read_text().split('\n')[:-1]
+        return [json.loads(line) for line in lines]
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error.strerror}.') from error
+    except ValueError as error:
+        raise UserError(f'{path} is damaged: {error}.') from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that never exists half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.tmp')
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""Pure samplers and latent-space tools: they take functions, never models."""

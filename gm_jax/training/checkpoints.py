@@ -1,0 +1,171 @@
+"""Checkpoints with Orbax: written in the background, atomic, the best and the last kept.
+
+A checkpoint holds the whole TrainState as a flat dict of NumPy arrays, a note (the
+loop's own few numbers) and a checksum over the arrays, so that a damaged file is
+noticed instead of being trained on.
+"""
+
+import os
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from flax import serialization, traverse_util
+
+from gm_jax.errors import UserError
+
+
+class Checkpoint(NamedTuple):
+    """What was restored."""
+
+    step: int
+    state: Any
+    note: dict[str, Any]
+    warnings: list[str]  # one sentence for each newer checkpoint that was unusable
+
+
+def open_directory(workdir: str) -> ocp.CheckpointManager:
+    """Opens `workdir`/checkpoints, which keeps the last two and the best one."""
+    policy = ocp.checkpoint_managers
+    # Orbax warns of every checkpoint that comes without an evaluation.
+    logging.set_verbosity(logging.ERROR)
+    options = ocp.CheckpointManagerOptions(
+        best_fn=lambda metrics: metrics['loss'],
+        best_mode='min',
+        # BestN keeps the end of the list it sorts, hence reverse for the least loss.
+        preservation_policy=policy.AnyPreservationPolicy([
+            policy.LatestN(n=2),
+            policy.BestN(
+                get_metric_fn=lambda metrics: metrics['loss'], reverse=True, n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]),
+    )
+    path = os.path.abspath(os.path.join(workdir, 'checkpoints'))
+    return ocp.CheckpointManager(path, options=options)
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: Any,
+    note: dict[str, Any],
+    *,
+    loss: float | None = None,
+) -> None:
+    """Starts writing a checkpoint in the background.
+
+    Args:
+        manager: from `open_directory`.
+        step: the state's step.
+        state: a pytree of arrays, the same on every device.
+        note: numbers and strings to keep with it.
+        loss: the loss of an evaluation at this step, by which the best is chosen.
+    """
+    if step in manager.all_steps():
+        return
+    arrays = _to_arrays(state)
+    manager.save(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays),
+            note=ocp.args.JsonSave(dict(note, checksum=_checksum(arrays))),
+        ),
+        metrics=None if loss is None else {'loss': loss},
+    )
+
+
+def restore(
+    manager: ocp.CheckpointManager, template: Any, which: str = 'last'
+) -> Checkpoint | None:
+    """Reads a checkpoint; where it is damaged, the newest one before it.
+
+    Args:
+        manager: from `open_directory`.
+        template: a state (or its shapes) of the structure that was saved.
+        which: 'last' or 'best'.
+
+    Returns:
+        The checkpoint, or None where there is none at all.
+
+    Raises:
+        UserError: there are checkpoints, but none can be used.
+    """
+    steps = sorted(manager.all_steps(), reverse=True)
+    if which == 'best' and manager.best_step() is not None:
+        steps = [manager.best_step()]
+    warnings = []
+    for step in steps:
+        try:
+            state, note = _read(manager, step, template)
+            return Checkpoint(step, state, note, warnings)
+        # Whatever a damaged file makes a reader raise: it must not end the run.
+        except Exception as error:
+            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            warnings.append(
+                f'checkpoint {manager.directory / str(step)} cannot be used '
+                f'({reason[0][:160]})'
+            )
+    if warnings:
+        raise UserError(
+            '; '.join(warnings) + ': no checkpoint is left. Train in a new --workdir, '
+            'or put a good checkpoint back.'
+        )
+    return None
+
+
+def _read(manager: ocp.CheckpointManager, step: int, template: Any) -> tuple:
+    expected = traverse_util.flatten_dict(
+        serialization.to_state_dict(template), sep='/', keep_empty_nodes=False
+    )
+    shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in expected.items()}
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(
+                {k: np.empty(s.shape, s.dtype) for k, s in shapes.items()}
+            ),
+            note=ocp.args.JsonRestore(),
+        ),
+    )
+    arrays, note = restored['state'], dict(restored['note'])
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape.shape or arrays[name].dtype != shape.dtype:
+            raise ValueError(
+                f'{name} is {arrays[name].dtype}{list(arrays[name].shape)}, the model '
+                f'has {shape.dtype}{list(shape.shape)}'
+            )
+    if note.pop('checksum') != _checksum(arrays):
+        raise ValueError('its checksum does not match')
+    nested = traverse_util.unflatten_dict(arrays, sep='/')
+    return _from_nested(template, nested), note
+
+
+def _from_nested(template: Any, nested: Any) -> Any:
+    # Empty containers (an optimizer's EmptyState, no BatchNorm) have no arrays and so
+    # do not come back from the flat dict: the template supplies them.
+    def fill(target: Any, source: Any) -> Any:
+        if not isinstance(target, dict):
+            return source
+        return {k: fill(v, source.get(k, v)) for k, v in target.items()}
+
+    target = serialization.to_state_dict(template)
+    return serialization.from_state_dict(template, fill(target, nested))
+
+
+def _to_arrays(state: Any) -> dict[str, np.ndarray]:
+    # np.array copies: on the CPU np.asarray is a view of a buffer that the next
+    # training step is given to overwrite, while the write is still going on.
+    flat = traverse_util.flatten_dict(serialization.to_state_dict(state), sep='/')
+    return {name: np.array(x) for name, x in flat.items() if x is not None}
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> int:
+    value = 0
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        value = zlib.crc32(array.reshape(-1).view(np.uint8), value)
+    return value

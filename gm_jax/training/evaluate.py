@@ -1,0 +1,80 @@
+"""Runs a pure evaluation or sampling function over a whole set, on all devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from gm_jax.data import pipeline
+from gm_jax.training import parallel
+
+
+def over_examples(
+    step: Callable,
+    state: Any,
+    examples: Any,
+    rng: jax.Array,
+    batch_size: int,
+    num_chunks: int = 1,
+    report: Callable[[int], None] = lambda done: None,
+) -> dict[str, np.ndarray]:
+    """Evaluates every example exactly once, whatever the batch size and the devices.
+
+    Args:
+        step: compiled by `parallel.eval_many`.
+        state: the training state, on the devices.
+        examples: a split of an image set, N examples.
+        rng: the key of the evaluation; an example's noise is keyed by its place in
+            the set.
+        batch_size: examples at a time; rounded up to a multiple of the devices.
+        num_chunks: calls of `step` for each batch, with batch['chunk'] = 0, 1, ...:
+            a loop over samples that is not a loop on the device.
+        report: called with the number of examples done.
+
+    Returns:
+        A dict of [N, num_chunks, ...], in the order of the set.
+    """
+    batch_size = _round_up(batch_size)
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch in pipeline.eval_batches(examples, batch_size):
+        real = batch['mask'] > 0
+        outputs = []
+        for chunk in range(num_chunks):
+            batch['chunk'] = np.full(batch_size, chunk, np.int32)
+            outputs.append(parallel.join(step(state, parallel.split(batch), rng)))
+        for name in outputs[0]:
+            value = np.stack([output[name] for output in outputs], axis=1)
+            parts.setdefault(name, []).append(value[real])
+        report(int(batch['index'][real][-1]) + 1)
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def samples(
+    sample: Callable, state: Any, num: int, rng: jax.Array, batch_size: int
+) -> np.ndarray:
+    """Generates `num` images; image i has the key fold_in(rng, i).
+
+    Args:
+        sample: compiled by `parallel.sample_many`.
+        state: the training state, on the devices.
+        num: how many.
+        rng: the key of the sampling.
+        batch_size: images at a time; rounded up to a multiple of the devices.
+
+    Returns:
+        [num, H, W, C] uint8.
+    """
+    batch_size = _round_up(min(batch_size, num))
+    images = []
+    for first in range(0, num, batch_size):
+        indices = np.arange(first, first + batch_size, dtype=np.int32)
+        images.append(
+            parallel.join(sample(state, parallel.split(indices), rng))
+        )
+    return np.concatenate(images)[:num]
+
+
+def _round_up(batch_size: int) -> int:
+    devices = jax.device_count()
+    return -(-batch_size // devices) * devices

@@ -1,0 +1,432 @@
+"""The one loop: train, evaluate, sample, save; go on exactly where a run was killed.
+
+An experiment is a NamedTuple of pure functions; it never sees files, devices, flags
+or the clock. The loop never sees a model.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gm_jax import plotting
+from gm_jax.data import pipeline, sources
+from gm_jax.errors import UserError
+from gm_jax.training import checkpoints, evaluate, metrics, parallel
+from gm_jax.training import config as config_lib
+from gm_jax.training.config import Config, Run
+from gm_jax.training.metrics import Note, Recorder, say
+from gm_jax.training.state import TrainState
+
+# Steps skipped in a row for a non-finite loss before a run goes back to its last
+# checkpoint, and how often it goes back before it gives up.
+MAX_SKIPPED = 10
+MAX_ROLLBACKS = 2
+
+# Each use of randomness has a key of its own.
+_INIT, _TRAIN, _EVAL, _SAMPLE = range(4)
+
+
+class Experiment(NamedTuple):
+    """What the loop needs to know of a model: pure functions of arrays and keys."""
+
+    init: Callable  # rng -> TrainState
+    train_step: Callable  # (state, batch, rng, *, axis_name) -> (state, metrics)
+    eval_step: Callable  # (state, batch, rng) -> {'loss': [B], name: [B, ...]}
+    test_step: Callable  # the same, with the careful numbers for the end of a run
+    summarize: Callable  # {name: [N, chunks, ...]} -> the metrics of results.json
+    sample: Callable  # (state, rngs [B]) -> uint8 [B, H, W, C]
+    sampler: str  # how it samples, for samples.npz
+    pictures: Callable  # (state, batch, rng) -> {name: uint8 [H, W, C]}
+    test_chunks: int  # calls of test_step for a batch, with batch['chunk'] = 0, 1, ...
+    convolutional: bool  # XLA on the CPU is slow for convolutions inside a loop
+    finish: Callable | None = None  # (state, say) -> more metrics, such as probes
+
+
+class Stopped(Exception):
+    """The run was told to stop, and has saved: a sentence and the signal."""
+
+
+class _Diverged(Exception):
+    """Too many steps in a row were skipped."""
+
+
+def main(
+    argv: list[str],
+    *,
+    module: str,
+    about: str,
+    config_class: type[Config],
+    presets: Mapping[str, Config],
+    build: Callable[[Any, sources.ImageSet], Experiment],
+) -> int:
+    """Runs an experiment from the command line.
+
+    Args:
+        argv: the flags.
+        module: the experiment's module, such as 'vae'.
+        about: its docstring, for `--help`.
+        config_class: its config.
+        presets: its named configs.
+        build: makes the experiment from a config and an image set.
+
+    Returns:
+        The exit status: 0, 2 for a mistake of the user, 1 for a run that diverged,
+        128 plus the signal's number for one that was told to stop.
+    """
+    try:
+        run, config = config_lib.parse(
+            argv, config_class, presets=presets, module=module, about=about
+        )
+        start(run, config, module, build)
+        return 0
+    except UserError as error:
+        message, status = str(error), 2
+    except FloatingPointError as error:
+        message, status = str(error), 1
+    except Stopped as stopped:
+        message, status = stopped.args[0], 128 + stopped.args[1]
+    print(f'{module}: {message}', file=sys.stderr)
+    return status
+
+
+def start(run: Run, config: Config, module: str, build: Callable) -> None:
+    """Does what `run` says: trains, evaluates, samples."""
+    parallel.check_batch_size(config.batch_size)
+    data = sources.load(
+        config.dataset, data_dir=config.data_dir, image_size=config.image_size,
+        binarize=config.binarize,
+    )
+    experiment = build(config, data)
+    _claim(run, config)
+    manager = checkpoints.open_directory(run.workdir)
+    state, note = _restore(run, config, experiment, manager)
+    job = Job(run, config, data, experiment, manager)
+    if run.mode == 'train':
+        say(
+            f'{module} on {data.name}: {_count_parameters(state):,} parameters, '
+            f'{_devices()}, work directory {run.workdir}'
+        )
+        state, note = _train(job, state, note)
+    if run.mode == 'sample':
+        _sample(job, state)
+    else:
+        _test(job, state, note, module)
+    say(f'pictures in {os.path.join(run.workdir, "samples")}')
+    manager.close()
+
+
+class Job(NamedTuple):
+    """What the parts of a run share; nothing in it changes."""
+
+    run: Run
+    config: Config
+    data: sources.ImageSet
+    experiment: Experiment
+    manager: Any  # of checkpoints
+
+
+def _claim(run: Run, config: Config) -> None:
+    """Writes config.json, or checks that the run there is the same one."""
+    path = os.path.join(run.workdir, 'config.json')
+    if os.path.exists(path):
+        changes = config_lib.changed(config_lib.load(path, type(config)), config)
+        if changes:
+            raise UserError(
+                f'{run.workdir} holds another run: {"; ".join(changes)}. Choose another '
+                f'--workdir, or pass the old settings to go on with it.'
+            )
+    try:
+        os.makedirs(os.path.join(run.workdir, 'samples'), exist_ok=True)
+        if run.mode == 'train':
+            metrics.write_atomically(path, config_lib.to_json(config))
+    except OSError as error:
+        raise UserError(f'--workdir={run.workdir} cannot be written: {error}.') from None
+
+
+def _restore(
+    run: Run, config: Config, experiment: Experiment, manager: Any
+) -> tuple[TrainState, Note]:
+    state = experiment.init(_stream(config.seed, _INIT))
+    which = 'last' if run.mode == 'train' else run.checkpoint
+    found = checkpoints.restore(manager, state, which)
+    if found is None:
+        if run.mode != 'train':
+            raise UserError(f'{run.workdir} has no checkpoint yet: train there first.')
+        return parallel.replicate(state), Note()
+    for warning in found.warnings:
+        say(f'WARNING: {warning}; the one before it is used.')
+    return parallel.replicate(found.state), Note(**found.note)
+
+
+def _train(job: Job, state: TrainState, note: Note) -> tuple[TrainState, Note]:
+    """Trains to the last step; goes back to a checkpoint where training diverges."""
+    step = int(state.step)
+    if step == job.config.num_steps:
+        say(f'trained already, to step {step}.')
+    elif step:
+        say(f'going on from step {step} of {job.config.num_steps}.')
+    while int(state.step) < job.config.num_steps:
+        try:
+            return _train_from(job, state, note)
+        except _Diverged as diverged:
+            if note.rollbacks >= MAX_ROLLBACKS:
+                raise FloatingPointError(
+                    f'{diverged}, again after going back {note.rollbacks} times. Try a '
+                    f'lower --learning_rate, --grad_clip or --warmup_steps.'
+                ) from None
+            rollbacks = note.rollbacks + 1
+            state, note = _restore(job.run, job.config, job.experiment, job.manager)
+            # Other noise and another order of examples: the same ones would only lead
+            # to the same place.
+            note.rollbacks = rollbacks
+            say(f'WARNING: {diverged}: back to step {int(state.step)}.')
+    return state, note
+
+
+def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, Note]:
+    config, step = job.config, int(state.step)
+    per_dispatch = _steps_per_dispatch(job)
+    train_many = parallel.train_many(job.experiment.train_step, per_dispatch)
+    eval_many = parallel.eval_many(job.experiment.eval_step)
+    sample_many = parallel.sample_many(job.experiment.sample)
+    seed = config.seed + 1_000_003 * note.rollbacks
+    rng = _stream(seed, _TRAIN)
+    resident, feed = _make_feed(job, seed, step, per_dispatch)
+    recorder = Recorder(job.run.workdir, step, config.num_steps, config.batch_size, note)
+    with _signals() as received:
+        try:
+            for num, batches in feed:
+                state, values = train_many(state, resident, batches, num, rng)
+                step += int(num)
+                recorder.add(step, int(num), values)
+                last, loss = step == config.num_steps, None
+                if last or step % config.log_every == 0:
+                    recorder.train_line(step, int(state.skipped_total))
+                    if state.skipped >= MAX_SKIPPED:
+                        raise _Diverged(
+                            f'the loss was not finite in {int(state.skipped)} steps in '
+                            f'a row before step {step}'
+                        )
+                if last or step % config.eval_every == 0:
+                    scalars = _evaluate(job, eval_many, state)
+                    loss = scalars['loss']
+                    recorder.test_line(step, scalars)
+                    _save_grid(job, sample_many, state, step)
+                    recorder.restart_clock(step)
+                stop = received and not last
+                if loss is not None or stop or step % config.checkpoint_every == 0:
+                    _save(job, step, state, recorder.settle(), loss)
+                if stop:
+                    raise Stopped(
+                        f'told to stop: saved at step {step} of {config.num_steps}. The '
+                        f'same command goes on from there.', received[0],
+                    )
+        finally:
+            feed.close()
+            recorder.close()
+            job.manager.wait_until_finished()
+    return state, note
+
+
+def _save(
+    job: Job, step: int, state: TrainState, note: Note, loss: float | None
+) -> None:
+    # A state in the middle of skipped steps is not one to go back to.
+    if not int(state.skipped):
+        best = loss if loss is not None and np.isfinite(loss) else None
+        checkpoints.save(job.manager, step, state, dataclasses.asdict(note), loss=best)
+
+
+def _steps_per_dispatch(job: Job) -> int:
+    if job.config.steps_per_dispatch:
+        return job.config.steps_per_dispatch
+    slow_loop = job.experiment.convolutional and jax.default_backend() == 'cpu'
+    return 1 if slow_loop else 50
+
+
+def _make_feed(
+    job: Job, seed: int, step: int, per_dispatch: int
+) -> tuple[dict[str, jax.Array], Iterator]:
+    """Returns the data that stays on the devices and the batches of each dispatch.
+
+    A set in memory is put on the devices once and a step gathers its batch by row; a
+    larger one is streamed. A dispatch never crosses a step where the loop has
+    something else to do.
+    """
+    config, examples = job.config, job.data.splits['train']
+    in_memory = isinstance(examples, sources.ArrayExamples)
+    resident = {}
+    if in_memory:
+        resident = parallel.replicate(
+            {'image': examples.images, 'label': examples.labels}
+        )
+    index = np.arange(config.batch_size, dtype=np.int32)
+
+    def rows(first: int) -> dict[str, np.ndarray]:
+        order = pipeline.example_order(
+            seed, first, config.batch_size, len(examples), num_steps=per_dispatch
+        )
+        return {
+            'row': order.astype(np.int32),
+            'index': np.broadcast_to(index, order.shape),
+        }
+
+    def feed(step: int) -> Iterator:
+        stream = None if in_memory else pipeline.stream_batches(
+            examples, seed=seed, first_step=step, batch_size=config.batch_size
+        )
+        try:
+            while step < config.num_steps:
+                num = _steps_to_boundary(config, step, per_dispatch)
+                if stream is None:
+                    batches = rows(step)
+                else:
+                    taken = [next(stream) for _ in range(num)]
+                    taken += taken[-1:] * (per_dispatch - num)
+                    batches = jax.tree.map(lambda *x: np.stack(x), *taken)
+                yield np.int32(num), parallel.split(batches, axis=1)
+                step += num
+        finally:
+            if stream is not None:
+                stream.close()
+
+    return resident, feed(step)
+
+
+def _steps_to_boundary(config: Config, step: int, most: int) -> int:
+    every = (config.log_every, config.eval_every, config.checkpoint_every)
+    return min(most, config.num_steps - step, *(n - step % n for n in every))
+
+
+def _evaluate(job: Job, eval_many: Callable, state: TrainState) -> dict[str, float]:
+    arrays = evaluate.over_examples(
+        eval_many, state, job.data.splits['test'], _stream(job.config.seed, _EVAL),
+        job.config.eval_batch_size or job.config.batch_size,
+    )
+    return {
+        name: float(np.mean(values[:, 0], dtype=np.float64))
+        for name, values in arrays.items()
+    }
+
+
+def _save_grid(
+    job: Job, sample_many: Callable, state: TrainState, step: int
+) -> np.ndarray:
+    images = evaluate.samples(
+        sample_many, state, job.config.num_samples, _stream(job.config.seed, _SAMPLE),
+        job.config.batch_size,
+    )
+    path = os.path.join(job.run.workdir, 'samples', f'samples_{step:08d}.png')
+    plotting.save_png(path, plotting.image_grid(images))
+    return images
+
+
+def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
+    """Evaluates the whole test set and writes results.json and pictures."""
+    run, config, data, experiment = job.run, job.config, job.data, job.experiment
+    path = os.path.join(run.workdir, 'results.json')
+    step, rng = int(state.step), _stream(config.seed, _EVAL)
+    started = time.monotonic()
+    examples = data.splits['test']
+    arrays = evaluate.over_examples(
+        parallel.eval_many(experiment.test_step), state, examples, rng,
+        config.eval_batch_size or config.batch_size, experiment.test_chunks,
+        _every_ten_seconds(len(examples)),
+    )
+    numbers = experiment.summarize(arrays)
+    if experiment.finish is not None:
+        numbers = {**numbers, **experiment.finish(state, say)}
+    results = {
+        'experiment': module,
+        'dataset': data.name,
+        'binarize': config.binarize,
+        'split': 'test',
+        'step': step,
+        'checkpoint': run.checkpoint if run.mode == 'eval' else 'last',
+        'num_examples': len(examples),
+        'num_parameters': _count_parameters(state),
+        'metrics': numbers,
+        'seed': config.seed,
+        'wall_seconds': round(note.seconds + time.monotonic() - started, 1),
+        'devices': _devices(),
+        'command': run.command,
+    }
+    metrics.write_atomically(path, json.dumps(results, indent=2) + '\n')
+    for name, value in numbers.items():
+        if isinstance(value, (int, float, str)):
+            say(f'  {name}: {value:.4f}' if isinstance(value, float)
+                else f'  {name}: {value}')
+    first = next(iter(pipeline.eval_batches(examples, min(len(examples), 100))))
+    for name, picture in experiment.pictures(state, first, rng).items():
+        plotting.save_png(os.path.join(run.workdir, 'samples', f'{name}.png'), picture)
+    say(f'results in {path}')
+
+
+def _every_ten_seconds(total: int) -> Callable[[int], None]:
+    """Returns a function that prints how many of `total` images are evaluated."""
+    told = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            say(f'evaluated {done} of {total} images')
+
+    return report
+
+
+def _sample(job: Job, state: TrainState) -> None:
+    """Writes samples.npz and a grid of the samples."""
+    sample_many = parallel.sample_many(job.experiment.sample)
+    step = int(state.step)
+    _save_grid(job, sample_many, state, step)  # compiles, which is not timed
+    started = time.monotonic()
+    images = _save_grid(job, sample_many, state, step)
+    seconds = time.monotonic() - started
+    path = os.path.join(job.run.workdir, 'samples.npz')
+    with open(path + '.tmp', 'wb') as file:
+        np.savez_compressed(
+            file, images=images, seconds=seconds, sampler=job.experiment.sampler
+        )
+    os.replace(path + '.tmp', path)
+    say(f'{len(images)} samples in {seconds:.2f} s: {path}')
+
+
+def _stream(seed: int, use: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), use)
+
+
+def _count_parameters(state: TrainState) -> int:
+    return sum(x.size for x in jax.tree.leaves(state.params))
+
+
+def _devices() -> str:
+    return f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; a second one kills."""
+    received: list[int] = []
+    old = {}
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, old[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        old[number] = signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

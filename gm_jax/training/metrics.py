@@ -1,0 +1,208 @@
+"""What a run writes down: metrics.jsonl, TensorBoard events, lines or a progress bar."""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+from rich import progress
+
+# Dispatches that may wait on the device: enough to keep it busy, few enough that a
+# run told to stop has only seconds of work to finish first.
+MAX_IN_FLIGHT = 2
+
+
+class Writer:
+    """Appends to metrics.jsonl and to TensorBoard events of one work directory.
+
+    metrics.jsonl has nothing of the clock in it, so that a run that was killed and
+    went on leaves the same bytes as one that was not.
+    """
+
+    def __init__(self, workdir: str, first_step: int) -> None:
+        """Opens the files; drops what a killed run wrote after `first_step`."""
+        path = os.path.join(workdir, 'metrics.jsonl')
+        _drop_after(path, first_step)
+        self._file = open(path, 'a', encoding='utf-8')
+        self._board = tensorboardX.SummaryWriter(
+            workdir, purge_step=first_step + 1, write_to_disk=True
+        )
+
+    def write(
+        self, step: int, split: str, scalars: Mapping[str, float], **timing: float
+    ) -> None:
+        """Writes one line; `timing` goes to TensorBoard alone."""
+        line = {'step': step, 'split': split, **scalars}
+        self._file.write(json.dumps(line) + '\n')
+        self._file.flush()
+        for name, value in {**scalars, **timing}.items():
+            if isinstance(value, (int, float)):
+                self._board.add_scalar(f'{split}/{name}', value, step)
+
+    def sync(self) -> None:
+        """Puts all lines on the disk: before a checkpoint says they are there."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes both."""
+        self._file.close()
+        self._board.close()
+
+
+def _drop_after(path: str, step: int) -> None:
+    if not os.path.exists(path):
+        return
+    kept = []
+    with open(path, encoding='utf-8', errors='replace') as file:
+        for line in file:
+            try:
+                if line.endswith('\n') and json.loads(line)['step'] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue  # a line that was being written when the run was killed
+    write_atomically(path, ''.join(kept))
+
+
+def write_atomically(path: str, text: str) -> None:
+    """Writes a text file so that a reader sees the old one or the new one, whole."""
+    with open(path + '.tmp', 'w', encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + '.tmp', path)
+
+
+def say(*parts: Any) -> None:
+    """Prints a line at once, also into a pipe."""
+    print(*parts, flush=True)
+
+
+class Progress:
+    """Training progress: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, total: int, done: int) -> None:
+        """Starts at `done` of `total` steps."""
+        self._total = total
+        self._bar = None
+        if sys.stdout.isatty():
+            self._bar = progress.Progress(
+                progress.TextColumn('{task.description}'),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn('{task.fields[text]}'),
+                progress.TimeRemainingColumn(),
+            )
+            self._task = self._bar.add_task(
+                'training', total=total, completed=done, text=''
+            )
+            self._bar.start()
+
+    def update(self, step: int, text: str = '', seconds_left: float = 0.0) -> None:
+        """Moves to `step`; `text` (if any) is shown, or printed as a line."""
+        if self._bar is not None:
+            fields = {'text': text} if text else {}
+            self._bar.update(self._task, completed=step, **fields)
+        elif text:
+            left = f'{int(seconds_left) // 60}:{int(seconds_left) % 60:02d} left'
+            say(f'step {step}/{self._total}  {text}  {left}')
+
+    def note(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        else:
+            say(text)
+
+    def close(self) -> None:
+        """Leaves the bar on the screen as it is."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+@dataclasses.dataclass
+class Note:
+    """The loop's own numbers, which every checkpoint keeps beside the state."""
+
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    count: int = 0  # steps in the sums: those since the last line of metrics
+    rollbacks: int = 0  # times the run went back after non-finite losses
+    seconds: float = 0.0  # spent in training
+
+
+class Recorder:
+    """Collects the metrics of training steps and tells them to files and the user."""
+
+    def __init__(
+        self, workdir: str, step: int, num_steps: int, batch_size: int, note: Note
+    ) -> None:
+        """Opens the files of `workdir` to go on from `step`."""
+        self.note = note
+        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self._num_steps, self._batch_size = num_steps, batch_size
+        self._writer = Writer(workdir, step)
+        self._bar = Progress(num_steps, step)
+        self._start = time.monotonic() - note.seconds
+        self._clock, self._clock_step = time.monotonic(), step
+
+    def add(self, step: int, num: int, values: dict[str, jax.Array]) -> None:
+        """Takes the metrics [K] of a dispatch of `num` <= K steps that ends at `step`."""
+        self._pending.append((num, values))
+        if len(self._pending) > MAX_IN_FLIGHT:
+            jax.block_until_ready(self._pending[-1 - MAX_IN_FLIGHT][1])
+        self._bar.update(step)
+
+    def settle(self) -> Note:
+        """Adds up what is pending; returns the note to keep with a checkpoint."""
+        note = self.note
+        # One addition after the other in float64: the same sum however the steps
+        # were cut into dispatches.
+        for num, values in self._pending:
+            for name, value in values.items():
+                total = note.sums.get(name, 0.0)
+                for x in np.asarray(value, np.float64)[:num].tolist():
+                    total += x
+                note.sums[name] = total
+            note.count += num
+        self._pending.clear()
+        note.seconds = time.monotonic() - self._start
+        self._writer.sync()
+        return note
+
+    def train_line(self, step: int, skipped_total: int) -> None:
+        """Writes the mean of each metric over the steps since the last line."""
+        note = self.settle()
+        scalars = {name: value / note.count for name, value in note.sums.items()}
+        note.sums, note.count = {}, 0
+        now = time.monotonic()
+        rate = (step - self._clock_step) * self._batch_size / (now - self._clock)
+        self.restart_clock(step)
+        line = dict(scalars, skipped_steps=skipped_total)
+        self._writer.write(step, 'train', line, images_per_s=rate)
+        left = (self._num_steps - step) * self._batch_size / rate
+        text = f'loss {scalars["loss"]:.4f}  {rate:,.0f} images/s'
+        self._bar.update(step, text, left)
+
+    def test_line(self, step: int, scalars: dict[str, float]) -> None:
+        """Writes the result of an evaluation."""
+        self._writer.write(step, 'test', scalars)
+        values = '  '.join(f'{name} {value:.4f}' for name, value in scalars.items())
+        self._bar.note(f'step {step}: test {values}')
+
+    def restart_clock(self, step: int) -> None:
+        """Measures the speed of training from here: after work that is not training."""
+        self._clock, self._clock_step = time.monotonic(), step
+
+    def say(self, text: str) -> None:
+        """Prints a sentence above the bar."""
+        self._bar.note(text)
+
+    def close(self) -> None:
+        """Closes files and bar."""
+        self._bar.close()
+        self._writer.close()

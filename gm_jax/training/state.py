@@ -1,0 +1,164 @@
+"""The training state and the gradient step that every model with one loss shares."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax.training import train_state
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(train_state.TrainState):
+    """Flax's TrainState with what else an exact resume needs.
+
+    `step` counts batches drawn, skipped ones included, since the order of examples
+    and all noise are functions of it.
+    """
+
+    batch_stats: Any  # running moments of BatchNorm, {} without
+    ema_params: Any  # exponential moving average of params, None without
+    skipped: jax.Array  # [] int32, steps skipped in a row for a non-finite loss
+    skipped_total: jax.Array  # [] int32
+
+    @property
+    def eval_params(self) -> Any:
+        """The parameters to evaluate and to sample with."""
+        return self.params if self.ema_params is None else self.ema_params
+
+
+def create(
+    params: Any,
+    tx: optax.GradientTransformation,
+    *,
+    batch_stats: Any = None,
+    ema: bool = False,
+) -> TrainState:
+    """Starts the training state at step 0.
+
+    Args:
+        params: the initial parameters.
+        tx: the optimizer.
+        batch_stats: the running moments of BatchNorm, if there is any.
+        ema: whether to keep an average of the parameters.
+
+    Returns:
+        A TrainState.
+    """
+    state = TrainState.create(
+        apply_fn=None,
+        params=params,
+        tx=tx,
+        batch_stats={} if batch_stats is None else batch_stats,
+        # A copy: two leaves may not share a buffer that a step is given to overwrite.
+        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_total=jnp.zeros((), jnp.int32),
+    )
+    return state.replace(step=jnp.zeros((), jnp.int32))
+
+
+class LossOutput(NamedTuple):
+    """What a loss function returns."""
+
+    loss: jax.Array  # [] mean over the batch, to be minimised
+    metrics: Metrics  # scalars, means over the batch
+    batch_stats: Any  # the new running moments, {} without BatchNorm
+
+
+class LossFn(Protocol):
+    """`loss_fn(params, batch_stats, batch, rngs, *, step, axis_name)`, see below."""
+
+    def __call__(
+        self,
+        params: Any,
+        batch_stats: Any,
+        batch: Batch,
+        rngs: jax.Array,  # [B] one key per example
+        *,
+        step: jax.Array,  # [] int32, for warm-ups
+        axis_name: str | None,
+    ) -> LossOutput: ...
+
+
+def example_rngs(rng: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
+    """Derives one key per example: fold_in(fold_in(rng, step), index).
+
+    Noise belongs to the example, so it is the same on any number of devices.
+
+    Args:
+        rng: the run's key.
+        step: [] int32.
+        index: [B] place of each example in the global batch, or in the data set.
+
+    Returns:
+        [B] keys.
+    """
+    step_rng = jax.random.fold_in(rng, step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(step_rng, index)
+
+
+def make_train_step(loss_fn: LossFn, *, ema_decay: float = 0.0) -> Callable:
+    """Makes the step `(state, batch, rng, *, axis_name=None) -> (state, metrics)`.
+
+    A step whose loss or gradient is not finite changes nothing but the counters.
+    With `axis_name` the loss and the gradient are averaged over devices.
+
+    Args:
+        loss_fn: see LossFn.
+        ema_decay: d in ema <- d ema + (1 - d) params; as in Adam the average is
+            corrected for its start: d_t = min(d, (1 + t) / (10 + t)).
+
+    Returns:
+        The step, a pure function.
+    """
+
+    def train_step(
+        state: TrainState,
+        batch: Batch,
+        rng: jax.Array,
+        *,
+        axis_name: str | None = None,
+    ) -> tuple[TrainState, Metrics]:
+        rngs = example_rngs(rng, state.step, batch['index'])
+
+        def objective(params: Any) -> tuple[jax.Array, LossOutput]:
+            output = loss_fn(
+                params, state.batch_stats, batch, rngs,
+                step=state.step, axis_name=axis_name,
+            )
+            return output.loss, output
+
+        grads, output = jax.grad(objective, has_aux=True)(state.params)
+        metrics = dict(output.metrics, loss=output.loss)
+        if axis_name is not None:
+            grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(grad_norm)
+        new = _apply(state, grads, output.batch_stats, ema_decay)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        new = new.replace(
+            step=state.step + 1,
+            skipped=jnp.where(finite, 0, state.skipped + 1),
+            skipped_total=state.skipped_total + jnp.where(finite, 0, 1),
+        )
+        return new, dict(metrics, grad_norm=grad_norm)
+
+    return train_step
+
+
+def _apply(
+    state: TrainState, grads: Any, batch_stats: Any, decay: float
+) -> TrainState:
+    new = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+    if state.ema_params is None:
+        return new
+    t = state.step.astype(jnp.float32)
+    d = jnp.minimum(decay, (1 + t) / (10 + t))
+    ema = jax.tree.map(
+        lambda e, p: e + (1 - d) * (p - e), state.ema_params, new.params
+    )
+    return new.replace(ema_params=ema)

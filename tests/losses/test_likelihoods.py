@@ -1,0 +1,280 @@
+"""Likelihoods against float64 references, at extremes, and under every transform."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from gm_jax.losses import likelihoods
+
+
+def _keys(num, seed=0):
+    return jax.random.split(jax.random.key(seed), num)
+
+
+def _softplus(t):
+    return np.logaddexp(t, 0)
+
+
+def _bernoulli_reference(logits, x):
+    logits = np.asarray(logits, np.float64)
+    terms = np.where(np.asarray(x) == 1, -_softplus(-logits), -_softplus(logits))
+    return terms.reshape(len(terms), -1).sum(axis=1)
+
+
+def _categorical_reference(logits, x):
+    logits = np.asarray(logits, np.float64)
+    log_probs = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    out = np.zeros(len(logits))
+    for at in np.ndindex(*x.shape):
+        out[at[0]] += log_probs[at][x[at]]
+    return out
+
+
+def _gaussian_reference(mean, logvar, x):
+    mean, logvar, x = (np.asarray(a, np.float64) for a in (mean, logvar, x))
+    std = np.exp(logvar / 2)
+    terms = -np.log(std * np.sqrt(2 * np.pi)) - ((x - mean) / std) ** 2 / 2
+    return terms.reshape(len(terms), -1).sum(axis=1)
+
+
+def _inputs(name, shape=(3, 2, 2, 1)):
+    """Return the function, its float64 reference and random arguments."""
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=(2, *shape)).astype(np.float32)
+    if name == 'bernoulli':
+        args = 5 * normal[0], rng.integers(2, size=shape, dtype=np.uint8)
+        return likelihoods.bernoulli_log_prob, _bernoulli_reference, args
+    if name == 'categorical':
+        logits = 3 * rng.normal(size=(*shape, 5)).astype(np.float32)
+        args = logits, rng.integers(5, size=shape, dtype=np.uint8)
+        return likelihoods.categorical_log_prob, _categorical_reference, args
+    args = *normal, rng.normal(size=shape).astype(np.float32)
+    return likelihoods.gaussian_log_prob, _gaussian_reference, args
+
+
+NAMES = ['bernoulli', 'categorical', 'gaussian']
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_equals_the_float64_reference(name):
+    """Catches a wrong sign, a lost constant, a sum over the batch."""
+    log_prob, reference, args = _inputs(name)
+    out = log_prob(*args)
+    assert out.shape == (3,) and out.dtype == jnp.float32
+    np.testing.assert_allclose(out, reference(*args), rtol=2e-6)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_bfloat16_inputs_are_summed_in_float32(name):
+    """Catches a sum in bfloat16, which loses whole nats over 784 pixels."""
+    log_prob, reference, args = _inputs(name, shape=(2, 28, 28, 1))
+    narrow = [
+        jnp.asarray(a, jnp.bfloat16) if a.dtype == np.float32 else a for a in args
+    ]
+    out = log_prob(*narrow)
+    assert out.dtype == jnp.float32
+    rounded = [np.asarray(a, old.dtype) for a, old in zip(narrow, args)]
+    np.testing.assert_allclose(out, reference(*rounded), rtol=3e-6)
+
+
+def test_bernoulli_sums_to_one():
+    """Catches any error that leaves the terms plausible but not a distribution."""
+    x = np.array(list(itertools.product([0, 1], repeat=4)), np.int32)
+    logits = jnp.tile(jnp.array([-3.0, 0.0, 0.5, 9.0]), (16, 1))
+    total = jnp.sum(jnp.exp(likelihoods.bernoulli_log_prob(logits, x)))
+    np.testing.assert_allclose(total, 1, rtol=1e-5)
+
+
+def test_categorical_sums_to_one():
+    """Catches a normaliser over the wrong axis."""
+    x = np.array(list(itertools.product(range(4), repeat=2)), np.int32)
+    logits = 3 * jax.random.normal(jax.random.key(1), (2, 4))
+    tiled = jnp.tile(logits[None], (16, 1, 1))
+    total = jnp.sum(jnp.exp(likelihoods.categorical_log_prob(tiled, x)))
+    np.testing.assert_allclose(total, 1, rtol=1e-5)
+
+
+def test_gaussian_integrates_to_one():
+    """Catches a variance taken for a standard deviation."""
+    x = np.linspace(-30, 30, 6001, dtype=np.float32)[:, None]
+    mean, logvar = np.full_like(x, 0.7), np.full_like(x, 2.1)
+    density = np.exp(likelihoods.gaussian_log_prob(mean, logvar, x))
+    np.testing.assert_allclose(density.sum() * 0.01, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize('x', [0, 1])
+@pytest.mark.parametrize('logit', [0.0, 20.0, -20.0, 100.0, -100.0, 1e4, -1e4])
+def test_bernoulli_extremes(logit, x):
+    """Catches log(0), exp overflow, a NaN gradient at 0, and confident right guesses
+    that lose their relative precision to cancellation."""
+    logits, data = jnp.full((1, 3), logit), jnp.full((1, 3), x)
+    value, gradient = jax.value_and_grad(
+        lambda logits: likelihoods.bernoulli_log_prob(logits, data)[0]
+    )(logits)
+    exact = _bernoulli_reference(logits, data)[0]
+    np.testing.assert_allclose(value, exact, rtol=1e-6, atol=1e-37)
+    sigmoid = np.exp(-_softplus(-np.float64(logit)))
+    np.testing.assert_allclose(gradient, np.full((1, 3), x - sigmoid), atol=1e-7)
+
+
+@pytest.mark.parametrize('x', [0, 4])
+@pytest.mark.parametrize('logit', [100.0, -100.0, 1e4, -1e4])
+def test_categorical_extremes(logit, x):
+    """Catches a softmax that overflows or takes the log of 0."""
+    logits = jnp.zeros((1, 2, 5)).at[..., 0].set(logit)
+    data = jnp.full((1, 2), x, jnp.int32)
+    value, gradient = jax.value_and_grad(
+        lambda logits: likelihoods.categorical_log_prob(logits, data)[0]
+    )(logits)
+    exact = _categorical_reference(logits, np.asarray(data))[0]
+    np.testing.assert_allclose(value, exact, rtol=1e-6, atol=1e-37)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize('logvar', [60.0, -60.0, 100.0, -100.0, 1e4, -1e4])
+def test_gaussian_extremes(logvar):
+    """Catches exp overflow, 0 * inf at x = mean, and a saturation that would leave a
+    runaway log variance with no gradient, or one of the wrong sign."""
+    def log_prob(mean, logvar, x):
+        return likelihoods.gaussian_log_prob(mean, logvar, x)[0]
+
+    shape = (1, 784)
+    mean, x = jnp.zeros(shape), jnp.ones(shape).at[0, 0].set(0)
+    value, gradients = jax.value_and_grad(log_prob, (0, 1))(
+        mean, jnp.full(shape, logvar), x
+    )
+    assert np.isfinite(value)
+    assert all(np.isfinite(g).all() for g in gradients)
+    # Off the mean, log p rises towards the variance that explains the distance.
+    assert np.all(np.sign(gradients[1][0, 1:]) == -np.sign(logvar))
+    if abs(logvar) <= 60:
+        exact = _gaussian_reference(mean, np.full(shape, logvar), x)[0]
+        np.testing.assert_allclose(value, exact, rtol=1e-5)
+
+
+def test_categorical_value_out_of_range_is_not_a_number():
+    """Catches an index that is clamped, so that wrong data trains on in silence."""
+    out = likelihoods.categorical_log_prob(jnp.zeros((2, 1, 4)), jnp.array([[3], [4]]))
+    assert np.isfinite(out[0]) and np.isnan(out[1])
+
+
+zeros = jnp.zeros
+
+
+def ints(shape):
+    return jnp.zeros(shape, jnp.int32)
+
+
+@pytest.mark.parametrize('call', [
+    lambda: likelihoods.bernoulli_log_prob(zeros((4,)), zeros((4, 1))),
+    lambda: likelihoods.bernoulli_log_prob(zeros((4, 3)), zeros((1, 3))),
+    lambda: likelihoods.bernoulli_log_prob(zeros((4, 3)), zeros((3,))),
+    lambda: likelihoods.bernoulli_log_prob(zeros(()), zeros(())),
+    lambda: likelihoods.categorical_log_prob(zeros((4, 3, 5)), ints((4, 1))),
+    lambda: likelihoods.categorical_log_prob(zeros((4, 3, 5)), ints((1, 3))),
+    lambda: likelihoods.categorical_log_prob(zeros((4, 3, 5)), ints((4, 3, 1))),
+    lambda: likelihoods.categorical_log_prob(zeros((4, 3, 5)), zeros((4, 3))),
+    lambda: likelihoods.categorical_log_prob(zeros((5,)), ints(())),
+    lambda: likelihoods.gaussian_log_prob(zeros((4, 3)), zeros((4, 1)), zeros((4, 3))),
+    lambda: likelihoods.gaussian_log_prob(zeros((4, 3)), zeros((4, 3)), zeros((1, 3))),
+    lambda: likelihoods.gaussian_log_prob(zeros((4,)), zeros((4,)), zeros((4, 1))),
+    lambda: likelihoods.gaussian_log_prob(zeros(()), zeros(()), zeros(())),
+    lambda: likelihoods.bernoulli_sample(_keys(1), zeros((4, 3))),
+    lambda: likelihoods.bernoulli_sample(jax.random.key(0), zeros((4, 3))),
+    lambda: likelihoods.categorical_sample(_keys(3), zeros((4, 3))),
+    lambda: likelihoods.categorical_sample(_keys(4), zeros((4,))),
+    lambda: likelihoods.gaussian_sample(_keys(4), zeros((4, 3)), zeros((4, 1))),
+    lambda: likelihoods.gaussian_sample(_keys(3), zeros((4, 3)), zeros((4, 3))),
+    lambda: likelihoods.bits_per_dim(zeros((4, 1)), 3),
+    lambda: likelihoods.bits_per_dim(zeros(()), 3),
+])
+def test_wrong_shapes_raise(call):
+    """Catches silent broadcasting, which gives a number and no error."""
+    with pytest.raises(AssertionError):
+        call()
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_transforms_change_nothing(name):
+    """Catches checks or Python branches that need concrete values."""
+    log_prob, _, args = _inputs(name, shape=(16, 2, 2, 1))
+    expected = log_prob(*args)
+    split = [a.reshape(8, 2, *a.shape[1:]) for a in args]
+    for out in (
+        jax.jit(log_prob)(*args), jax.vmap(log_prob)(*split), jax.pmap(log_prob)(*split)
+    ):
+        np.testing.assert_allclose(out.reshape(-1), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_gradients(name):
+    """Catches a gradient that is not that of the value."""
+    log_prob, _, args = _inputs(name, shape=(1, 2, 1, 1))
+    x, params = args[-1], args[:-1]
+    with jax.enable_x64(True):
+        params = [p.astype(np.float64) for p in params]
+        value_fn = jax.jit(lambda *params: log_prob(*params, x)[0])
+        check_grads(value_fn, params, order=1, modes=['rev'])
+
+
+def _sample(name, keys):
+    num = len(keys)
+    if name == 'bernoulli':
+        logits = np.tile(np.array([-1, 0, 2], np.float32), (num, 1))
+        return likelihoods.bernoulli_sample(keys, logits)
+    if name == 'categorical':
+        probs = np.array([[0.1, 0.2, 0.7]], np.float32)
+        logits = np.log(np.tile(probs, (num, 2, 1)))
+        return likelihoods.categorical_sample(keys, logits)
+    mean, logvar = (np.full((num, 2), v, np.float32) for v in (3, np.log(4)))
+    return likelihoods.gaussian_sample(keys, mean, logvar)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_sample_is_its_own(name):
+    """Catches noise drawn for the batch: it would change with the batch's size."""
+    keys = _keys(64)
+    every, some = _sample(name, keys), _sample(name, keys[2:4])
+    np.testing.assert_array_equal(every[2:4], some)
+    assert len(np.unique(np.asarray(every), axis=0)) > 1
+
+
+def test_sample_moments():
+    """Catches a wrong probability or scale; tolerances are 5 standard errors."""
+    num = 20_000
+    keys = _keys(num)
+    x = np.asarray(_sample('bernoulli', keys))
+    assert x.dtype == np.int32 and set(np.unique(x)) == {0, 1}
+    probs = 1 / (1 + np.exp(-np.array([-1.0, 0.0, 2.0])))
+    np.testing.assert_allclose(x.mean(axis=0), probs, atol=2.5 / np.sqrt(num))
+    x = np.asarray(_sample('categorical', keys))
+    assert x.dtype == np.int32 and x.shape == (num, 2)
+    frequencies = np.bincount(x.ravel(), minlength=3) / x.size
+    np.testing.assert_allclose(frequencies, [0.1, 0.2, 0.7], atol=2.5 / np.sqrt(num))
+    x = np.asarray(_sample('gaussian', keys))
+    np.testing.assert_allclose(x.mean(axis=0), 3, atol=10 / np.sqrt(num))
+    np.testing.assert_allclose(x.std(axis=0), 2, atol=7.1 / np.sqrt(num))
+
+
+def test_gaussian_sample_is_reparameterized():
+    """Catches a stopped gradient: dx/dm = 1 and dx/ds = (x - m) / 2."""
+    keys, mean, logvar = _keys(2), jnp.ones((2, 3)), jnp.full((2, 3), -1.0)
+    x, gradient_fn = jax.vjp(
+        lambda m, s: likelihoods.gaussian_sample(keys, m, s), mean, logvar
+    )
+    by_mean, by_logvar = gradient_fn(jnp.ones_like(x))
+    np.testing.assert_allclose(by_mean, jnp.ones_like(x))
+    np.testing.assert_allclose(by_logvar, (x - mean) / 2, rtol=1e-6)
+
+
+def test_bits_per_dim():
+    """Catches nats called bits: a uniform byte costs 8 bits."""
+    log_prob = likelihoods.categorical_log_prob(jnp.zeros((2, 12, 256)), ints((2, 12)))
+    bits = likelihoods.bits_per_dim(log_prob, 12)
+    np.testing.assert_allclose(bits, [8, 8], rtol=1e-6)
+    with pytest.raises(ValueError, match='positive'):
+        likelihoods.bits_per_dim(log_prob, 0)
