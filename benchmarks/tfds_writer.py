@@ -1,11 +1,11 @@
 """Write a prepared TFDS set, array_record files and metadata, without TensorFlow."""
 
-import contextlib
+import itertools
 import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -36,43 +36,56 @@ def write(
     Returns:
         The directory of the version.
     """
-    from array_record.python import array_record_module
-
     path = os.path.join(directory, name, version)
     os.makedirs(path, exist_ok=True)
-    infos = []
-    for split, parts in splits.items():
-        lengths, num_bytes, names = [], 0, []
-        with contextlib.ExitStack() as stack:
-            for images, labels in parts:
-                for image, label in zip(images, labels):
-                    if not lengths or lengths[-1] == shard_size:
-                        stack.close()
-                        names.append(os.path.join(path, f'{split}-{len(names)}.tmp'))
-                        # Records on their own, because they are read in any order;
-                        # PNG does not compress further.
-                        writer = array_record_module.ArrayRecordWriter(
-                            names[-1], 'group_size:1,uncompressed'
-                        )
-                        stack.callback(writer.close)
-                        lengths.append(0)
-                    record = _example(image, int(label) if num_classes else None)
-                    writer.write(record)
-                    lengths[-1] += 1
-                    num_bytes += len(record)
-        for shard, temporary in enumerate(names):
-            ending = f'{shard:05d}-of-{len(names):05d}'
-            os.rename(
-                temporary, os.path.join(path, f'{name}-{split}.array_record-{ending}')
-            )
-        infos.append({
-            'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
-            'name': split,
-            'numBytes': str(num_bytes),
-            'shardLengths': [str(length) for length in lengths],
-        })
+    infos = [
+        _write_split(path, name, split, _records(parts, num_classes), shard_size)
+        for split, parts in splits.items()
+    ]
     _write_metadata(path, name, version, infos, image_shape, num_classes)
     return path
+
+
+def _records(
+    parts: Iterable[tuple[np.ndarray, np.ndarray]], num_classes: int
+) -> Iterator[bytes]:
+    for images, labels in parts:
+        for image, label in zip(images, labels):
+            yield _example(image, int(label) if num_classes else None)
+
+
+def _write_split(
+    path: str, name: str, split: str, records: Iterator[bytes], shard_size: int
+) -> dict:
+    """Writes the files of a split and returns its entry in dataset_info.json."""
+    from array_record.python import array_record_module
+
+    lengths, num_bytes = [], 0
+    while first := list(itertools.islice(records, 1)):
+        # Records on their own, because they are read in any order; PNG does not
+        # compress further.
+        writer = array_record_module.ArrayRecordWriter(
+            os.path.join(path, f'{split}-{len(lengths)}.tmp'),
+            'group_size:1,uncompressed',
+        )
+        lengths.append(0)
+        for record in itertools.chain(first, itertools.islice(records, shard_size - 1)):
+            writer.write(record)
+            lengths[-1] += 1
+            num_bytes += len(record)
+        writer.close()
+    # Only now is it known how many files there are, which their names tell.
+    for place in range(len(lengths)):
+        target = f'{name}-{split}.array_record-{place:05d}-of-{len(lengths):05d}'
+        os.rename(
+            os.path.join(path, f'{split}-{place}.tmp'), os.path.join(path, target)
+        )
+    return {
+        'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
+        'name': split,
+        'numBytes': str(num_bytes),
+        'shardLengths': [str(length) for length in lengths],
+    }
 
 
 def _write_metadata(
@@ -114,7 +127,7 @@ def _example(image: np.ndarray, label: int | None) -> bytes:
 
 
 def _png(image: np.ndarray) -> bytes:
-    """Encodes by hand, several times faster than Pillow: rows unfiltered, Huffman only."""
+    """Encodes by hand, far faster than Pillow: rows unfiltered, Huffman codes only."""
     height, width, num_channels = image.shape
     rows = np.zeros((height, 1 + width * num_channels), np.uint8)
     rows[:, 1:] = image.reshape(height, -1)

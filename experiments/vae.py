@@ -39,10 +39,10 @@ from gm_jax.training.config import field
 class Config(config_lib.Config):
     """Settings of the VAE."""
 
-    num_steps: int = field(4000, 'training steps', low=1)
-    eval_every: int = field(1000, 'steps between evaluations', low=1, free=True)
+    num_steps: int = field(1500, 'training steps', low=1)
+    eval_every: int = field(500, 'steps between evaluations', low=1, free=True)
     checkpoint_every: int = field(
-        1000, 'steps between checkpoints', low=1, free=True
+        500, 'steps between checkpoints', low=1, free=True
     )
     schedule: str = field(
         'cosine', 'learning rate over the run: constant, cosine to zero, or the stages '
@@ -62,7 +62,7 @@ class Config(config_lib.Config):
         choices=('auto', 'bernoulli', 'categorical', 'gaussian'),
     )
     objective: str = field(
-        'elbo', 'the bound to maximise: elbo averages over k samples, iwae weights them',
+        'elbo', 'bound to maximise: elbo averages k samples, iwae weights them',
         choices=('elbo', 'iwae'),
     )
     k: int = field(1, 'posterior samples an image in training', low=1)
@@ -94,13 +94,13 @@ PRESETS = {
         dataset='mnist', binarize='dynamic', hidden='200,200', latent_dims='50',
         activation='tanh', objective='iwae', batch_size=20, num_steps=9_840_000,
         schedule='stages', adam_eps=1e-4, eval_every=60_000, log_every=3_000,
-        checkpoint_every=15_000, eval_batch_size=500,
+        checkpoint_every=15_000, eval_batch_size=100,
     ),
     'iwae_2l': Config(
         dataset='mnist', binarize='dynamic', hidden='200,200', hidden2='100,100',
         latent_dims='100,50', activation='tanh', objective='iwae', batch_size=20,
         num_steps=9_840_000, schedule='stages', adam_eps=1e-4, eval_every=60_000,
-        log_every=3_000, checkpoint_every=15_000, eval_batch_size=500,
+        log_every=3_000, checkpoint_every=15_000, eval_batch_size=100,
     ),
     'manifold': Config(latent_dims='2', hidden='512,512', num_steps=8000),
 }
@@ -297,9 +297,10 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         activity = arrays['mean'][:, 0].var(axis=0, dtype=np.float64)
         samples = arrays['log_w'].shape[1] * min(TEST_CHUNK, config.test_samples)
         log_px = likelihood.combine(arrays['log_w'])
+        num_dims = int(np.prod(data.image_shape))
         expected = float(arrays['log_px'].mean(dtype=np.float64))
         return {
-            **likelihood.report(log_px, int(np.prod(data.image_shape)), f'iwae-{samples}'),
+            **likelihood.report(log_px, num_dims, f'iwae-{samples}'),
             'elbo_nats': float(kl.sum()) - expected,
             'reconstruction_nats': -expected,
             'kl_nats': float(kl.sum()),
@@ -348,7 +349,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
 def objective(
     config: Config, terms: Terms, step: jax.Array, axis_name: str | None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Computes minus the bound of the config, averaged over the batch, and its terms."""
+    """Computes minus the bound, averaged over the batch, and its terms."""
     log_px, kl = terms.log_px.mean(1), terms.kl.sum(1)
     metrics = {'log_px': log_px.mean(), 'kl': kl.mean()}
     if config.objective == 'iwae':

@@ -5,7 +5,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from gm_jax.errors import UserError
 
@@ -41,8 +41,10 @@ def read_header(path: str) -> Header:
             warnings.simplefilter('error', Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
                 mode, (width, height) = image.mode, image.size
+    except UnidentifiedImageError:
+        raise UserError(f'{path} is no PNG or JPEG: move it elsewhere.') from None
     except _DAMAGED as error:
-        raise UserError(f'{path} is not a readable PNG or JPEG: {error}.') from None
+        raise UserError(f'{path} cannot be read as PNG or JPEG: {error}.') from None
     if mode not in _GREY + _COLOUR:
         raise UserError(f'{path} is of mode {mode}: convert it to 8-bit grey or RGB.')
     return Header(height, width, 1 if mode in _GREY else 3)
@@ -74,10 +76,10 @@ def decode(
             # A conversion to the same mode would copy.
             image = image if image.mode == mode else image.convert(mode)
             image.load()
+    except UnidentifiedImageError:
+        raise UserError(f'{where} is no PNG or JPEG.') from None
     except _DAMAGED as error:
-        raise UserError(
-            f'{where} is damaged or no PNG or JPEG: {error}. Replace or remove it.'
-        ) from None
+        raise UserError(f'{where} is damaged: {error}. Replace it.') from None
     if image_size and image.size != (image_size, image_size):
         side = min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2

@@ -35,7 +35,13 @@ def read(directory: str, image_size: int) -> ImageSet:
     if not os.path.isdir(directory):
         raise UserError(f'There is no directory {directory}: check --dataset.')
     parts = [os.path.join(directory, name) for name in ('train', 'test')]
-    if all(map(os.path.isdir, parts)):
+    present = [part for part in parts if os.path.isdir(part)]
+    if len(present) == 1:
+        raise UserError(
+            f'{present[0]} is there but not its counterpart: have both train and test '
+            f'in {directory}, or neither.'
+        )
+    if present:
         entries = {
             name: _scan(part) for name, part in zip(('train', 'test'), parts)
         }
@@ -121,8 +127,8 @@ def _examples(
     image_size: int,
 ) -> StreamedExamples:
     paths = [path for path, _ in entries]
-    numbers = [classes.index(label) if classes else -1 for _, label in entries]
-    labels = np.array(numbers, np.int32)
+    number = {label: place for place, label in enumerate(classes)}
+    labels = np.array([number.get(label, -1) for _, label in entries], np.int32)
 
     def fetch(indices: np.ndarray) -> dict[str, np.ndarray]:
         images = np.empty((len(indices), *shape), np.uint8)

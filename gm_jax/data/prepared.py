@@ -98,7 +98,7 @@ def _prepare(tfds: Any, root: str, spec: str, name: str) -> None:
     """Downloads and writes a set that TFDS knows, which takes TensorFlow."""
     missing = f'No prepared TFDS set {spec} in {root}'
     with _silence():
-        known = name in tfds.list_builders()
+        known = name in tfds.list_builders(with_community_datasets=False)
     if not known:
         raise UserError(
             f'{missing}, and TFDS knows none of this name: check --dataset and '
@@ -130,7 +130,8 @@ def _image_set(tfds: Any, directory: str, image_size: int) -> ImageSet:
     # Whatever TFDS raises for a damaged dataset_info.json or features.json.
     except Exception as error:
         raise UserError(
-            f'{directory} is no readable TFDS set: {error}. Prepare it again.'
+            f'{directory} is no readable TFDS set: {str(error).rstrip(".")}. Prepare '
+            f'it again.'
         ) from error
     if file_format is None or file_format.value != 'array_record':
         raise UserError(
@@ -161,7 +162,8 @@ def _image_shape(
     image = features.get('image')
     if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
         raise UserError(
-            f'{directory} has no 8-bit feature "image", only: {", ".join(features)}.'
+            f'{directory} has no 8-bit feature "image", only: '
+            f'{", ".join(sorted(features))}.'
         )
     height, width, num_channels = image.shape
     if num_channels not in (1, 3):
@@ -184,6 +186,7 @@ def _open_split(
 ) -> StreamedExamples:
     where = f'{builder.data_path}, split {name}'
     skip = {'image': tfds.decode.SkipDecoding()}
+    _check_shards(builder.info.splits[name])
     try:
         with _silence():
             source = builder.as_data_source(name, decoders=skip)
@@ -191,6 +194,8 @@ def _open_split(
     # array_record raises a bare Exception or ValueError, whatever is wrong.
     except Exception as error:
         raise _damaged(where, error) from error
+    if not num_examples:
+        raise UserError(f'{where} is empty: prepare the set again.')
 
     def fetch(indices: np.ndarray) -> dict[str, np.ndarray]:
         try:
@@ -208,8 +213,30 @@ def _open_split(
     return StreamedExamples(num_examples, fetch)
 
 
+def _check_shards(split: Any) -> None:
+    """Compares the files with the metadata: a cut file reads as empty records."""
+    from array_record.python import array_record_module
+
+    for path, length in zip(split.filepaths, split.shard_lengths):
+        if not os.path.exists(path):
+            raise UserError(f'{path} is missing: prepare the set again.')
+        try:
+            reader = array_record_module.ArrayRecordReader(os.fspath(path))
+            found = reader.num_records()
+            reader.close()
+        # array_record raises what its C++ says.
+        except Exception as error:
+            raise _damaged(os.fspath(path), error) from error
+        if found != length:
+            raise UserError(
+                f'{path} holds {found} images, not {length}: it is cut short; prepare '
+                f'the set again.'
+            )
+
+
 def _damaged(where: str, error: Exception) -> UserError:
-    return UserError(f'{where} cannot be read: {error}. Prepare the set again.')
+    reason = str(error).rstrip('.') or 'it is cut short or damaged'
+    return UserError(f'{where} cannot be read: {reason}. Prepare the set again.')
 
 
 def _with_test(splits: dict[str, Examples], directory: str) -> dict[str, Examples]:

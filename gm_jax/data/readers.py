@@ -137,7 +137,10 @@ def npz(path: str) -> ImageSet:
         UserError: the file is missing, damaged or holds something else.
     """
     arrays = _read_npz(path)
-    num_values = int(arrays.pop('num_values', 256))
+    values = arrays.pop('num_values', np.array(256))
+    if values.ndim or values.dtype.kind not in 'ui':
+        raise UserError(f'{path}: num_values is no single integer.')
+    num_values = int(values)
     if not 2 <= num_values <= 256:
         raise UserError(f'{path}: num_values is {num_values}, not in 2 ... 256.')
     labels = {

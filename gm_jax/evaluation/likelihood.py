@@ -38,10 +38,10 @@ def report(log_px: np.ndarray, num_dims: int, estimator: str) -> dict[str, float
         nats_per_image and its standard error over the images, bits_per_dim, estimator.
     """
     log_px = np.asarray(log_px, np.float64)
-    nats = -float(np.mean(log_px))
+    mean = np.mean(log_px)
     return {
-        'nats_per_image': nats,
+        'nats_per_image': -float(mean),
         'nats_standard_error': float(np.std(log_px) / np.sqrt(log_px.size)),
-        'bits_per_dim': nats / (num_dims * float(np.log(2.0))),
+        'bits_per_dim': float(likelihoods.bits_per_dim(mean[None], num_dims)[0]),
         'estimator': estimator,
     }

@@ -1,8 +1,8 @@
 """The encoders and decoders that autoencoders and VAEs have in common.
 
 Every stack is called with the same keywords: `train` (BatchNorm uses the batch's
-moments), `dropout_rngs` [B] (dropout keys; None: no dropout) and `axis_name` (the pmap axis
-over which BatchNorm's moments are averaged; None: one device).
+moments), `dropout_rngs` [B] (one key an example; None: no dropout) and `axis_name` (the
+pmap axis over which BatchNorm's moments are averaged; None: one device).
 """
 
 from collections.abc import Callable, Sequence

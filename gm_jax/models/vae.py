@@ -3,7 +3,8 @@
 Kingma and Welling 2014, Auto-Encoding Variational Bayes; the second layer as in Burda
 et al. 2016, Importance Weighted Autoencoders, sec. 5:
 
-    q(z1, z2 | x) = q(z1 | x) q(z2 | z1)        p(x, z1, z2) = p(z2) p(z1 | z2) p(x | z1)
+    q(z1, z2 | x) = q(z1 | x) q(z2 | z1)
+    p(x, z1, z2) = p(z2) p(z1 | z2) p(x | z1)
 
 with diagonal Gaussians whose mean and log variance are networks. The top latent has the
 prior N(0, I). What `decode` returns parametrises p(x | z1): logits of a Bernoulli

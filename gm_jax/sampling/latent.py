@@ -163,10 +163,10 @@ def _angle(z0: jax.Array, z1: jax.Array) -> jax.Array:
     """Return the angle between the last axes [..., 1]; 0 if a vector is zero.
 
     arctan2 of difference and sum of the unit vectors: arccos of their product has no
-    precision left near 0 and pi.
+    precision left near pi, where the arc needs it.
     """
     norms = [jnp.linalg.norm(z, axis=-1, keepdims=True) for z in (z0, z1)]
-    a, b = (z / jnp.where(n > 0, n, 1) for z, n in zip((z0, z1), norms))
+    a, b = (z / norm for z, norm in zip((z0, z1), norms))
     difference = jnp.linalg.norm(a - b, axis=-1, keepdims=True)
     total = jnp.linalg.norm(a + b, axis=-1, keepdims=True)
     angle = 2 * jnp.arctan2(difference, total)

@@ -1,1 +1,1 @@
-"""Everything between a pure loss and a finished run: config, state, loop, checkpoints."""
+"""What lies between a pure loss and a finished run."""

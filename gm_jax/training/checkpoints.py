@@ -1,12 +1,16 @@
-"""Checkpoints with Orbax: written in the background, atomic, the best and the last kept.
+"""Orbax checkpoints: written in the background, atomic, the best and the last kept.
 
 A checkpoint holds the whole TrainState as a flat dict of NumPy arrays, a note (the
 loop's own few numbers) and a checksum over the arrays, so that a damaged file is
 noticed instead of being trained on.
 """
 
+import contextlib
 import os
+import sys
+import time
 import zlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -100,7 +104,8 @@ def restore(
     warnings = []
     for step in steps:
         try:
-            state, note = _read(manager, step, template)
+            with _without_stragglers():
+                state, note = _read(manager, step, template)
             return Checkpoint(step, state, note, warnings)
         # Whatever a damaged file makes a reader raise: it must not end the run.
         except Exception as error:
@@ -117,11 +122,22 @@ def restore(
     return None
 
 
+def discard_after(manager: ocp.CheckpointManager, step: int) -> None:
+    """Deletes the checkpoints after `step`, which `restore` found unusable.
+
+    Orbax saves no step at or before the last one there is, so while they lie there
+    nothing would be saved until training has passed them.
+    """
+    for later in manager.all_steps():
+        if later > step:
+            manager.delete(later)
+
+
 def _read(manager: ocp.CheckpointManager, step: int, template: Any) -> tuple:
-    expected = traverse_util.flatten_dict(
-        serialization.to_state_dict(template), sep='/', keep_empty_nodes=False
-    )
-    shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in expected.items()}
+    shapes = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype)
+        for name, x in _flatten(template).items()
+    }
     restored = manager.restore(
         step,
         args=ocp.args.Composite(
@@ -144,6 +160,24 @@ def _read(manager: ocp.CheckpointManager, step: int, template: Any) -> tuple:
     return _from_nested(template, nested), note
 
 
+@contextlib.contextmanager
+def _without_stragglers() -> Iterator[None]:
+    # Where one array cannot be read, the threads that read the others report to an
+    # event loop that is closed by then, and Python prints a traceback for each.
+    def hook(unraisable: Any) -> None:
+        if 'Event loop is closed' not in str(unraisable.exc_value):
+            before(unraisable)
+
+    before, sys.unraisablehook = sys.unraisablehook, hook
+    try:
+        yield
+    except Exception:
+        time.sleep(0.2)  # for the last of them
+        raise
+    finally:
+        sys.unraisablehook = before
+
+
 def _from_nested(template: Any, nested: Any) -> Any:
     # Empty containers (an optimizer's EmptyState, no BatchNorm) have no arrays and so
     # do not come back from the flat dict: the template supplies them.
@@ -159,8 +193,12 @@ def _from_nested(template: Any, nested: Any) -> Any:
 def _to_arrays(state: Any) -> dict[str, np.ndarray]:
     # np.array copies: on the CPU np.asarray is a view of a buffer that the next
     # training step is given to overwrite, while the write is still going on.
+    return {name: np.array(x) for name, x in _flatten(state).items()}
+
+
+def _flatten(state: Any) -> dict[str, Any]:
     flat = traverse_util.flatten_dict(serialization.to_state_dict(state), sep='/')
-    return {name: np.array(x) for name, x in flat.items() if x is not None}
+    return {name: x for name, x in flat.items() if x is not None}
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> int:

@@ -5,11 +5,14 @@ Usage:
     class Config(config_lib.Config):
         latent_dim: int = config_lib.field(20, 'size of z', low=1)
 
-    run, config = config_lib.parse(argv, Config, presets={}, module='vae', about=__doc__)
+    run, config = config_lib.parse(
+        argv, Config, presets={}, module='vae', about=__doc__
+    )
 """
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import textwrap
@@ -250,8 +253,11 @@ def load(path: str, config_class: type[Config]) -> Config:
     try:
         with open(path, encoding='utf-8') as file:
             settings = json.load(file)
-        known = {f.name: type(f.default) for f in dataclasses.fields(config_class)}
-        unknown = sorted(set(settings) - set(known))
+        if not isinstance(settings, dict):
+            raise ValueError('it is not a JSON object')
+        unknown = sorted(
+            set(settings) - {f.name for f in dataclasses.fields(config_class)}
+        )
     except FileNotFoundError:
         raise UserError(f'{path} does not exist.') from None
     except (OSError, ValueError, TypeError) as error:
@@ -281,14 +287,15 @@ def _check_setting(setting: dataclasses.Field, value: Any) -> None:
     right_type = isinstance(value, (int, float) if kind is float else kind)
     if not right_type or (isinstance(value, bool) and kind is not bool):
         raise UserError(f'--{name} must be of type {kind.__name__}, got {value!r}.')
+    if kind is float and not math.isfinite(value):
+        raise UserError(f'--{name} must be a finite number, got {value}.')
     if rule['choices'] and value not in rule['choices']:
         raise UserError(
             f'--{name}={value} is not one of {", ".join(rule["choices"])}.'
         )
-    # The negated form refuses NaN too, which compares false with everything.
-    if rule['low'] is not None and not value >= rule['low']:
+    if rule['low'] is not None and value < rule['low']:
         raise UserError(f'--{name} must be at least {rule["low"]}, got {value}.')
-    if rule['high'] is not None and not value <= rule['high']:
+    if rule['high'] is not None and value > rule['high']:
         raise UserError(f'--{name} must be at most {rule["high"]}, got {value}.')
 
 

@@ -20,8 +20,9 @@ import numpy as np
 from gm_jax import plotting
 from gm_jax.data import pipeline, sources
 from gm_jax.errors import UserError
-from gm_jax.training import checkpoints, evaluate, metrics, parallel
+from gm_jax.training import checkpoints
 from gm_jax.training import config as config_lib
+from gm_jax.training import evaluate, metrics, parallel
 from gm_jax.training.config import Config, Run
 from gm_jax.training.metrics import Note, Recorder, say
 from gm_jax.training.state import TrainState
@@ -86,7 +87,8 @@ def main(
         run, config = config_lib.parse(
             argv, config_class, presets=presets, module=module, about=about
         )
-        start(run, config, module, build)
+        with _handling(_leave):
+            start(run, config, module, build)
         return 0
     except UserError as error:
         message, status = str(error), 2
@@ -94,13 +96,16 @@ def main(
         message, status = str(error), 1
     except Stopped as stopped:
         message, status = stopped.args[0], 128 + stopped.args[1]
+    except KeyboardInterrupt:
+        message, status = 'interrupted: the same command goes on.', 130
     print(f'{module}: {message}', file=sys.stderr)
     return status
 
 
 def start(run: Run, config: Config, module: str, build: Callable) -> None:
     """Does what `run` says: trains, evaluates, samples."""
-    parallel.check_batch_size(config.batch_size)
+    if run.mode == 'train':
+        parallel.check_batch_size(config.batch_size)
     data = sources.load(
         config.dataset, data_dir=config.data_dir, image_size=config.image_size,
         binarize=config.binarize,
@@ -141,15 +146,15 @@ def _claim(run: Run, config: Config) -> None:
         changes = config_lib.changed(config_lib.load(path, type(config)), config)
         if changes:
             raise UserError(
-                f'{run.workdir} holds another run: {"; ".join(changes)}. Choose another '
-                f'--workdir, or pass the old settings to go on with it.'
+                f'{run.workdir} holds another run: {"; ".join(changes)}. Choose '
+                f'another --workdir, or pass the old settings to go on with it.'
             )
     try:
         os.makedirs(os.path.join(run.workdir, 'samples'), exist_ok=True)
         if run.mode == 'train':
             metrics.write_atomically(path, config_lib.to_json(config))
     except OSError as error:
-        raise UserError(f'--workdir={run.workdir} cannot be written: {error}.') from None
+        raise UserError(f'{run.workdir} cannot be written: {error}.') from None
 
 
 def _restore(
@@ -164,6 +169,8 @@ def _restore(
         return parallel.replicate(state), Note()
     for warning in found.warnings:
         say(f'WARNING: {warning}; the one before it is used.')
+    if found.warnings and run.mode == 'train':
+        checkpoints.discard_after(manager, found.step)
     return parallel.replicate(found.state), Note(**found.note)
 
 
@@ -201,7 +208,9 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
     seed = config.seed + 1_000_003 * note.rollbacks
     rng = _stream(seed, _TRAIN)
     resident, feed = _make_feed(job, seed, step, per_dispatch)
-    recorder = Recorder(job.run.workdir, step, config.num_steps, config.batch_size, note)
+    recorder = Recorder(
+        job.run.workdir, step, config.num_steps, config.batch_size, note
+    )
     with _signals() as received:
         try:
             for num, batches in feed:
@@ -222,13 +231,14 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
                     recorder.test_line(step, scalars)
                     _save_grid(job, sample_many, state, step)
                     recorder.restart_clock(step)
-                stop = received and not last
-                if loss is not None or stop or step % config.checkpoint_every == 0:
+                due = last or loss is not None or step % config.checkpoint_every == 0
+                if due or received:
                     _save(job, step, state, recorder.settle(), loss)
-                if stop:
+                if received:
+                    saved = job.manager.latest_step() or 0
                     raise Stopped(
-                        f'told to stop: saved at step {step} of {config.num_steps}. The '
-                        f'same command goes on from there.', received[0],
+                        f'told to stop: saved at step {saved} of {config.num_steps}. '
+                        f'The same command goes on from there.', received[0],
                     )
         finally:
             feed.close()
@@ -240,8 +250,9 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
 def _save(
     job: Job, step: int, state: TrainState, note: Note, loss: float | None
 ) -> None:
-    # A state in the middle of skipped steps is not one to go back to.
-    if not int(state.skipped):
+    # A state in the middle of skipped steps is not one to go back to; from the last
+    # step nobody goes back.
+    if not int(state.skipped) or step == job.config.num_steps:
         best = loss if loss is not None and np.isfinite(loss) else None
         checkpoints.save(job.manager, step, state, dataclasses.asdict(note), loss=best)
 
@@ -415,18 +426,28 @@ def _devices() -> str:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one kills."""
+    """Collects SIGTERM and SIGINT, to save before leaving; a second one leaves."""
     received: list[int] = []
-    old = {}
 
     def note(number: int, frame: Any) -> None:
         received.append(number)
-        signal.signal(number, old[number])
+        signal.signal(number, _leave)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        old[number] = signal.signal(number, note)
-    try:
+    with _handling(note):
         yield received
+
+
+def _leave(number: int, frame: Any) -> None:
+    raise Stopped(
+        'told to stop: the same command goes on from the last checkpoint.', number
+    )
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    old = {n: signal.signal(n, handler) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number, before in old.items():
+            signal.signal(number, before)

@@ -1,7 +1,10 @@
-"""What a run writes down: metrics.jsonl, TensorBoard events, lines or a progress bar."""
+"""What a run tells: metrics.jsonl, TensorBoard events, lines or a progress bar."""
 
 import dataclasses
+import functools
 import json
+import math
+import operator
 import os
 import sys
 import time
@@ -38,12 +41,13 @@ class Writer:
         self, step: int, split: str, scalars: Mapping[str, float], **timing: float
     ) -> None:
         """Writes one line; `timing` goes to TensorBoard alone."""
-        line = {'step': step, 'split': split, **scalars}
+        # JSON has no NaN: null says that there was a number, and no good one.
+        finite = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
+        line = {'step': step, 'split': split, **finite}
         self._file.write(json.dumps(line) + '\n')
         self._file.flush()
         for name, value in {**scalars, **timing}.items():
-            if isinstance(value, (int, float)):
-                self._board.add_scalar(f'{split}/{name}', value, step)
+            self._board.add_scalar(f'{split}/{name}', value, step)
 
     def sync(self) -> None:
         """Puts all lines on the disk: before a checkpoint says they are there."""
@@ -130,7 +134,7 @@ class Note:
     """The loop's own numbers, which every checkpoint keeps beside the state."""
 
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
-    count: int = 0  # steps in the sums: those since the last line of metrics
+    count: int = 0  # steps in the sums: since the last line, but for skipped ones
     rollbacks: int = 0  # times the run went back after non-finite losses
     seconds: float = 0.0  # spent in training
 
@@ -151,7 +155,7 @@ class Recorder:
         self._clock, self._clock_step = time.monotonic(), step
 
     def add(self, step: int, num: int, values: dict[str, jax.Array]) -> None:
-        """Takes the metrics [K] of a dispatch of `num` <= K steps that ends at `step`."""
+        """Takes the metrics [K] of a dispatch of `num` <= K steps, up to `step`."""
         self._pending.append((num, values))
         if len(self._pending) > MAX_IN_FLIGHT:
             jax.block_until_ready(self._pending[-1 - MAX_IN_FLIGHT][1])
@@ -163,12 +167,13 @@ class Recorder:
         # One addition after the other in float64: the same sum however the steps
         # were cut into dispatches.
         for num, values in self._pending:
-            for name, value in values.items():
-                total = note.sums.get(name, 0.0)
-                for x in np.asarray(value, np.float64)[:num].tolist():
-                    total += x
-                note.sums[name] = total
-            note.count += num
+            rows = np.stack([np.asarray(v, np.float64)[:num] for v in values.values()])
+            rows = rows[:, np.isfinite(rows).all(axis=0)]  # without skipped steps
+            for name, row in zip(values, rows.tolist()):
+                note.sums[name] = functools.reduce(
+                    operator.add, row, note.sums.get(name, 0.0)
+                )
+            note.count += rows.shape[1]
         self._pending.clear()
         note.seconds = time.monotonic() - self._start
         self._writer.sync()
@@ -177,7 +182,8 @@ class Recorder:
     def train_line(self, step: int, skipped_total: int) -> None:
         """Writes the mean of each metric over the steps since the last line."""
         note = self.settle()
-        scalars = {name: value / note.count for name, value in note.sums.items()}
+        count = note.count or math.nan  # all steps were skipped
+        scalars = {name: value / count for name, value in note.sums.items()}
         note.sums, note.count = {}, 0
         now = time.monotonic()
         rate = (step - self._clock_step) * self._batch_size / (now - self._clock)
@@ -185,7 +191,8 @@ class Recorder:
         line = dict(scalars, skipped_steps=skipped_total)
         self._writer.write(step, 'train', line, images_per_s=rate)
         left = (self._num_steps - step) * self._batch_size / rate
-        text = f'loss {scalars["loss"]:.4f}  {rate:,.0f} images/s'
+        loss = scalars.get('loss', math.nan)
+        text = f'loss {loss:.4f}  {rate:,.0f} images/s'
         self._bar.update(step, text, left)
 
     def test_line(self, step: int, scalars: dict[str, float]) -> None:

@@ -101,7 +101,7 @@ def train_many(train_step: Callable, num_steps: int) -> Callable:
 
 
 def eval_many(eval_step: Callable) -> Callable:
-    """Compiles `(state, batch, rng) -> dict of [B, ...]` for a batch split over devices.
+    """Compiles `(state, batch, rng) -> {name: [B, ...]}` for a batch on all devices.
 
     Args:
         eval_step: a pure function, example by example.

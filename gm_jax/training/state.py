@@ -136,7 +136,7 @@ def make_train_step(loss_fn: LossFn, *, ema_decay: float = 0.0) -> Callable:
         metrics = dict(output.metrics, loss=output.loss)
         if axis_name is not None:
             grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(grad_norm)
         new = _apply(state, grads, output.batch_stats, ema_decay)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)

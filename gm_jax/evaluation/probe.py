@@ -1,0 +1,81 @@
+"""What features are good for: classification with few labels.
+
+    rows = probe.balanced_rows(labels, 100, seed=0)
+    accuracy = probe.linear_accuracy(z[rows], labels[rows], test_z, test_labels)
+"""
+
+import chex
+import numpy as np
+
+from gm_jax.data import pipeline
+
+
+def balanced_rows(labels: np.ndarray, num: int, *, seed: int) -> np.ndarray:
+    """Choose `num` examples at random, of every class as many as of any other.
+
+    They are dealt in rounds, one of each class that has any left. So the choice of 100
+    is a part of the choice of 1000, and where `num` is not a multiple of the classes
+    their counts differ by one.
+
+    Args:
+      labels: [N] integer.
+      num: how many, at most N.
+      seed: which choice.
+
+    Returns:
+      [num] int64 rows, all different.
+
+    Raises:
+      AssertionError: labels is not integer [N].
+      ValueError: num is not in [1, N].
+    """
+    chex.assert_rank(labels, 1)
+    chex.assert_type(labels, int)
+    if not 1 <= num <= len(labels):
+        raise ValueError(f'num must be in [1, {len(labels)}], got {num}')
+    order = pipeline.example_order(seed, 0, len(labels), len(labels))
+    shuffled = labels[order]
+    rounds = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = shuffled == label
+        rounds[members] = np.arange(members.sum())
+    return order[np.argsort(rounds, kind='stable')[:num]]
+
+
+def linear_accuracy(
+    features: np.ndarray,
+    labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+) -> float:
+    """Fit softmax(W f + b) to features as they are; return its test accuracy.
+
+    Multinomial logistic regression, L2-regularised as scikit-learn has it by default,
+    on features scaled to mean 0 and variance 1 over the examples it is fitted to.
+
+    Args:
+      features: [n, F] float.
+      labels: [n] integer, of two classes at least.
+      test_features: [N, F] float.
+      test_labels: [N] integer.
+
+    Returns:
+      The share of the N examples whose most probable class is theirs.
+
+    Raises:
+      AssertionError: a wrong rank, or not one label for each row of features.
+      ValueError: there is only one class.
+    """
+    # A second that a run without labels should not pay.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    chex.assert_rank([features, labels, test_features, test_labels], [2, 1, 2, 1])
+    chex.assert_equal_shape_prefix([features, labels], 1)
+    chex.assert_equal_shape_prefix([test_features, test_labels], 1)
+    chex.assert_equal_shape_suffix([features, test_features], 1)
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    model.fit(features.astype(np.float64), labels)
+    predicted = model.predict(test_features.astype(np.float64))
+    return float(np.mean(predicted == test_labels))

@@ -1,0 +1,223 @@
+"""Folders of pictures."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gm_jax.data import sources
+from gm_jax.data.image_set import StreamedExamples
+from gm_jax.errors import UserError
+
+
+def load(tmp_path, **kwargs):
+    """Load the folder that `save_image` fills."""
+    return sources.load(f'images:{tmp_path}', **kwargs)
+
+
+def every_image(data) -> list[bytes]:
+    """All images of all splits, in no order."""
+    return sorted(
+        image.tobytes() for split in data.splits.values() for image in split.images
+    )
+
+
+def test_splits_and_labels_by_folder(tmp_path, save_image, images):
+    """Catches labels numbered per split, or splits taken for labels."""
+    for i in range(6):
+        save_image(f'train/{"cab"[i % 3]}/{i}.png', images[i])
+    save_image('test/b/deep/er/0.png', images[6])
+    save_image('test/c/0.PNG', images[7])
+    data = load(tmp_path)
+    assert (data.image_shape, data.num_values, data.num_classes) == ((6, 5, 3), 256, 3)
+    train, test = data.splits['train'], data.splits['test']
+    np.testing.assert_array_equal(train.images, images[[1, 4, 2, 5, 0, 3]])
+    np.testing.assert_array_equal(train.labels, [0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(test.images, images[[6, 7]])
+    np.testing.assert_array_equal(test.labels, [1, 2])
+
+
+def test_fixed_tenth_tests(tmp_path, save_image, images):
+    """Catches a split that changes, loses images or reshuffles with one more."""
+    for i, image in enumerate(images):
+        save_image(f'{i}.png', image)
+    first, again = load(tmp_path), load(tmp_path)
+    assert {name: len(split) for name, split in first.splits.items()} == {
+        'train': 36, 'test': 4
+    }
+    assert first.num_classes == 0 and (first.splits['test'].labels == -1).all()
+    assert every_image(first) == sorted(image.tobytes() for image in images)
+    for name in ('train', 'test'):
+        np.testing.assert_array_equal(
+            first.splits[name].images, again.splits[name].images
+        )
+    save_image('new.png', images[0] // 2)
+    more = {image.tobytes() for image in load(tmp_path).splits['test'].images}
+    assert len(more & {image.tobytes() for image in first.splits['test'].images}) >= 3
+
+
+def test_streamed_is_the_same(tmp_path, save_image, images):
+    """Catches an order or labels that differ where a set does not fit."""
+    for i, image in enumerate(images):
+        save_image(f'{"ab"[i % 2]}/{i}.png', image)
+    whole = load(tmp_path).splits['train']
+    streamed = load(tmp_path, memory_limit=0).splits['train']
+    assert isinstance(streamed, StreamedExamples)
+    order = np.array([5, 0, 35, 5])
+    batch = streamed.fetch(order)
+    np.testing.assert_array_equal(batch['image'], whole.images[order])
+    np.testing.assert_array_equal(batch['label'], whole.labels[order])
+
+
+@pytest.mark.parametrize('mode,num_channels', [
+    ('1', 1), ('L', 1), ('LA', 1), ('RGB', 3), ('RGBA', 3), ('P', 3),
+])
+def test_modes(tmp_path, images, mode, num_channels):
+    """Catches a palette's indices taken for grey values, and an alpha channel."""
+    for i in range(2):
+        picture = Image.fromarray(images[i]).convert(mode)
+        picture.save(tmp_path / f'{i}.png')
+    data = load(tmp_path)
+    assert data.image_shape == (6, 5, num_channels)
+    expected = [
+        np.asarray(picture.convert('L' if num_channels == 1 else 'RGB')).tobytes()
+        for picture in (Image.open(tmp_path / f'{i}.png') for i in range(2))
+    ]
+    assert every_image(data) == sorted(expected)
+
+
+def test_grey_among_colour_becomes_colour(tmp_path, save_image, images):
+    """Catches channels taken from the first file or the last."""
+    for name in 'ac':
+        save_image(f'{name}.png', images[0, :, :, 0])
+    save_image('b.png', images[1])
+    data = load(tmp_path)
+    assert data.image_shape == (6, 5, 3)
+    grey = np.repeat(images[0, :, :, :1], 3, axis=2)
+    assert every_image(data) == sorted([
+        grey.tobytes(), grey.tobytes(), images[1].tobytes()
+    ])
+
+
+def test_jpeg(tmp_path, save_image):
+    """Catches JPEG files left out; a flat picture survives the compression."""
+    for name in ('a.jpg', 'b.jpeg', 'c.JPG'):
+        save_image(name, np.full((8, 16, 3), 100, np.uint8), format='JPEG')
+    data = load(tmp_path)
+    assert data.image_shape == (8, 16, 3)
+    assert set(b''.join(every_image(data))) <= {99, 100, 101}
+
+
+@pytest.mark.parametrize('shape', [(12, 20), (20, 12)])
+def test_resized_to_the_centre(tmp_path, save_image, shape):
+    """Catches a squeezed picture, a corner for the centre, and height for width."""
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for name in 'ab':
+        save_image(f'{name}.png', noise)
+    data = load(tmp_path, image_size=6)
+    assert data.image_shape == (6, 6, 3)
+    # By the definition: the shorter side to 6, then the centre.
+    size = (10, 6) if shape[0] == 12 else (6, 10)
+    whole = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC))
+    centre = whole[:, 2:8] if shape[0] == 12 else whole[2:8]
+    image = data.splits['train'].images[0].astype(int)
+    np.testing.assert_allclose(image, centre, rtol=0, atol=1)
+
+
+def test_resizing_is_antialiased(tmp_path, save_image):
+    """Catches nearest-pixel resizing, which turns fine stripes black or white."""
+    stripes = np.zeros((64, 64), np.uint8)
+    stripes[:, ::2] = 255
+    for name in 'ab':
+        save_image(f'{name}.png', stripes)
+    inner = load(tmp_path, image_size=8).splits['train'].images[0, :, 1:-1]
+    assert (np.abs(inner.astype(int) - 127.5) < 10).all()
+
+
+def test_hidden_files_are_left_out(tmp_path, save_image, images):
+    """Catches a .DS_Store that stops a run."""
+    for i in range(2):
+        save_image(f'{i}.png', images[i])
+    (tmp_path / '.DS_Store').write_bytes(b'no image')
+    save_image('.thumbs/0.png', images[0])
+    assert len(every_image(load(tmp_path))) == 2
+
+
+def put(tmp_path, content):
+    """A file bad.png of these bytes."""
+    (tmp_path / 'bad.png').write_bytes(content)
+
+
+# A PNG whose head claims 20,000 x 10,000 pixels.
+_HEAD = b'IHDR' + struct.pack('>IIBBBBB', 20_000, 10_000, 8, 0, 0, 0, 0)
+HUGE = b''.join([
+    b'\x89PNG\r\n\x1a\n', struct.pack('>I', 13), _HEAD,
+    struct.pack('>I', zlib.crc32(_HEAD)), bytes(4), b'IDAT',
+    struct.pack('>I', zlib.crc32(b'IDAT')),
+])
+
+
+def cut(tmp_path):
+    """Cut bad.png in the middle of its pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / 'bad.png')
+    put(tmp_path, (tmp_path / 'bad.png').read_bytes()[:90])
+
+
+@pytest.mark.parametrize('change,sentence', [
+    (lambda path: put(path, b'hello'), 'bad.png is no PNG or JPEG: move it elsewhere'),
+    (lambda path: put(path, b''), 'bad.png is no PNG or JPEG: move it elsewhere'),
+    (lambda path: (path / 'notes.txt').write_text('hello'), 'notes.txt is no PNG'),
+    (cut, 'bad.png is damaged: .*Replace it'),
+    (lambda path: Image.new('RGB', (9, 5)).save(path / 'z.png'),
+     'z.png is 5x9 but .*/1.png is 6x5: pass --image_size'),
+    (lambda path: Image.new('I;16', (5, 6)).save(path / 'z.png'),
+     'z.png is of mode I;16: convert it'),
+    (lambda path: (path / 'z.png').write_bytes(HUGE), 'z.png cannot be read as PNG or'),
+    (lambda path: ((path / 'a').mkdir(), Image.new('L', (5, 6)).save(path / 'a/z.png')),
+     '1.png lies beside sub-folders, which are labels'),
+    (lambda path: (path / 'train').mkdir(), 'train is there but not its counterpart'),
+    (lambda path: [(path / name).mkdir() for name in ('train', 'test')],
+     'train holds no images'),
+    (lambda path: [(path / f'{i}.png').unlink() for i in range(3)], 'holds no images'),
+    (lambda path: [(path / f'{i}.png').unlink() for i in range(2)],
+     'has 1 image.s.: at least 2 are needed'),
+])
+def test_what_is_wrong_is_named(tmp_path, save_image, images, change, sentence):
+    """Catches a traceback, or a file that is skipped in silence."""
+    for i in range(3):
+        save_image(f'{i}.png', images[i])
+    change(tmp_path)
+    with pytest.raises(UserError, match=sentence):
+        load(tmp_path)
+
+
+def test_test_labels_must_be_trained_on(tmp_path, save_image, images):
+    """Catches labels of train and test that don't match."""
+    for name in ('train/a', 'train/b', 'test/a', 'test/d'):
+        save_image(f'{name}/0.png', images[0])
+    with pytest.raises(UserError, match='test images of the label d but no training'):
+        load(tmp_path)
+
+
+def test_no_directory(tmp_path):
+    """Catches a traceback for a directory that is not there."""
+    with pytest.raises(UserError, match='There is no directory .*nowhere'):
+        load(tmp_path / 'nowhere')
+
+
+def test_damage_after_loading_is_named(tmp_path, save_image, images):
+    """Catches a streamed image that is gone, or was changed, during a run."""
+    for i in range(3):
+        save_image(f'{i}.png', images[i])
+    data = load(tmp_path, memory_limit=0)
+    for i in range(3):
+        save_image(f'{i}.png', images[i, :4])
+    with pytest.raises(UserError, match='png is 4x5, not 6x5'):
+        data.splits['train'].fetch(np.arange(2))
+    for i in range(3):
+        (tmp_path / f'{i}.png').unlink()
+    with pytest.raises(UserError, match='png cannot be read: No such file'):
+        data.splits['train'].fetch(np.arange(2))

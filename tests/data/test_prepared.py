@@ -1,0 +1,233 @@
+"""TFDS sets: read without TensorFlow, prepared with it, refused if damaged."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import streaming
+from gm_jax.data import sources
+from gm_jax.data.image_set import ArrayExamples, StreamedExamples
+from gm_jax.errors import UserError
+
+
+def load(path, spec='tiny', **kwargs):
+    """Load from the data_dir that holds the set at `path`."""
+    return sources.load(spec, data_dir=str(path.parents[1]), **kwargs)
+
+
+@pytest.mark.parametrize('memory_limit,kind', [
+    (40 * 90, ArrayExamples), (40 * 90 - 1, StreamedExamples),
+])
+def test_images_and_labels(tfds_set, images, labels, memory_limit, kind):
+    """Catches images out of order over shards, and a limit that is off by a split."""
+    data = load(tfds_set(), memory_limit=memory_limit)
+    assert data.name == 'tiny' and data.image_shape == (6, 5, 3)
+    assert (data.num_values, data.num_classes, data.entropy) == (256, 3, None)
+    for name, part in (('train', slice(30)), ('test', slice(30, 40))):
+        split = data.splits[name]
+        assert isinstance(split, kind) and len(split) == len(images[part])
+        order = np.random.default_rng(1).permutation(len(split))
+        batch = split.fetch(order)
+        np.testing.assert_array_equal(batch['image'], images[part][order])
+        np.testing.assert_array_equal(batch['label'], labels[part][order])
+        assert (batch['image'].dtype, batch['label'].dtype) == (np.uint8, np.int32)
+
+
+def test_reading_needs_no_tensorflow(tfds_set):
+    """Catches an import that pulls TensorFlow, warns, or loads TFDS for other sets."""
+    path = tfds_set()
+    code = (
+        'import sys\n'
+        'from gm_jax.data import pipeline, sources\n'
+        'sources.load("synthetic:checkers")\n'
+        'assert not {"tensorflow_datasets", "grain", "sklearn"} & set(sys.modules)\n'
+        f'data = sources.load("tiny", data_dir={str(path.parents[1])!r})\n'
+        'assert len(data.splits["train"]) == 30\n'
+        'assert "tensorflow" not in sys.modules\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-W', 'error', '-c', code], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
+
+
+def test_grey_images_without_labels(tfds_set, images):
+    """Catches a lost channel axis, and labels made up for a set without any."""
+    grey = images[..., :1]
+    parts = {'train': [(grey, np.zeros(40))], 'test': [(grey[:3], np.zeros(3))]}
+    data = load(tfds_set(parts=parts, image_shape=(6, 5, 1), num_classes=0))
+    assert (data.image_shape, data.num_classes) == ((6, 5, 1), 0)
+    np.testing.assert_array_equal(data.splits['train'].images, grey)
+    assert (data.splits['train'].labels == -1).all()
+
+
+def test_stored_bits_are_bits(tfds_set, images):
+    """Catches binarized MNIST taken for 256 grey values."""
+    bits = images[..., :1] % 2
+    parts = {key: [(bits, np.zeros(40))] for key in ('train', 'test')}
+    path = tfds_set('binarized_mnist', parts, image_shape=(6, 5, 1), num_classes=0)
+    assert load(path, 'binarized_mnist').num_values == 2
+    with pytest.raises(UserError, match='binary already: --binarize=static'):
+        load(path, 'binarized_mnist', binarize='static')
+
+
+def test_images_of_different_sizes_need_a_size(tfds_set, images, labels):
+    """Catches sets such as LSUN's, whose metadata gives no size."""
+    parts = {
+        'train': [(images, labels), (images[:, :4], labels)], 'test': [(images, labels)]
+    }
+    path = tfds_set(parts=parts, image_shape=(None, None, 3))
+    with pytest.raises(UserError, match='different sizes: pass --image_size'):
+        load(path)
+    data = load(path, image_size=4)
+    assert data.image_shape == (4, 4, 3)
+    assert data.splits['train'].images.shape == (80, 4, 4, 3)
+
+
+@pytest.mark.parametrize('splits,sizes', [
+    (('train',), {'train': 36, 'test': 4}),
+    (('train', 'validation'), {'train': 40, 'test': 40}),
+    (('train', 'validation', 'test'), {'train': 40, 'validation': 40, 'test': 40}),
+])
+def test_sets_without_a_test_split(tfds_set, images, labels, splits, sizes):
+    """Catches LFW, which has one split, refused or tested on what it trains on."""
+    data = load(tfds_set(parts={name: [(images, labels)] for name in splits}))
+    assert {name: len(split) for name, split in data.splits.items()} == sizes
+    if len(splits) == 1:
+        np.testing.assert_array_equal(data.splits['train'].images, images[:36])
+        np.testing.assert_array_equal(data.splits['test'].images, images[36:])
+
+
+def test_versions_and_configs(tfds_set, images, labels):
+    """Catches 1.9.0 taken for newer than 1.10.0, and a config chosen by chance."""
+    for version, num in (('1.9.0', 10), ('1.10.0', 20)):
+        parts = {key: [(images[:num], labels[:num])] for key in ('train', 'test')}
+        path = tfds_set(parts=parts, version=version)
+    for spec, num in (
+        ('tiny', 20), ('tiny:1.9.0', 10), ('tiny:1.*.*', 20), ('tiny:1.10.0', 20),
+    ):
+        assert len(load(path, spec).splits['train']) == num
+    with pytest.raises(UserError, match='No prepared TFDS set tiny:2.0.0'):
+        load(path, 'tiny:2.0.0')
+    root = path.parents[1]
+    (root / 'many').mkdir()
+    for config in ('a', 'b'):
+        shutil.copytree(path.parent, root / 'many' / config)
+    with pytest.raises(UserError, match='choose one of --dataset=many/a, --data'):
+        load(path, 'many')
+    assert len(load(path, 'many/b').splits['train']) == 20
+
+
+@pytest.mark.parametrize('damage,sentence', [
+    ('cut', 'train.array_record-00001-of-00002 cannot be read: it is cut short'),
+    ('empty', 'train.array_record-00001-of-00002 cannot be read'),
+    ('missing', 'train.array_record-00001-of-00002 is missing: prepare the set'),
+    ('swapped', 'train.array_record-00001-of-00002 holds 16 images, not 14'),
+    ('bytes', 'tiny/1.0.0, split train cannot be read: Corrupted'),
+])
+@pytest.mark.parametrize('memory_limit', [0, 2**30])
+def test_damaged_records(tfds_set, damage, sentence, memory_limit):
+    """Catches a traceback, or fewer images in silence, for a damaged file."""
+    first, second = sorted(tfds_set().glob('*train*'))
+    content = second.read_bytes()
+    if damage == 'missing':
+        second.unlink()
+    else:
+        second.write_bytes({
+            'cut': content[:len(content) // 2],
+            'empty': b'',
+            'swapped': first.read_bytes(),
+            'bytes': content[:300] + bytes(50) + content[350:],
+        }[damage])
+    with pytest.raises(UserError, match=sentence):
+        load(second.parent, memory_limit=memory_limit).splits['train'].fetch(
+            np.arange(30)
+        )
+
+
+@pytest.mark.parametrize('name', ['dataset_info.json', 'features.json'])
+def test_damaged_metadata(tfds_set, name):
+    """Catches a traceback out of TFDS for metadata that cannot be read."""
+    path = tfds_set()
+    (path / name).write_text('{')
+    with pytest.raises(UserError, match='tiny/1.0.0 is no readable TFDS set'):
+        load(path)
+
+
+@pytest.mark.parametrize('file,change,sentence', [
+    ('features', lambda tree: tree['featuresDict']['features'].update(
+        pixels=tree['featuresDict']['features'].pop('image')
+    ), 'has no 8-bit feature "image", only: label, pixels'),
+    ('dataset_info', lambda info: info.update(fileFormat='tfrecord'),
+     'is not prepared as array_record'),
+    ('dataset_info', lambda info: info['splits'].pop(0), 'has no split "train"'),
+])
+def test_sets_that_cannot_be_used(tfds_set, file, change, sentence):
+    """Catches a set of text, or of tfrecord files, that fails with a traceback."""
+    path = tfds_set() / f'{file}.json'
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=sentence):
+        load(path.parent)
+
+
+def test_not_prepared_and_no_tensorflow(tmp_path, monkeypatch):
+    """Catches a sentence that does not say what is not where and what to do."""
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(UserError) as error:
+        sources.load('mnist', data_dir=str(tmp_path))
+    for part in (
+        f'No prepared TFDS set mnist in {tmp_path}', "pip install 'gm_jax[tensorflow]'",
+        f'tfds build mnist --data_dir={tmp_path} --file_format=array_record',
+    ):
+        assert part in str(error.value)
+    with pytest.raises(UserError, match='TFDS knows none of this name'):
+        sources.load('mnits', data_dir=str(tmp_path))
+
+
+def test_prepared_where_tensorflow_is_there(tfds_set, tmp_path, monkeypatch, capsys):
+    """Catches a set that is not prepared as array_record, or not read afterwards."""
+    import tensorflow_datasets as tfds
+
+    class Builder:
+        def download_and_prepare(self):
+            tfds_set('mnist')
+
+    def builder(spec, **kwargs):
+        assert (spec, kwargs) == (
+            'mnist', {'data_dir': str(tmp_path), 'file_format': 'array_record'}
+        )
+        return Builder()
+
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name)
+    monkeypatch.setattr(tfds, 'builder', builder)
+    assert len(sources.load('mnist', data_dir=str(tmp_path)).splits['train']) == 30
+    assert 'preparing it there with TensorFlow' in capsys.readouterr().err
+    shutil.rmtree(tmp_path / 'mnist')
+    monkeypatch.setattr(Builder, 'download_and_prepare', lambda self: 1 / 0)
+    with pytest.raises(UserError, match='could not prepare mnist.*ZeroDivisionError'):
+        sources.load('mnist', data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize('spec', ['', 'a b', 'a/b/c', '../mnist', 'mnist:', 'http://x'])
+def test_what_is_no_name(spec, tmp_path):
+    """Catches a path or nonsense looked up as a set."""
+    with pytest.raises(UserError, match='is not a set: give digits, a TFDS name'):
+        sources.load(spec, data_dir=str(tmp_path))
+
+
+def test_streaming_benchmark(tmp_path):
+    """Catches a benchmark that no longer runs."""
+    out = tmp_path / 'rows.json'
+    streaming.main([
+        '--num_images=600', f'--dir={tmp_path}', '--batch_size=20', f'--out={out}'
+    ])
+    (row,) = json.loads(out.read_text())
+    assert row['images_read'] == row['num_images'] == 600
+    assert len(row['resident_mb']) == 11

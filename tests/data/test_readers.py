@@ -1,0 +1,245 @@
+"""Digits, MNIST's format and NumPy archives."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from gm_jax.data import sources
+from gm_jax.errors import UserError
+
+IDX = {
+    'train': ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte'),
+    'test': ('t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte'),
+}
+
+
+def to_idx(array: np.ndarray) -> bytes:
+    """The format by its definition: two zeros, type 8, rank, sizes, values."""
+    head = struct.pack(f'>BBBB{array.ndim}I', 0, 0, 8, array.ndim, *array.shape)
+    return head + array.astype(np.uint8).tobytes()
+
+
+def write_idx(path, images, labels, zipped=False):
+    """Writes 30 + 10 images in the four files."""
+    parts = (slice(30), slice(30, 40))
+    for (image_name, label_name), part in zip(IDX.values(), parts):
+        for name, array in ((image_name, images), (label_name, labels)):
+            content = to_idx(array[part])
+            if zipped:
+                content, name = gzip.compress(content), f'{name}.gz'
+            (path / name).write_bytes(content)
+
+
+@pytest.fixture
+def grey(images) -> np.ndarray:
+    """[40, 6, 5] uint8."""
+    return images[..., 0]
+
+
+def test_digits_are_scikit_learn_s():
+    """Catches values scaled or cut, labels that left their images, and an overlap."""
+    data = sources.load('digits')
+    assert (data.image_shape, data.num_values, data.num_classes) == ((8, 8, 1), 17, 10)
+    assert [len(data.splits[name]) for name in ('train', 'test')] == [1500, 297]
+    ours = [
+        (image.tobytes(), label) for split in data.splits.values()
+        for image, label in zip(split.images, split.labels)
+    ]
+    bunch = datasets.load_digits()
+    theirs = zip(bunch.images.astype(np.uint8), bunch.target)
+    assert sorted(ours) == sorted((image.tobytes(), label) for image, label in theirs)
+    assert len(set(data.splits['test'].labels)) == 10
+
+
+def test_digits_are_split_for_good():
+    """Catches another shuffle, which would make numbers of two versions differ."""
+    assert sources.load('digits').splits['test'].labels[:12].tolist() == [
+        7, 9, 3, 8, 8, 3, 1, 6, 4, 5, 4, 3
+    ]
+
+
+@pytest.mark.parametrize('zipped', [False, True])
+def test_idx(tmp_path, grey, labels, zipped):
+    """Catches little-endian sizes, and width for height."""
+    write_idx(tmp_path, grey, labels, zipped)
+    data = sources.load(f'idx:{tmp_path}')
+    assert (data.image_shape, data.num_values, data.num_classes) == ((6, 5, 1), 256, 3)
+    for name, part in (('train', slice(30)), ('test', slice(30, 40))):
+        np.testing.assert_array_equal(data.splits[name].images[..., 0], grey[part])
+        np.testing.assert_array_equal(data.splits[name].labels, labels[part])
+
+
+def test_idx_without_labels(tmp_path, grey, labels):
+    """Catches labels that are demanded of a set that has none."""
+    write_idx(tmp_path, grey, labels)
+    for _, name in IDX.values():
+        (tmp_path / name).unlink()
+    data = sources.load(f'idx:{tmp_path}')
+    assert data.num_classes == 0 and (data.splits['train'].labels == -1).all()
+
+
+ABSURD = struct.pack('>BBBB3I', 0, 0, 8, 3, 2**32 - 1, 4096, 4096)
+WIDE = struct.pack('>BBBB3I', 0, 0, 8, 3, 1, 2**31, 1)
+
+
+@pytest.mark.parametrize('name,content,sentence', [
+    (IDX['train'][0], lambda old: old[:-1], 'cut short: it should hold 900 values'),
+    (IDX['train'][0], lambda old: old + b'x', 'goes on after its end: it should hold'),
+    (IDX['train'][0], lambda old: old[:9], 'idx3-ubyte is cut short'),
+    (IDX['test'][0], lambda old: b'', 'starts with nothing'),
+    (IDX['test'][0], lambda old: b'hello', "no file of images in MNIST's format"),
+    (IDX['test'][1], lambda old: b'hello', "no file of labels in MNIST's format"),
+    (IDX['train'][0], lambda old: WIDE, 'claims the shape .1, 2147483648, 1.: it is'),
+    (IDX['train'][0], lambda old: ABSURD, 'more than can be held'),
+    (IDX['train'][0], lambda old: to_idx(np.zeros((30, 6, 4))), 'are .6, 4, 1. but'),
+    (IDX['test'][1], lambda old: to_idx(np.zeros(9)), '9 labels for 10 images'),
+    (IDX['test'][1], None, 'labels for one of train and test only'),
+    (IDX['test'][0], None, 'has no t10k-images-idx3-ubyte, plain or .gz'),
+])
+def test_idx_that_is_wrong(tmp_path, grey, labels, name, content, sentence):
+    """Catches a traceback, or gigabytes reserved for a damaged size."""
+    write_idx(tmp_path, grey, labels)
+    path = tmp_path / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content(path.read_bytes()))
+    with pytest.raises(UserError, match=sentence) as error:
+        sources.load(f'idx:{tmp_path}')
+    assert str(tmp_path) in str(error.value)
+
+
+def test_zipped_idx_that_is_wrong(tmp_path, grey, labels):
+    """Catches a traceback out of gzip."""
+    write_idx(tmp_path, grey, labels, zipped=True)
+    path = tmp_path / f'{IDX["train"][0]}.gz'
+    whole = path.read_bytes()
+    for content in (whole[:-20], b'hello', whole[:100] + bytes(20) + whole[120:]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f'{path} is damaged'):
+            sources.load(f'idx:{tmp_path}')
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """Saves arrays and loads them as a set."""
+
+    def load(**arrays):
+        np.savez_compressed(tmp_path / 'set.npz', **arrays)
+        return sources.load(f'npz:{tmp_path / "set.npz"}')
+
+    return load
+
+
+def test_npz_with_both_splits(npz, images, labels):
+    """Catches splits that are swapped or split again."""
+    data = npz(
+        train=images[:30], test=images[30:], train_labels=labels[:30],
+        test_labels=labels[30:],
+    )
+    assert (data.image_shape, data.num_values, data.num_classes) == ((6, 5, 3), 256, 3)
+    for name, part in (('train', slice(30)), ('test', slice(30, 40))):
+        np.testing.assert_array_equal(data.splits[name].images, images[part])
+        np.testing.assert_array_equal(data.splits[name].labels, labels[part])
+
+
+@pytest.mark.parametrize('name,label_name', [
+    ('images', 'labels'), ('train', 'train_labels'), ('x', 'labels'),
+])
+def test_npz_of_one_array(npz, images, labels, name, label_name):
+    """Catches a last tenth that is also trained on, and labels that are not split."""
+    data = npz(**{name: images[..., 0].astype(np.int64), label_name: labels})
+    assert data.image_shape == (6, 5, 1)
+    for split, part in (('train', slice(36)), ('test', slice(36, 40))):
+        np.testing.assert_array_equal(data.splits[split].images, images[part, :, :, :1])
+        np.testing.assert_array_equal(data.splits[split].labels, labels[part])
+
+
+def test_npz_with_fewer_values(npz, images):
+    """Catches V guessed from the images or ignored."""
+    assert npz(images=images // 64).num_values == 256
+    assert npz(images=images // 64, num_values=4).num_values == 4
+    assert npz(images=images > 99, num_values=2).splits['train'].images.max() == 1
+    with pytest.raises(UserError, match='values from 0 to 255, not in 0 ... 3'):
+        npz(images=images, num_values=4)
+
+
+@pytest.mark.parametrize('arrays,sentence', [
+    (dict(images=np.zeros((9, 4, 4), np.float32)), 'is float32: store integers'),
+    (dict(images=np.full((9, 4, 4), 256)), 'values from 256 to 256, not in 0 ... 255'),
+    (dict(images=np.full((9, 4, 4), -1)), 'values from -1 to -1'),
+    (dict(images=np.zeros((9, 16), np.uint8)), 'has the shape .9, 16.: images are'),
+    (dict(images=np.zeros((9, 4, 4, 2), np.uint8)), 'has the shape .9, 4, 4, 2.'),
+    (dict(images=np.zeros((0, 4, 4), np.uint8)), 'has the shape .0, 4, 4.'),
+    (dict(images=np.uint8(3)), 'has the shape ..: images are'),
+    (dict(images=np.zeros((1, 4, 4), np.uint8)), 'at least 2 are needed'),
+    (dict(train=np.zeros((9, 4, 4), int), test=np.zeros((9, 4, 5), int)),
+     'are .4, 4. but the test images are .4, 5.'),
+    (dict(a=np.zeros((9, 4, 4), int), b=np.zeros((9, 4, 4), int)), 'holds a, b: name'),
+    (dict(num_values=4), 'holds no images: name the arrays'),
+    (dict(images=np.zeros((9, 4, 4), int), num_values=1), 'num_values is 1, not in'),
+    (dict(images=np.zeros((9, 4, 4), int), num_values=[2, 3]), 'num_values is no'),
+    (dict(images=np.zeros((9, 4, 4), int), labels=np.zeros(8, int)),
+     '8 labels for 9 images'),
+    (dict(images=np.zeros((9, 4, 4), int), labels=np.full(9, -1)), 'has labels int64'),
+    (dict(images=np.zeros((9, 4, 4), int), labels=np.zeros((9, 3), int)), 'has labels'),
+    (dict(images=np.zeros((9, 4, 4), int), labels=np.int64(3)), 'has labels int64'),
+    (dict(images=np.array([{}])), 'no readable .npz file of plain arrays: Object'),
+])
+def test_npz_that_is_wrong(npz, arrays, sentence):
+    """Catches floats cut to zero, wrapped values, and labels that don't match."""
+    with pytest.raises(UserError, match=sentence) as error:
+        npz(**arrays)
+    assert 'set.npz' in str(error.value)
+
+
+def test_npz_that_is_damaged(tmp_path, images):
+    """Catches a traceback out of zipfile, and code run from a pickle."""
+    path = tmp_path / 'set.npz'
+    with pytest.raises(UserError, match=f'There is no file {path}'):
+        sources.load(f'npz:{path}')
+    np.savez_compressed(path, images=images)
+    whole = path.read_bytes()
+    for content in (b'', b'hello', whole[:500], whole[:300] + bytes(9) + whole[309:]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f'{path} is no'):
+            sources.load(f'npz:{path}')
+
+
+def test_size_belongs_to_folders(tmp_path):
+    """Catches a flag that is ignored in silence."""
+    with pytest.raises(UserError, match='--image_size resizes images: folders'):
+        sources.load('digits', image_size=16)
+    assert sources.load('digits', image_size=8).image_shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize('spec', ['idx:', 'images:', 'npz:', 'synthetic:', 'idx'])
+def test_nothing_after_the_colon(spec):
+    """Catches the current directory read by mistake."""
+    with pytest.raises(UserError, match=f'--dataset={spec} lacks'):
+        sources.load(spec)
+
+
+@pytest.mark.parametrize('how,num_values', [
+    ('none', 17), ('dynamic', 17), ('threshold', 2), ('static', 2),
+])
+def test_binarize(how, num_values):
+    """Catches V left as it was, images changed by 'dynamic', and a lost record."""
+    plain, data = sources.load('digits'), sources.load('digits', binarize=how)
+    assert (data.num_values, data.binarize) == (num_values, how)
+    for name, split in data.splits.items():
+        assert split.images.max() == num_values - 1
+        np.testing.assert_array_equal(split.labels, plain.splits[name].labels)
+        if num_values == 17:
+            np.testing.assert_array_equal(split.images, plain.splits[name].images)
+
+
+def test_binarize_that_is_wrong():
+    """Catches a misspelt choice, and images that are binary already."""
+    with pytest.raises(UserError, match='--binarize=fixed is not one of none, static'):
+        sources.load('digits', binarize='fixed')
+    with pytest.raises(UserError, match='synthetic:ising is binary already'):
+        sources.load('synthetic:ising', binarize='dynamic')

@@ -1,0 +1,105 @@
+"""The synthetic sets have the entropy that they claim."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gm_jax.data import sources, synthetic
+from gm_jax.errors import UserError
+
+
+def every_image(height: int, width: int) -> np.ndarray:
+    """All binary images, [2^(HW), H, W]."""
+    images = itertools.product((0, 1), repeat=height * width)
+    return np.array(list(images)).reshape(-1, height, width)
+
+
+def log_prob_by_enumeration(height, width, coupling):
+    """The definition: the energy of every image, normalized over all of them."""
+    spins = 2.0 * every_image(height, width) - 1
+    energy = coupling * (
+        (spins[:, 1:] * spins[:, :-1]).sum((1, 2))
+        + (spins[:, :, 1:] * spins[:, :, :-1]).sum((1, 2))
+    )
+    return energy - np.log(np.exp(energy).sum())
+
+
+def log_prob_by_chain(images, chain):
+    """What the chain of rows gives each image."""
+    states = (images << np.arange(images.shape[2])).sum(2)
+    log_prob = np.log(chain.first[states[:, 0]])
+    for row, transition in enumerate(chain.transitions):
+        log_prob += np.log(transition[states[:, row], states[:, row + 1]])
+    return log_prob
+
+
+@pytest.mark.parametrize('height,width', [(1, 3), (3, 1), (3, 3), (4, 3), (2, 5)])
+@pytest.mark.parametrize('coupling', [0.4, -0.7, 0.0])
+def test_ising_chain_equals_enumeration(height, width, coupling):
+    """Catches a missing or doubled bond, and messages in the wrong order of rows."""
+    expected = log_prob_by_enumeration(height, width, coupling)
+    chain = synthetic.ising_chain(height, width, coupling)
+    log_prob = log_prob_by_chain(every_image(height, width), chain)
+    np.testing.assert_allclose(log_prob, expected, rtol=0, atol=1e-12)
+    entropy = -np.sum(np.exp(expected) * expected)
+    np.testing.assert_allclose(synthetic.entropy(chain), entropy, rtol=1e-12)
+
+
+def test_without_coupling_the_entropy_is_that_of_coins():
+    """Catches a wrong unit: 8 x 8 fair coins have 64 log 2 nats."""
+    chain = synthetic.ising_chain(8, 8, 0.0)
+    np.testing.assert_allclose(synthetic.entropy(chain), 64 * np.log(2), rtol=1e-12)
+
+
+def test_samples_have_the_chain_s_probabilities():
+    """Catches a sampler off by one state, or a row from the wrong table."""
+    chain = synthetic.ising_chain(3, 2, 0.8)
+    num = 100_000
+    images = synthetic.sample(chain, np.random.default_rng(0).random((num, 3)))
+    assert images.shape == (num, 3, 2, 1) and images.dtype == np.uint8
+    every = every_image(3, 2)
+    codes = images.reshape(num, 6) @ (2 ** np.arange(6)[::-1])
+    counts = np.bincount(codes, minlength=64)
+    p = np.exp(log_prob_by_chain(every, chain))
+    assert (np.abs(counts / num - p) < 4.5 * np.sqrt(p * (1 - p) / num)).all()
+
+
+def test_ising_set_reaches_its_entropy():
+    """Catches a set that was not drawn from the chain whose entropy it states."""
+    data = sources.load('synthetic:ising')
+    chain = synthetic.ising_chain(8, 8, synthetic.COUPLING)
+    assert (data.image_shape, data.num_values, data.num_classes) == ((8, 8, 1), 2, 0)
+    for name, split in data.splits.items():
+        nats = -log_prob_by_chain(split.images[..., 0].astype(int), chain)
+        error = nats.std() / np.sqrt(len(nats))
+        assert abs(nats.mean() - data.entropy) < 4 * error, name
+
+
+def test_checkers_are_uniform_over_their_images():
+    """Catches a block of one value, or pairs that are not equally likely."""
+    data = sources.load('synthetic:checkers')
+    assert (data.image_shape, data.num_values, data.num_classes) == ((4, 4, 1), 4, 4)
+    images = data.splits['train'].images[..., 0]
+    blocks = images.reshape(-1, 2, 2, 2, 2).swapaxes(2, 3).reshape(-1, 2, 2)
+    a, b = blocks[:, 0, 0], blocks[:, 0, 1]
+    np.testing.assert_array_equal(blocks, np.stack([a, b, b, a], 1).reshape(-1, 2, 2))
+    assert (a != b).all()
+    counts = np.bincount(4 * a + b, minlength=16).reshape(4, 4)[~np.eye(4, dtype=bool)]
+    expected = len(a) / 12
+    assert np.abs(counts - expected).max() < 4.5 * np.sqrt(expected)
+    np.testing.assert_array_equal(images[:, 0, 0], data.splits['train'].labels)
+    np.testing.assert_allclose(data.entropy, np.log(12**4))
+
+
+@pytest.mark.parametrize('name', ['ising', 'checkers'])
+def test_the_images_are_the_same_in_every_run(name):
+    """Catches a set that is drawn anew each time."""
+    first, second = (synthetic.make(name).splits for _ in range(2))
+    np.testing.assert_array_equal(first['test'].images, second['test'].images)
+
+
+def test_unknown_name():
+    """Catches a traceback for a set that does not exist."""
+    with pytest.raises(UserError, match='There is no synthetic:potts, only'):
+        sources.load('synthetic:potts')

@@ -1,0 +1,174 @@
+"""The autoencoder's experiment: its loss, its samples, and what probes may touch."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import autoencoder
+from gm_jax.data.image_set import ArrayExamples, ImageSet
+from gm_jax.models.autoencoder import Autoencoder, Classifier
+
+V = 5
+
+
+def _split(num, seed):
+    """Rows of noise; the label is the row that is bright."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, num).astype(np.int32)
+    images = rng.integers(0, 3, (num, 3, 4, 1))
+    images[np.arange(num), labels] = V - 1
+    return ArrayExamples(images.astype(np.uint8), labels)
+
+
+def _data(num_train=48, num_classes=3):
+    return ImageSet(
+        name='rows', image_shape=(3, 4, 1), num_values=V, num_classes=num_classes,
+        splits={'train': _split(num_train, 0), 'test': _split(20, 1)},
+    )
+
+
+def _config(**kwargs):
+    settings = dict(
+        hidden='8', latent_dim=3, batch_size=16, num_steps=10, probe_steps=2
+    )
+    return autoencoder.Config(**{**settings, **kwargs})
+
+
+def _start(config, data):
+    experiment = autoencoder.build(config, data)
+    return experiment, experiment.init(jax.random.key(0))
+
+
+def _ignore(sentence):
+    del sentence
+
+
+def test_the_loss_is_of_pixels_from_0_to_1(rng):
+    """Pixels divided by V or by 255, or an error averaged over pixels."""
+    data = _data()
+    config = _config()
+    experiment, state = _start(config, data)
+    test = data.splits['test']
+    batch = {'image': test.images, 'index': np.arange(20)}
+    loss = experiment.eval_step(state, batch, rng)['loss']
+    x = test.images / (V - 1)
+    x_hat = autoencoder.make_model(config, data).apply(
+        {'params': state.params}, jnp.asarray(x, jnp.float32)
+    )
+    expected = ((np.asarray(x_hat, np.float64) - x) ** 2).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    metrics = experiment.summarize({'loss': np.asarray(loss)[:, None]})
+    np.testing.assert_allclose(metrics['squared_error_per_image'], expected.mean())
+    np.testing.assert_allclose(
+        metrics['squared_error_per_value'], expected.mean() / 12
+    )
+
+
+@pytest.mark.parametrize('binarize', ['none', 'dynamic'])
+def test_training_learns(binarize, rng):
+    """A gradient of the wrong sign, or dynamic pixels scaled as grey ones."""
+    data = _data()
+    experiment, state = _start(_config(binarize=binarize, learning_rate=1e-2), data)
+    batch = {'image': data.splits['train'].images, 'index': np.arange(48)}
+    step, losses = jax.jit(experiment.train_step), []
+    for _ in range(60):
+        state, metrics = step(state, batch, rng)
+        losses.append(float(metrics['loss']))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_samples_lie_between_codes_of_training_images(rng):
+    """Noise that is decoded, or a sample that others generated with it change."""
+    data = _data(num_train=1)
+    experiment, state = _start(_config(), data)
+    rngs = jax.random.split(rng, 4)
+    x = jnp.asarray(data.splits['train'].images / (V - 1), jnp.float32)
+    x_hat = autoencoder.make_model(_config(), data).apply({'params': state.params}, x)
+    images = experiment.sample(state, rngs)
+    assert images.dtype == jnp.uint8
+    # Between an image and itself there is only its reconstruction.
+    expected = np.broadcast_to(255 * np.asarray(x_hat), images.shape)
+    np.testing.assert_allclose(images, expected, atol=0.6)
+
+    experiment, state = _start(_config(), _data())
+    images = np.asarray(experiment.sample(state, rngs))
+    np.testing.assert_array_equal(images[2:3], experiment.sample(state, rngs[2:3]))
+    assert len(np.unique(images.reshape(4, -1), axis=0)) > 1
+
+
+def test_probes_repeat_and_leave_the_autoencoder_alone():
+    """A probe that trains the encoder it is given, or whose buffers it overwrites."""
+    data = _data()
+    experiment, state = _start(_config(), data)
+    before = jax.tree.map(np.array, state.params)
+    first = experiment.finish(state, _ignore)
+    assert experiment.finish(state, _ignore) == first
+    jax.tree.map(np.testing.assert_array_equal, before, state.params)
+    assert set(first['accuracy']) == {'all'}
+    assert set(first['accuracy']['all']) == {'frozen', 'fine_tuned', 'from_scratch'}
+
+
+def test_fine_tuning_starts_from_the_autoencoder():
+    """A classifier from scratch under both names; a head that differs between them."""
+    data = _data()
+    # Nothing is learned, so the accuracy is that of where the training starts.
+    config = _config(learning_rate=0.0)
+    model = autoencoder.make_model(config, data)
+    classifier = Classifier(model, 3)
+    x = jnp.asarray(data.splits['test'].images / (V - 1), jnp.float32)
+    rng = jax.random.fold_in(jax.random.key(config.seed), 4)
+    params = classifier.init(rng, x)['params']
+    fit = autoencoder.make_fit(config, data)
+    rows = np.arange(20)
+    accuracies = set()
+    for seed in range(3):
+        trained = model.init(jax.random.key(seed), x)['params']
+        z = model.apply({'params': trained}, x, method=Autoencoder.encode)
+        head = params['head']
+        predicted = (z @ head['kernel'] + head['bias'][None]).argmax(-1)
+        expected = np.mean(predicted == data.splits['test'].labels)
+        accuracies.add(fit(rows, trained))
+        assert fit(rows, trained) == pytest.approx(expected)
+    scratch = classifier.apply({'params': params}, x).argmax(-1)
+    expected = np.mean(scratch == data.splits['test'].labels)
+    assert fit(rows, None) == pytest.approx(expected)
+    assert len(accuracies) > 1
+
+
+@pytest.mark.parametrize('network', ['deep', 'conv'])
+def test_classifiers_learn_what_is_easy(network):
+    """Images and labels of different examples in a batch."""
+    config = _config(network=network, learning_rate=3e-2, probe_steps=60)
+    fit = autoencoder.make_fit(config, _data())
+    assert fit(np.arange(48), None) > 0.9
+
+
+def test_a_set_without_labels_has_no_probes():
+    """An error at the end of a long run."""
+    said = []
+    experiment, state = _start(_config(), _data(num_classes=0))
+    assert experiment.finish(state, said.append) == {}
+    assert 'rows' in said[0]
+    assert autoencoder.build(_config(probe=False), _data()).finish is None
+
+
+def test_the_command_trains_evaluates_and_samples(tmp_path):
+    """A work directory that lacks a file, or an evaluation that does not repeat."""
+    flags = [
+        f'--workdir={tmp_path}', '--num_steps=2', '--probe_steps=1', '--hidden=8',
+        '--latent_dim=2', '--num_samples=8',
+    ]
+    assert autoencoder.main(flags) == 0
+    path = tmp_path / 'results.json'
+    trained = json.loads(path.read_text())['metrics']
+    assert set(trained['accuracy']) == {'100', '1000', 'all'}
+    assert autoencoder.main([*flags, '--mode=eval']) == 0
+    assert json.loads(path.read_text())['metrics'] == trained
+    assert autoencoder.main([*flags, '--mode=sample']) == 0
+    with np.load(tmp_path / 'samples.npz') as samples:
+        assert samples['images'].shape == (8, 8, 8, 1)
+    for name in ('reconstructions', 'interpolations'):
+        assert (tmp_path / 'samples' / f'{name}.png').exists()

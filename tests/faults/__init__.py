@@ -1,0 +1,1 @@
+"""Trials too long for the suite."""

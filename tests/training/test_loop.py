@@ -1,0 +1,267 @@
+"""Whole runs through the command line: what they leave, and that nothing stops them."""
+
+import functools
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import vae
+from gm_jax.data import sources
+from gm_jax.training import config as config_lib
+from gm_jax.training import loop
+from gm_jax.training import metrics as metrics_lib
+from tests.training import tiny
+
+# Without what makes compilation slow.
+PLAIN = (
+    '--hidden=8', '--latent_dims=2', '--batch_size=8', '--num_steps=40',
+    '--log_every=10', '--eval_every=40', '--checkpoint_every=10', '--num_samples=8',
+    '--test_samples=1', '--steps_per_dispatch=10', '--binarize=threshold',
+)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory) -> pathlib.Path:
+    """The work directory of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp('whole')
+    assert vae.main([f'--workdir={workdir}', *tiny.FLAGS]) == 0
+    return workdir
+
+
+@pytest.fixture
+def finished(whole, tmp_path) -> pathlib.Path:
+    """A copy of it, to be changed."""
+    return shutil.copytree(whole, tmp_path / 'finished')
+
+
+def _content(directory: pathlib.Path) -> dict[str, bytes]:
+    files = sorted(path for path in directory.rglob('*') if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+def test_work_directory(whole):
+    """Catches any departure from what scripts expect to find there."""
+    config = config_lib.load(str(whole / 'config.json'), vae.Config)
+    assert (config.num_steps, config.batch_norm, config.ema) == (36, True, 0.9)
+    lines = [(line['step'], line['split']) for line in tiny.metrics(whole)]
+    assert lines == [
+        (12, 'train'), (18, 'test'), (24, 'train'), (36, 'train'), (36, 'test')
+    ]
+    for line in tiny.metrics(whole):
+        assert {'loss', 'kl', 'log_px'} < set(line)
+    assert list(whole.glob('events.out.tfevents.*'))
+    kept = {path.name for path in (whole / 'checkpoints').iterdir()}
+    assert {'24', '36'} <= kept <= {'18', '24', '36'}
+    pictures = {path.name for path in (whole / 'samples').iterdir()}
+    assert pictures == {
+        'samples_00000018.png', 'samples_00000036.png', 'reconstructions.png',
+        'traversals.png',
+    }
+    for name in pictures:
+        with Image.open(whole / 'samples' / name) as picture:
+            picture.load()
+    left = [name for name in _content(whole) if 'tmp' in name]
+    assert not left
+
+
+def test_results(whole):
+    """Catches a field that is missing, or a number that contradicts another."""
+    results = json.loads((whole / 'results.json').read_text())
+    assert set(results) >= {
+        'experiment', 'dataset', 'split', 'step', 'num_examples', 'num_parameters',
+        'metrics', 'wall_seconds', 'devices', 'command',
+    }
+    assert (results['experiment'], results['dataset']) == ('vae', 'digits')
+    assert (results['split'], results['step']) == ('test', 36)
+    assert results['num_examples'] == 297 and results['binarize'] == 'dynamic'
+    command = f'python -m experiments.vae --workdir={whole} ' + ' '.join(tiny.FLAGS)
+    assert results['command'] == command
+    arrays = tiny.final_arrays(whole)
+    sizes = [x.size for name, x in arrays.items() if name.startswith('params/')]
+    assert results['num_parameters'] == sum(sizes)
+    metrics = results['metrics']
+    assert metrics['estimator'] == 'iwae-2'
+    # Two samples bound closer than one, and no worse than guessing each pixel.
+    assert 0 < metrics['nats_per_image'] < metrics['elbo_nats'] < 64 * np.log(2)
+    bits = metrics['nats_per_image'] / np.log(2) / 64
+    np.testing.assert_allclose(metrics['bits_per_dim'], bits, rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics['elbo_nats'], metrics['reconstruction_nats'] + metrics['kl_nats']
+    )
+    np.testing.assert_allclose(
+        sum(metrics['kl_per_unit']), metrics['kl_nats'], atol=1e-3
+    )
+
+
+def test_stopped_twice_ends_with_the_same_bits(whole, tmp_path, monkeypatch, capfd):
+    """Catches a state that is not saved whole, and data or noise that starts anew."""
+    add = metrics_lib.Recorder.add
+    stops = {17: signal.SIGTERM, 29: signal.SIGINT}
+
+    def add_and_stop(self, step, *args):
+        add(self, step, *args)
+        if step in stops:
+            signal.raise_signal(stops[step])
+
+    argv = [f'--workdir={tmp_path}', *tiny.FLAGS]
+    monkeypatch.setattr(metrics_lib.Recorder, 'add', add_and_stop)
+    assert vae.main(argv) == 128 + signal.SIGTERM
+    error = capfd.readouterr().err
+    assert 'saved at step 17 of 36' in error and 'Traceback' not in error
+    assert not (tmp_path / 'results.json').exists()
+    # From 17 the dispatches end at 18, 23, 24 and 29.
+    assert vae.main(argv) == 128 + signal.SIGINT
+    captured = capfd.readouterr()
+    assert 'going on from step 17' in captured.out
+    assert 'saved at step 29 of 36' in captured.err
+    assert vae.main(argv) == 0
+    assert tiny.differences(whole, tmp_path) == []
+
+
+def test_killed_ends_with_the_same_bits(whole, tmp_path, compilation_cache):
+    """Catches a file that only an orderly end leaves whole."""
+    argv = [f'--workdir={tmp_path}', *tiny.FLAGS]
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'experiments.vae', *argv],
+        env={**os.environ, **compilation_cache, 'JAX_NUM_CPU_DEVICES': '8'},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    metrics = tmp_path / 'metrics.jsonl'
+    while process.poll() is None:
+        if metrics.exists() and '"step": 18' in metrics.read_text():
+            break
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert vae.main(argv) == 0
+    assert tiny.differences(whole, tmp_path) == []
+
+
+def test_streamed_data_trains_to_the_same_bits(whole, tmp_path, monkeypatch):
+    """Catches another order, another keying of noise, or a batch read twice."""
+    streamed = functools.partial(sources.load, memory_limit=0)
+    monkeypatch.setattr(sources, 'load', streamed)
+    assert vae.main([f'--workdir={tmp_path}', *tiny.FLAGS]) == 0
+    assert tiny.differences(whole, tmp_path) == []
+
+
+def test_another_run_in_the_directory_is_refused(whole, capfd):
+    """Catches a run that goes on with other settings, or overwrites what is there."""
+    before = _content(whole)
+    assert vae.main([f'--workdir={whole}', *tiny.FLAGS, '--seed=1', '--beta=2']) == 2
+    error = capfd.readouterr().err
+    assert '--seed was 0 and is now 1; --beta was 1.0 and is now 2.0' in error
+    assert error.count('\n') == 1
+    assert _content(whole) == before
+
+
+def test_damaged_checkpoint_is_replaced(finished, whole, capfd):
+    """Catches a run that never saves again because a damaged checkpoint is in the way.
+
+    Orbax refuses to save a step that is not after the last one there is.
+    """
+    for path in (finished / 'checkpoints' / '36' / 'state').rglob('*'):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert vae.main([f'--workdir={finished}', *tiny.FLAGS]) == 0
+    out = capfd.readouterr().out
+    assert 'checkpoints/36 cannot be used' in out and 'going on from step 24' in out
+    assert tiny.differences(whole, finished) == []
+
+
+@pytest.mark.parametrize('eval_batch_size', [7, 297])
+def test_evaluation_needs_only_the_directory(whole, finished, eval_batch_size):
+    """Catches padding that counts, noise keyed by the batch, and settings not saved."""
+    (finished / 'results.json').unlink()
+    flags = ['--mode=eval', f'--eval_batch_size={eval_batch_size}']
+    assert vae.main([f'--workdir={finished}', *flags]) == 0
+    expected, got = tiny.results(whole), tiny.results(finished)
+    numbers, others = expected.pop('metrics'), got.pop('metrics')
+    assert got == expected
+    assert numbers.pop('estimator') == others.pop('estimator')
+    for name, value in numbers.items():
+        # Those of each unit are rounded to 4 digits.
+        np.testing.assert_allclose(others[name], value, rtol=2e-6, atol=1.01e-4)
+    nats = [results['nats_per_image'] for results in (numbers, others)]
+    np.testing.assert_allclose(*nats, rtol=2e-6)
+
+
+def test_samples_do_not_depend_on_how_many(whole, finished):
+    """Catches keys that are split by the number of images."""
+    images = []
+    for num in (3, 21):
+        flags = ['--mode=sample', f'--num_samples={num}']
+        assert vae.main([f'--workdir={finished}', *flags]) == 0
+        with np.load(finished / 'samples.npz') as file:
+            assert set(file.files) == {'images', 'seconds', 'sampler'}
+            assert file['images'].shape == (num, 8, 8, 1)
+            assert file['images'].dtype == np.uint8
+            assert file['seconds'] > 0 and file['sampler'].dtype.kind == 'U'
+            images.append(file['images'].astype(int))
+    # A mean within rounding of a half may fall on either side of it.
+    assert np.abs(images[0] - images[1][:3]).max() <= 1
+    assert np.mean(images[0] != images[1][:3]) < 0.02
+    assert np.abs(np.diff(images[1], axis=0)).max(axis=(1, 2, 3)).min() > 1
+    kept = _content(whole)
+    for name, content in _content(finished).items():
+        if not name.startswith('samples'):
+            assert content == kept[name], name
+
+
+def _plant(monkeypatch, is_bad) -> list[int]:
+    """Makes the loss NaN where is_bad(attempt, step); returns the attempts' starts."""
+    starts = []
+    train_from, objective = loop._train_from, vae.objective
+
+    def counted(job, state, note):
+        starts.append(int(state.step))
+        return train_from(job, state, note)
+
+    def planted(config, terms, step, axis_name):
+        loss, values = objective(config, terms, step, axis_name)
+        return jnp.where(is_bad(len(starts), step), jnp.nan, loss), values
+
+    monkeypatch.setattr(loop, '_train_from', counted)
+    monkeypatch.setattr(vae, 'objective', planted)
+    return starts
+
+
+def test_non_finite_losses_are_skipped_then_left_behind(tmp_path, monkeypatch, capfd):
+    """Catches a NaN that reaches the parameters or the metrics, or is not counted."""
+    starts = _plant(
+        monkeypatch, lambda attempt, step: (step == 7) | ((step >= 20) & (attempt == 1))
+    )
+    assert vae.main([f'--workdir={tmp_path}', *PLAIN]) == 0
+    assert starts == [0, 20]
+    assert 'WARNING: the loss was not finite in 10 steps' in capfd.readouterr().out
+    lines = tiny.metrics(tmp_path)
+    assert [line['step'] for line in lines] == [10, 20, 30, 40, 40]
+    assert [line.get('skipped_steps') for line in lines] == [1, 1, 1, 1, None]
+    # The mean of the nine good steps, not NaN and not diluted to 9/10.
+    losses = [line['loss'] for line in lines]
+    assert np.isfinite(losses).all() and abs(losses[0] / losses[1] - 1) < 0.05
+    arrays = tiny.final_arrays(tmp_path)
+    assert all(np.isfinite(x).all() for x in arrays.values())
+    assert arrays['skipped_total'] == 1 and arrays['skipped'] == 0
+
+
+def test_run_that_keeps_diverging_ends(tmp_path, monkeypatch, capfd):
+    """Catches an endless skip, an endless going back, and a traceback."""
+    starts = _plant(monkeypatch, lambda attempt, step: step >= 20)
+    assert vae.main([f'--workdir={tmp_path}', *PLAIN]) == 1
+    assert starts == [0] + [20] * loop.MAX_ROLLBACKS
+    error = capfd.readouterr().err
+    assert error.startswith('vae: the loss was not finite') and error.count('\n') == 1
+    assert '--learning_rate' in error
+    assert not (tmp_path / 'results.json').exists()
+    assert np.isfinite(tiny.final_arrays(tmp_path)['params/output/kernel']).all()

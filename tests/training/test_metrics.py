@@ -1,0 +1,135 @@
+"""What a run tells: the same bytes after a kill, lines where there is no terminal."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gm_jax.training import metrics
+from gm_jax.training.metrics import Note, Recorder, Writer
+
+
+def _write(workdir, first_step, steps) -> None:
+    writer = Writer(str(workdir), first_step)
+    for step in steps:
+        writer.write(step, 'train', {'loss': step / 3}, images_per_s=1.5)
+    writer.sync()
+    writer.close()
+
+
+@pytest.mark.parametrize('tail', [
+    '', '{"step": 30, "spl', '{"step": 20, "split": "train"}', '17\n', '\0\0\0\0\0',
+    '\n', '{"split": "train"}\n', '{"step": 30, "split": "train"}\n',
+])
+def test_going_on_leaves_the_bytes_of_a_run_that_was_not_stopped(tmp_path, tail):
+    """Catches a half-written line that stays, and lines after the checkpoint."""
+    _write(tmp_path / 'whole', 0, [10, 20, 30, 40])
+    _write(tmp_path / 'killed', 0, [10, 20])
+    path = tmp_path / 'killed' / 'metrics.jsonl'
+    with open(path, 'a', encoding='utf-8') as file:
+        file.write(tail)
+    _write(tmp_path / 'killed', 20, [30, 40])
+    assert path.read_bytes() == (tmp_path / 'whole' / 'metrics.jsonl').read_bytes()
+
+
+def test_timing_is_not_in_the_file_and_nan_is_null(tmp_path):
+    """Catches what makes two runs differ, and what no JSON reader takes."""
+    writer = Writer(str(tmp_path), 0)
+    writer.write(1, 'test', {'loss': float('nan'), 'kl': np.inf, 'x': 0.5}, rate=3.0)
+    writer.close()
+    text = (tmp_path / 'metrics.jsonl').read_text()
+    assert text == (
+        '{"step": 1, "split": "test", "loss": null, "kl": null, "x": 0.5}\n'
+    )
+
+
+def test_half_written_file_is_never_seen(tmp_path, monkeypatch):
+    """Catches writing in place."""
+    path = tmp_path / 'config.json'
+    metrics.write_atomically(str(path), 'old')
+
+    def fail(number):
+        raise OSError('no space left')
+
+    monkeypatch.setattr(metrics.os, 'fsync', fail)
+    with pytest.raises(OSError):
+        metrics.write_atomically(str(path), 'new')
+    assert path.read_text() == 'old'
+
+
+def _recorder(workdir, note=None, step=0) -> Recorder:
+    workdir.mkdir(exist_ok=True)
+    return Recorder(str(workdir), step, 100, 8, note or Note())
+
+
+def _values(*losses) -> dict[str, np.ndarray]:
+    return {'loss': np.array(losses, np.float32)}
+
+
+def test_means_do_not_depend_on_the_dispatches(tmp_path):
+    """Catches padding that counts, and sums in another order."""
+    losses = np.random.default_rng(0).normal(size=20).astype(np.float32)
+    one = _recorder(tmp_path / 'one')
+    one.add(20, 20, _values(*losses, 7, 7, 7))
+    one.train_line(20, 0)
+    one.close()
+    # Cut in three, and carried over a checkpoint's JSON in between.
+    many = _recorder(tmp_path / 'many')
+    many.add(3, 3, _values(*losses[:3], 7))
+    many.add(8, 5, _values(*losses[3:8]))
+    note = json.loads(json.dumps(vars(many.settle())))
+    many.close()
+    many = _recorder(tmp_path / 'many', Note(**note), 8)
+    many.add(20, 12, _values(*losses[8:]))
+    many.train_line(20, 0)
+    many.close()
+    lines = [
+        (tmp_path / name / 'metrics.jsonl').read_text() for name in ('one', 'many')
+    ]
+    assert lines[0] == lines[1]
+    line = json.loads(lines[0])
+    np.testing.assert_allclose(line['loss'], losses.mean(dtype=np.float64))
+
+
+def test_skipped_steps_are_left_out_of_the_mean(tmp_path):
+    """Catches one NaN that hides a hundred good steps, and a division by zero."""
+    recorder = _recorder(tmp_path)
+    recorder.add(4, 4, _values(1, np.nan, 3, np.inf))
+    recorder.train_line(4, 2)
+    recorder.add(6, 2, _values(np.nan, np.nan))
+    recorder.train_line(6, 4)
+    recorder.add(7, 1, _values(5))
+    recorder.train_line(7, 4)
+    recorder.close()
+    text = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in text]
+    assert [line['loss'] for line in lines] == [2, None, 5]
+    assert [line['skipped_steps'] for line in lines] == [2, 4, 4]
+
+
+def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
+    """Catches control characters in a log file, and silence."""
+    recorder = _recorder(tmp_path)
+    recorder.add(50, 2, _values(1, 2))
+    assert capsys.readouterr().out == ''
+    recorder.train_line(50, 0)
+    recorder.test_line(50, {'loss': 2.5})
+    recorder.say('a sentence')
+    recorder.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and '\x1b' not in ''.join(lines)
+    assert lines[0].startswith('step 50/100  loss 1.5000  ')
+    assert lines[0].endswith(' left') and 'images/s' in lines[0]
+    assert lines[1:] == ['step 50: test loss 2.5000', 'a sentence']
+
+
+def test_bar_on_a_terminal(monkeypatch, capsys):
+    """Catches a bar that fails where no other test has a terminal."""
+    monkeypatch.setattr(metrics.sys.stdout, 'isatty', lambda: True)
+    monkeypatch.setenv('TERM', 'xterm')
+    bar = metrics.Progress(100, 20)
+    bar.update(60, 'loss 1.0', 3.0)
+    bar.note('a sentence')
+    bar.close()
+    out = capsys.readouterr().out
+    assert 'a sentence' in out and '60/100' in out and 'loss 1.0' in out

@@ -1,0 +1,72 @@
+"""Learning rates at the steps where they are known."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from gm_jax.training import config as config_lib
+from gm_jax.training import optimizer
+
+
+def _rates(steps, **settings) -> np.ndarray:
+    schedule = optimizer.learning_rate(config_lib.Config(**settings))
+    return np.array([float(schedule(jnp.int32(step))) for step in steps])
+
+
+def test_stages():
+    """Catches a stage too many, one step off, or of another length."""
+    # Stage i of 3^i steps: 3280 in all.
+    starts = [(3**i - 1) // 2 for i in range(9)]
+    assert starts[8] == 3280
+    settings = dict(schedule='stages', learning_rate=1e-3, num_steps=3280)
+    expected = 1e-3 * 10 ** (-np.arange(8) / 7)
+    np.testing.assert_allclose(_rates(starts[:8], **settings), expected, rtol=1e-6)
+    ends = np.array(starts[1:]) - 1
+    np.testing.assert_allclose(_rates(ends, **settings), expected, rtol=1e-6)
+    np.testing.assert_allclose(expected[[0, 7]], [1e-3, 1e-4])
+    # A run ten times as long has the same shape.
+    settings['num_steps'] = 32800
+    np.testing.assert_allclose(_rates(10 * ends, **settings), expected, rtol=1e-6)
+
+
+def test_cosine():
+    """Catches a schedule that ends before or after the run."""
+    settings = dict(schedule='cosine', learning_rate=0.2, num_steps=100)
+    rates = _rates([0, 25, 50, 100], **settings)
+    expected = 0.1 * (1 + np.cos(np.pi * np.array([0, 0.25, 0.5, 1])))
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_warmup():
+    """Catches a warm-up that jumps, or that makes the schedule after it too long."""
+    settings = dict(learning_rate=0.2, num_steps=100, warmup_steps=10)
+    rates = _rates([0, 5, 10, 99], **settings)
+    np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.2], rtol=1e-6)
+    rates = _rates([5, 10, 55, 100], schedule='cosine', **settings)
+    np.testing.assert_allclose(rates, [0.1, 0.2, 0.1, 0], rtol=1e-5, atol=1e-9)
+
+
+def test_adam_follows_the_settings():
+    """Catches a constant that is not passed on, and clipping after the moments."""
+    config = config_lib.Config(
+        learning_rate=0.1, adam_b1=0.5, adam_b2=0.75, adam_eps=0.01, grad_clip=1.0
+    )
+    params, grads = jnp.zeros(2), jnp.array([3.0, 4.0])
+    tx = optimizer.adam(config)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    g = np.array([0.6, 0.8])  # of norm 1; Adam's first step corrects the moments to g
+    np.testing.assert_allclose(updates, -0.1 * g / (g + 0.01), rtol=1e-5)
+    tx = optimizer.adam(dataclasses.replace(config, grad_clip=0.0))
+    updates, _ = tx.update(grads, tx.init(params), params)
+    g = np.array([3.0, 4.0])
+    np.testing.assert_allclose(updates, -0.1 * g / (g + 0.01), rtol=1e-5)
+    tx = optimizer.adam(config)
+    state, moments = tx.init(params), np.zeros((2, 2))
+    for t, scale in enumerate((0.1, 0.05), start=1):
+        g = scale * np.array([3.0, 4.0])
+        moments[0] = 0.5 * moments[0] + 0.5 * g
+        moments[1] = 0.75 * moments[1] + 0.25 * g**2
+        updates, state = tx.update(jnp.asarray(g, jnp.float32), state, params)
+        m, v = moments[0] / (1 - 0.5**t), moments[1] / (1 - 0.75**t)
+        np.testing.assert_allclose(updates, -0.1 * m / (v**0.5 + 0.01), rtol=1e-4)

@@ -1,0 +1,60 @@
+"""A run of the real VAE that takes seconds, with everything in it that has a state."""
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from gm_jax.training import checkpoints
+
+# A dispatch of 5 steps divides none of the intervals.
+FLAGS = (
+    '--hidden=16', '--latent_dims=3', '--batch_size=16', '--num_steps=36',
+    '--log_every=12', '--eval_every=18', '--checkpoint_every=12', '--num_samples=8',
+    '--test_samples=2', '--eval_batch_size=64', '--steps_per_dispatch=5',
+    '--binarize=dynamic', '--batch_norm', '--dropout=0.2', '--ema=0.9', '--grad_clip=5',
+)
+
+
+def final_arrays(workdir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Returns every array of the last checkpoint, by name."""
+    manager = checkpoints.open_directory(str(workdir))
+    args = ocp.args.Composite(state=ocp.args.StandardRestore())
+    restored = manager.restore(manager.latest_step(), args=args)
+    manager.close()
+    return {name: np.asarray(x) for name, x in restored['state'].items()}
+
+
+def results(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns results.json without what the clock and the directory's name decide."""
+    with open(os.path.join(workdir, 'results.json'), encoding='utf-8') as file:
+        found = json.load(file)
+    del found['wall_seconds'], found['command']
+    return found
+
+
+def metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Returns the lines of metrics.jsonl."""
+    with open(os.path.join(workdir, 'metrics.jsonl'), encoding='utf-8') as file:
+        return [json.loads(line) for line in file]
+
+
+def differences(
+    one: str | os.PathLike[str], other: str | os.PathLike[str]
+) -> list[str]:
+    """Names what is not the same to the last bit at the end of two runs."""
+    found = []
+    arrays, others = final_arrays(one), final_arrays(other)
+    if sorted(arrays) != sorted(others):
+        found.append('names of the arrays')
+    for name in sorted(set(arrays) & set(others)):
+        a, b = arrays[name], others[name]
+        if (a.dtype, a.shape, a.tobytes()) != (b.dtype, b.shape, b.tobytes()):
+            found.append(name)
+    if metrics(one) != metrics(other):
+        found.append('metrics.jsonl')
+    if results(one) != results(other):
+        found.append('results.json')
+    return found
