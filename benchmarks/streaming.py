@@ -126,10 +126,8 @@ def main(argv: list[str]) -> None:
         print(f'wrote the set in {time.perf_counter() - start:.0f} s')
     row = measure(args.dir, args.batch_size, args.num_threads, args.seconds)
     row['command'] = shlex.join(['python', '-m', 'benchmarks.streaming', *argv])
-    row['note'] = (
-        'bound by the processor, which decodes PNG and parses records: '
-        'images_per_cpu_s is the rate of one core with nothing else to do'
-    )
+    row['cpus'] = len(os.sched_getaffinity(0))
+    row['load_average'] = round(os.getloadavg()[2], 1)  # of the last 15 minutes
     os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
     with open(args.out, 'w') as file:
         json.dump([row], file, indent=2)

@@ -53,24 +53,25 @@ def read(spec: str, data_dir: str, image_size: int) -> ImageSet:
     root = os.path.expanduser(data_dir or os.environ.get(
         'TFDS_DATA_DIR', os.path.join('~', 'tensorflow_datasets')
     ))
-    directory = _find(root, spec, **match.groupdict())
+    directory = _find(root, **match.groupdict())
     if directory is None:
         _prepare(tfds, root, spec, match['name'])
-        directory = _find(root, spec, **match.groupdict())
+        directory = _find(root, **match.groupdict())
     if directory is None:
         raise UserError(f'TFDS prepared {spec}, but it is not in {root}.')
     return _image_set(tfds, directory, image_size)
 
 
 def _find(
-    root: str, spec: str, name: str, config: str | None, version: str | None
+    root: str, name: str, config: str | None, version: str | None
 ) -> str | None:
     """Returns the directory of the newest fitting version, or None."""
     base = os.path.join(root, name, *([config] if config else []))
     found = _versions(base, version)
     if not found and config is None:
         configs = sorted(
-            os.path.basename(path) for path in glob.glob(os.path.join(base, '*'))
+            os.path.basename(path)
+            for path in glob.glob(os.path.join(glob.escape(base), '*'))
             if _versions(path, version)
         )
         if len(configs) > 1:

@@ -280,20 +280,23 @@ def _make_feed(
         resident = parallel.replicate(
             {'image': examples.images, 'label': examples.labels}
         )
-    index = np.arange(config.batch_size, dtype=np.int32)
+    process, processes = jax.process_index(), jax.process_count()
+    # This process's places in the global batch.
+    index = np.array_split(np.arange(config.batch_size), processes)[process]
 
     def rows(first: int) -> dict[str, np.ndarray]:
         order = pipeline.example_order(
             seed, first, config.batch_size, len(examples), num_steps=per_dispatch
-        )
+        )[:, index]
         return {
             'row': order.astype(np.int32),
-            'index': np.broadcast_to(index, order.shape),
+            'index': np.broadcast_to(index.astype(np.int32), order.shape),
         }
 
     def feed(step: int) -> Iterator:
         stream = None if in_memory else pipeline.stream_batches(
-            examples, seed=seed, first_step=step, batch_size=config.batch_size
+            examples, seed=seed, first_step=step, batch_size=config.batch_size,
+            process_index=process, process_count=processes,
         )
         try:
             while step < config.num_steps:

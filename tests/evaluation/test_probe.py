@@ -7,16 +7,16 @@ from gm_jax.evaluation import probe
 
 
 def _labels():
-    return np.random.default_rng(0).integers(0, 3, 90).astype(np.int32)
+    return np.repeat(np.arange(3, dtype=np.int32), [60, 20, 10])
 
 
-@pytest.mark.parametrize('num', [1, 9, 31, 90])
+@pytest.mark.parametrize('num', [1, 9, 29])
 def test_balanced_rows_have_every_class_as_often(num):
     """A plain random choice, a repeated row, or a class that always gets fewer."""
     rows = probe.balanced_rows(_labels(), num, seed=0)
     assert len(set(rows.tolist())) == num
     counts = np.bincount(_labels()[rows], minlength=3)
-    assert num == 90 or np.ptp(counts) <= 1
+    assert np.ptp(counts) <= 1
 
 
 def test_balanced_rows_take_what_a_rare_class_has():

@@ -29,6 +29,16 @@ def _model(latent_dims, **kwargs) -> tuple[VAE, dict]:
     )
 
 
+def _widened(variables: dict) -> dict:
+    """Widens q beyond the posterior, so that no weight is far from the others."""
+    params = dict(variables['params'])
+    for name in {'posterior', 'posterior2'} & set(params):
+        kernel, bias = (params[name]['Dense_0'][key] for key in ('kernel', 'bias'))
+        bias = jnp.where(jnp.arange(bias.size) < bias.size // 2, 0.0, 1.0)
+        params[name] = {'Dense_0': {'kernel': 0.2 * kernel, 'bias': bias}}
+    return {'params': params}
+
+
 def _all_images(num_values=2, num_pixels=4) -> np.ndarray:
     values = np.meshgrid(*[np.arange(num_values)] * num_pixels, indexing='ij')
     return np.stack(values, -1).reshape(-1, 2, 2, 1).astype(np.int32)
@@ -68,6 +78,7 @@ def test_many_samples_approach_the_exact_likelihood(latent_dims, likelihood):
     model, variables = _model(
         latent_dims, likelihood=likelihood, num_values=num_values
     )
+    variables = _widened(variables)
     target = _all_images(num_values)
     exact = _exact_log_px(model, variables, target)
     np.testing.assert_allclose(np.exp(exact).sum(), 1, rtol=1e-5)
@@ -78,10 +89,10 @@ def test_many_samples_approach_the_exact_likelihood(latent_dims, likelihood):
     weights = np.exp(log_w - exact[:, None])
     error = weights.std(axis=1) / np.sqrt(num)
     assert error.max() < 0.1 and exact.std() > 0.3
-    assert np.abs(estimate - exact).max() < 5 * error.max() + 1e-4
+    assert (np.abs(estimate - exact) < 6 * error + 1e-4).all()
     # All images together are known ten times better than each.
     assert abs(np.mean((estimate - exact) / error)) < 5 / np.sqrt(len(exact))
-    assert log_w.mean(axis=1).max() < 0 and (log_w.mean(axis=1) < exact).all()
+    assert (log_w.mean(axis=1) < exact).all()
 
 
 @pytest.mark.parametrize('latent_dims', [(3,), (3, 2)])
@@ -191,11 +202,11 @@ def test_beta_weighs_the_kl(settings, step, beta):
 def test_free_bits_and_iwae_objectives():
     """Catches a minimum for each example instead of each unit, and mixed-up axes."""
     terms = _made_up_terms()
-    config = vae.Config(free_bits=0.6, beta=2.0)
+    config = vae.Config(free_bits=0.3, beta=2.0)
     kl = np.asarray(terms.kl, np.float64).mean(0)
-    assert kl.min() < 0.6 < kl.max()
+    assert kl.min() < 0.3 < kl.max()
     loss, _ = vae.objective(config, terms, jnp.int32(0), None)
-    expected = 2 * np.maximum(kl, 0.6).sum() - terms.log_px.mean()
+    expected = 2 * np.maximum(kl, 0.3).sum() - terms.log_px.mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     loss, _ = vae.objective(vae.Config(objective='iwae'), terms, jnp.int32(0), None)
     expected = -(special.logsumexp(terms.log_w, axis=1) - np.log(3)).mean()
@@ -226,11 +237,11 @@ def test_gaussian_density_bounds_the_probability_of_the_pixel():
             params = Gaussian(mean * full, 2 * np.log(std) * full)
             log_px = vae.log_prob(model, params, target.reshape(full.shape), 1)
             edges = stats.norm.cdf(np.array([x, x + 1]) / num_values, mean, std)
-            bound = float(log_px.mean())
-            assert bound <= np.log(edges[1] - edges[0]) + 1e-4
+            bound, exact = np.exp(float(log_px.mean())), edges[1] - edges[0]
+            assert bound <= 1.0001 * exact + 1e-12
             if std == 3.0:
-                np.testing.assert_allclose(bound, np.log(np.diff(edges)[0]), atol=1e-3)
-            total += np.exp(bound)
+                np.testing.assert_allclose(bound, exact, rtol=1e-3)
+            total += bound
         assert total <= 1
 
 

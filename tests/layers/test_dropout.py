@@ -9,16 +9,19 @@ from flax import linen as nn
 from gm_jax.layers.dropout import Dropout
 
 
-class _Two(nn.Module):
-    """Two layers of dropout after each other, both shown."""
+class _Layers(nn.Module):
+    """Layers of dropout side by side: `apply` itself has an argument `rngs`."""
+
+    rate: float = 0.3
+    num: int = 1
 
     @nn.compact
-    def __call__(self, x, rngs):
-        return Dropout(0.5)(x, rngs=rngs), Dropout(0.5)(x, rngs=rngs)
+    def __call__(self, x, keys):
+        return [Dropout(self.rate)(x, rngs=keys) for _ in range(self.num)]
 
 
 def _drop(x, rngs, rate=0.3):
-    return np.asarray(Dropout(rate).apply({}, x, rngs=rngs))
+    return np.asarray(_Layers(rate).apply({}, x, rngs)[0])
 
 
 def _rngs(num):
@@ -39,7 +42,7 @@ def test_mask_belongs_to_the_example():
     x, rngs = jnp.ones((8, 50)), _rngs(8)
     y = _drop(x, rngs)
     np.testing.assert_array_equal(_drop(x[2:4], rngs[2:4]), y[2:4])
-    spread = jax.pmap(lambda x, rngs: Dropout(0.3).apply({}, x, rngs=rngs))
+    spread = jax.pmap(lambda x, rngs: _Layers().apply({}, x, rngs)[0])
     parts = spread(x.reshape(8, 1, 50), rngs.reshape(8, 1))
     np.testing.assert_array_equal(parts.reshape(8, 50), y)
     assert len(np.unique(y, axis=0)) == 8
@@ -50,7 +53,7 @@ def test_rows_and_layers_differ():
     y = _drop(jnp.ones((6, 50)), _rngs(2))
     assert len(np.unique(y, axis=0)) == 6
     np.testing.assert_array_equal(_drop(jnp.ones((3, 50)), _rngs(2)[:1]), y[:3])
-    one, other = _Two().apply({}, jnp.ones((2, 50)), _rngs(2))
+    one, other = _Layers(num=2).apply({}, jnp.ones((2, 50)), _rngs(2))
     assert not np.array_equal(one, other)
 
 
@@ -66,7 +69,7 @@ def test_nothing_is_dropped_in_evaluation():
 def test_gradient_is_zero_where_dropped():
     """Catches a mask that is not the same backwards."""
     def total(x):
-        return Dropout(0.3).apply({}, x, rngs=_rngs(4)).sum()
+        return _Layers().apply({}, x, _rngs(4))[0].sum()
 
     y = _drop(jnp.ones((4, 20)), _rngs(4))
     np.testing.assert_allclose(jax.grad(total)(jnp.ones((4, 20))), y, rtol=1e-6)

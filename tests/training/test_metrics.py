@@ -10,6 +10,7 @@ from gm_jax.training.metrics import Note, Recorder, Writer
 
 
 def _write(workdir, first_step, steps) -> None:
+    workdir.mkdir(exist_ok=True)
     writer = Writer(str(workdir), first_step)
     for step in steps:
         writer.write(step, 'train', {'loss': step / 3}, images_per_s=1.5)

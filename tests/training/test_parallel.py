@@ -93,7 +93,8 @@ def test_dispatches_of_any_length_give_the_same_bits():
     for dispatches in ([1] * 10, [3, 5, 2]):
         other, others = _on_all_devices(CONFIG, dispatches, 5)
         np.testing.assert_array_equal(others, losses)
-        chex.assert_trees_all_equal(other, state)
+        # Leaves: each state has an optimizer of its own, which trees compare.
+        chex.assert_trees_all_equal(jax.tree.leaves(other), jax.tree.leaves(state))
     # Without a loop the program is another one, which may round in another way.
     other, others = _on_all_devices(CONFIG, [1] * 10, 1)
     np.testing.assert_allclose(others, losses, rtol=1e-5)

@@ -1,0 +1,119 @@
+"""Kills a real run at random moments; what it leaves must not show it.
+
+    python -m tests.faults.kill_and_resume --trials=20 --num_steps=400 \\
+        --out=results/kill_and_resume.json
+
+Each trial starts `python -m experiments.vae` with EMA, dropout, BatchNorm and frequent
+checkpoints in a directory of its own, kills it with SIGKILL at a moment drawn uniformly
+from the time that an undisturbed run takes (start, writing of checkpoints and final
+evaluation included), and runs the same command again until it ends. Every array of the
+last checkpoint, metrics.jsonl, and results.json but for wall_seconds must then be equal
+to the undisturbed run's, bit for bit.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+
+from tests.training import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLAGS = (
+    '--hidden=32', '--latent_dims=4', '--batch_size=32', '--log_every=20',
+    '--eval_every=100', '--checkpoint_every=25', '--num_samples=8',
+    '--test_samples=500', '--steps_per_dispatch=7', '--binarize=dynamic',
+    '--batch_norm', '--dropout=0.2', '--ema=0.99',
+)
+
+
+def main() -> int:
+    """Runs the trials; the exit status is 1 if one of them ended otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--trials', type=int, default=20)
+    parser.add_argument('--num_steps', type=int, default=400)
+    parser.add_argument('--seed', type=int, default=0, help='of the moments')
+    parser.add_argument('--out', default='', help='JSON file to write')
+    args = parser.parse_args()
+    moments = random.Random(args.seed)
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        base = pathlib.Path(directory)
+        started = time.monotonic()
+        run(base / 'whole', args.num_steps)
+        seconds = time.monotonic() - started
+        print(f'an undisturbed run takes {seconds:.1f} s', flush=True)
+        for trial in range(args.trials):
+            moment = moments.uniform(0, seconds)
+            rows.append(try_once(base, trial, args.num_steps, moment))
+            print(rows[-1], flush=True)
+            if args.out:
+                os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
+                pathlib.Path(args.out).write_text(json.dumps(rows, indent=2) + '\n')
+    equal = sum(row['equal'] for row in rows)
+    print(f'{equal} of {len(rows)} ended with the same bits')
+    return 0 if equal == len(rows) else 1
+
+
+def try_once(
+    base: pathlib.Path, trial: int, num_steps: int, moment: float
+) -> dict[str, object]:
+    """Kills one run after `moment` seconds, lets it end, and compares it."""
+    workdir = base / f'trial{trial}'
+    killed = run(workdir, num_steps, moment)
+    log = workdir / 'metrics.jsonl'
+    # The last line may be half-written: it is not counted.
+    lines = log.read_text().split('\n')[:-1] if log.exists() else []
+    checkpoints = workdir / 'checkpoints'
+    saved = checkpoints.iterdir() if checkpoints.exists() else []
+    row = {
+        'trial': trial,
+        'command': shlex.join(['python', *command(pathlib.Path('DIR'), num_steps)]),
+        'killed': killed,
+        'kill_seconds': round(moment, 2),
+        'last_logged_step': json.loads(lines[-1])['step'] if lines else 0,
+        'last_saved_step': max(
+            (int(path.name) for path in saved if path.name.isdecimal()), default=0
+        ),
+        'evaluated': (workdir / 'results.json').exists(),
+    }
+    run(workdir, num_steps)
+    differences = tiny.differences(base / 'whole', workdir)
+    return {**row, 'equal': not differences, 'differences': differences}
+
+
+def command(workdir: pathlib.Path, num_steps: int) -> list[str]:
+    """Returns the arguments of python for a run."""
+    flags = [f'--workdir={workdir}', f'--num_steps={num_steps}', *FLAGS]
+    return ['-m', 'experiments.vae', *flags]
+
+
+def run(workdir: pathlib.Path, num_steps: int, moment: float | None = None) -> bool:
+    """Runs to the end, or kills after `moment` seconds; returns whether it was killed.
+
+    Raises:
+        RuntimeError: the run failed.
+    """
+    process = subprocess.Popen(
+        [sys.executable, *command(workdir, num_steps)], cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )
+    try:
+        errors = process.communicate(timeout=moment)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return True
+    if process.returncode:
+        raise RuntimeError(f'exit status {process.returncode}: {errors[-2000:]}')
+    return False
+
+
+if __name__ == '__main__':
+    sys.exit(main())
