@@ -45,10 +45,6 @@ class Config(config_lib.Config):
     checkpoint_every: int = field(
         1000, 'steps between checkpoints', low=1, free=True
     )
-    schedule: str = field(
-        'cosine', 'learning rate over the run: constant, cosine to zero, or the stages '
-        'of Burda et al. 2016', choices=('constant', 'cosine', 'stages'),
-    )
     network: str = field(
         'deep', 'linear (one layer and a sigmoid each way), deep (fully connected) or '
         'conv', choices=('linear', 'deep', 'conv'),
@@ -115,7 +111,8 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
     """Makes the pure functions of the experiment."""
     model = make_model(config, data)
     train = data.splits['train']
-    pool = train.fetch(np.arange(min(len(train), POOL)))['image']
+    rows = pipeline.example_order(0, 0, min(len(train), POOL), len(train))
+    pool = train.fetch(np.sort(rows))['image']
 
     def encode(state: state_lib.TrainState, image: jax.Array, rngs: jax.Array) -> Any:
         x = prepare(config, data, image, rngs)
@@ -137,7 +134,8 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         return state_lib.LossOutput(loss, {}, batch_stats)
 
     def eval_step(state, batch, rng):
-        x, z = encode(state, batch['image'], _example_rngs(rng, batch))
+        rngs = state_lib.fold_in_each(rng, batch['index'])
+        x, z = encode(state, batch['image'], rngs)
         return {'loss': reconstruction.squared_error(decode(state, z), x)}
 
     def summarize(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -153,7 +151,8 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         return _to_uint8(decode(state, (ends[0] + ends[1]) / 2))
 
     def pictures(state, batch, rng):
-        x, z = jax.jit(encode)(state, batch['image'], _example_rngs(rng, batch))
+        rngs = state_lib.fold_in_each(rng, batch['index'])
+        x, z = jax.jit(encode)(state, batch['image'], rngs)
         return make_pictures(jax.jit(functools.partial(decode, state)), x, z)
 
     return loop.Experiment(
@@ -262,7 +261,8 @@ def make_fit(config: Config, data: sources.ImageSet) -> Callable:
         return state_lib.LossOutput(loss.mean(), {}, batch_stats)
 
     def test_step(state, batch, rng):
-        x = prepare(config, data, batch['image'], _example_rngs(rng, batch))
+        rngs = state_lib.fold_in_each(rng, batch['index'])
+        x = prepare(config, data, batch['image'], rngs)
         logits = model.apply({'params': state.params}, x)
         return {'correct': logits.argmax(-1) == batch['label']}
 
@@ -322,7 +322,8 @@ def _codes(
     model = make_model(config, data)
 
     def encode(state, batch, rng):
-        x = prepare(config, data, batch['image'], _example_rngs(rng, batch))
+        rngs = state_lib.fold_in_each(rng, batch['index'])
+        x = prepare(config, data, batch['image'], rngs)
         variables = {'params': state.eval_params}
         z = model.apply(variables, x, method=Autoencoder.encode)
         return {'z': z, 'label': batch['label']}
@@ -331,12 +332,7 @@ def _codes(
         parallel.eval_many(encode), state, data.splits[split], rng,
         config.eval_batch_size or config.batch_size,
     )
-    return {name: values[:, 0] for name, values in arrays.items()}
-
-
-def _example_rngs(rng: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-    """Returns one key for each example of a set, [B]."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(rng, batch['index'])
+    return {'z': arrays['z'], 'label': arrays['label'][:, 0]}
 
 
 def _to_uint8(x: jax.Array) -> jax.Array:

@@ -99,7 +99,9 @@ def restore(
         UserError: there are checkpoints, but none can be used.
     """
     steps = sorted(manager.all_steps(), reverse=True)
-    if which == 'best' and manager.best_step() is not None:
+    if which == 'best' and steps:
+        if manager.best_step() is None:
+            raise UserError('no checkpoint was evaluated, so none is the best.')
         steps = [manager.best_step()]
     warnings = []
     for step in steps:
@@ -122,15 +124,17 @@ def restore(
     return None
 
 
-def discard_after(manager: ocp.CheckpointManager, step: int) -> None:
-    """Deletes the checkpoints after `step`, which `restore` found unusable.
+def set_aside_after(manager: ocp.CheckpointManager, step: int) -> None:
+    """Renames the checkpoints after `step`, which `restore` found unusable.
 
     Orbax saves no step at or before the last one there is, so while they lie there
     nothing would be saved until training has passed them.
     """
     for later in manager.all_steps():
         if later > step:
-            manager.delete(later)
+            path = manager.directory / str(later)
+            os.rename(path, manager.directory / f'damaged_{later}_{time.time_ns()}')
+    manager.reload()
 
 
 def _read(manager: ocp.CheckpointManager, step: int, template: Any) -> tuple:

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import shutil
 import textwrap
 import types
@@ -62,14 +63,16 @@ class Config:
         'synthetic:NAME',
     )
     data_dir: str = field('', 'where prepared TFDS sets lie', free=True)
-    image_size: int = field(0, 'side to resize images:DIR to; 0 keeps it', low=0)
+    image_size: int = field(
+        0, 'side to resize images:DIR and TFDS sets to; 0 keeps it', low=0
+    )
     binarize: str = field(
         'none',
         'make pixels 0 or 1: one fixed draw (static), a fresh draw at each step '
         '(dynamic), or x >= V/2 (threshold)',
         choices=('none', 'static', 'dynamic', 'threshold'),
     )
-    seed: int = field(0, 'what all randomness derives from', low=0)
+    seed: int = field(0, 'what all randomness derives from', low=0, high=2**32 - 1)
     num_steps: int = field(1000, 'training steps', low=1)
     batch_size: int = field(
         128, 'examples a step, over all devices of all processes', low=1
@@ -87,7 +90,7 @@ class Config:
     )
     learning_rate: float = field(1e-3, 'peak learning rate', low=0.0)
     schedule: str = field(
-        'constant',
+        'cosine',
         'learning rate over the run: constant, cosine to zero, or the eight stages '
         'of Burda et al. 2016 (1e-3 to 1e-4, stage i lasting 3^i)',
         choices=('constant', 'cosine', 'stages'),
@@ -127,7 +130,8 @@ _RUN_FLAGS = (
     ('mode', 'train', 'train | eval | sample; the last two need only a checkpoint'),
     ('preset', '', 'start from these settings (listed below) instead of the defaults'),
     ('config', '', "start from a run's config.json"),
-    ('checkpoint', 'last', 'last | best: which one eval and sample read'),
+    ('checkpoint', 'last', 'last | best: which one eval and sample read; best had the '
+     'least test loss in training, so its test numbers flatter'),
 )
 
 
@@ -175,7 +179,7 @@ def parse(
         for f in dataclasses.fields(config_class)
         if values[f.name].present
     }
-    command = ' '.join(['python -m', f'experiments.{module}', *argv])
+    command = shlex.join(['python', '-m', f'experiments.{module}', *argv])
     run = Run(
         workdir=values.workdir, mode=values.mode, checkpoint=values.checkpoint,
         command=command,

@@ -33,7 +33,8 @@ def over_examples(
         report: called with the number of examples done.
 
     Returns:
-        A dict of [N, num_chunks, ...], in the order of the set.
+        A dict in the order of the set: [N, num_chunks] of each number an example, and
+        [N, ...], the mean over the chunks, of each array an example.
     """
     batch_size = _round_up(batch_size)
     parts: dict[str, list[np.ndarray]] = {}
@@ -44,8 +45,10 @@ def over_examples(
             batch['chunk'] = np.full(batch_size, chunk, np.int32)
             outputs.append(parallel.join(step(state, parallel.split(batch), rng)))
         for name in outputs[0]:
-            value = np.stack([output[name] for output in outputs], axis=1)
-            parts.setdefault(name, []).append(value[real])
+            value = np.stack([output[name] for output in outputs], axis=1)[real]
+            # All chunks of an array an example would take gigabytes.
+            value = value if value.ndim == 2 else value.mean(axis=1)
+            parts.setdefault(name, []).append(value)
         report(int(batch['index'][real][-1]) + 1)
     return {name: np.concatenate(values) for name, values in parts.items()}
 
@@ -65,7 +68,8 @@ def samples(
     Returns:
         [num, H, W, C] uint8.
     """
-    batch_size = _round_up(min(batch_size, num))
+    # Always whole batches: in a smaller one the same image may round otherwise.
+    batch_size = _round_up(batch_size)
     images = []
     for first in range(0, num, batch_size):
         indices = np.arange(first, first + batch_size, dtype=np.int32)

@@ -27,8 +27,9 @@ from gm_jax.training.config import Config, Run
 from gm_jax.training.metrics import Note, Recorder, say
 from gm_jax.training.state import TrainState
 
-# Steps skipped in a row for a non-finite loss before a run goes back to its last
-# checkpoint, and how often it goes back before it gives up.
+# Steps skipped in a row for a non-finite loss (or half of those between two lines of
+# metrics) before a run goes back to its last checkpoint, and how often it goes back
+# before it gives up.
 MAX_SKIPPED = 10
 MAX_ROLLBACKS = 2
 
@@ -52,8 +53,11 @@ class Experiment(NamedTuple):
     finish: Callable | None = None  # (state, say) -> more metrics, such as probes
 
 
-class Stopped(Exception):
-    """The run was told to stop, and has saved: a sentence and the signal."""
+class Stopped(BaseException):
+    """The run was told to stop: a sentence and the signal.
+
+    Like KeyboardInterrupt no Exception, which a reader could take for a damaged file.
+    """
 
 
 class _Diverged(Exception):
@@ -104,13 +108,13 @@ def main(
 
 def start(run: Run, config: Config, module: str, build: Callable) -> None:
     """Does what `run` says: trains, evaluates, samples."""
-    if run.mode == 'train':
-        parallel.check_batch_size(config.batch_size)
     data = sources.load(
         config.dataset, data_dir=config.data_dir, image_size=config.image_size,
         binarize=config.binarize,
     )
     experiment = build(config, data)
+    if run.mode == 'train' or experiment.finish is not None:
+        parallel.check_batch_size(config.batch_size)
     _claim(run, config)
     manager = checkpoints.open_directory(run.workdir)
     state, note = _restore(run, config, experiment, manager)
@@ -168,9 +172,9 @@ def _restore(
             raise UserError(f'{run.workdir} has no checkpoint yet: train there first.')
         return parallel.replicate(state), Note()
     for warning in found.warnings:
-        say(f'WARNING: {warning}; the one before it is used.')
+        print(f'WARNING: {warning}; the one before it is used.', file=sys.stderr)
     if found.warnings and run.mode == 'train':
-        checkpoints.discard_after(manager, found.step)
+        checkpoints.set_aside_after(manager, found.step)
     return parallel.replicate(found.state), Note(**found.note)
 
 
@@ -205,9 +209,11 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
     train_many = parallel.train_many(job.experiment.train_step, per_dispatch)
     eval_many = parallel.eval_many(job.experiment.eval_step)
     sample_many = parallel.sample_many(job.experiment.sample)
-    seed = config.seed + 1_000_003 * note.rollbacks
-    rng = _stream(seed, _TRAIN)
-    resident, feed = _make_feed(job, seed, step, per_dispatch)
+    rng = _stream(config.seed, _TRAIN + 16 * note.rollbacks)
+    # Seeds are below 2^32, so this is no other run's order.
+    resident, feed = _make_feed(
+        job, config.seed + 2**32 * note.rollbacks, step, per_dispatch
+    )
     recorder = Recorder(
         job.run.workdir, step, config.num_steps, config.batch_size, note
     )
@@ -219,17 +225,18 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
                 recorder.add(step, int(num), values)
                 last, loss = step == config.num_steps, None
                 if last or step % config.log_every == 0:
-                    recorder.train_line(step, int(state.skipped_total))
-                    if state.skipped >= MAX_SKIPPED:
+                    skipped = recorder.train_line(step, int(state.skipped_total))
+                    if skipped.longest >= MAX_SKIPPED or skipped.share > 0.5:
                         raise _Diverged(
-                            f'the loss was not finite in {int(state.skipped)} steps in '
-                            f'a row before step {step}'
+                            f'the loss was not finite in {skipped.longest} steps in a '
+                            f'row, {skipped.share:.0%} of all, before step {step}'
                         )
                 if last or step % config.eval_every == 0:
                     scalars = _evaluate(job, eval_many, state)
                     loss = scalars['loss']
                     recorder.test_line(step, scalars)
-                    _save_grid(job, sample_many, state, step)
+                    grid = plotting.image_grid(_draw_samples(job, sample_many, state))
+                    plotting.save_png(_picture(job, f'samples_{step:08d}'), grid)
                     recorder.restart_clock(step)
                 due = last or loss is not None or step % config.checkpoint_every == 0
                 if due or received:
@@ -332,16 +339,11 @@ def _evaluate(job: Job, eval_many: Callable, state: TrainState) -> dict[str, flo
     }
 
 
-def _save_grid(
-    job: Job, sample_many: Callable, state: TrainState, step: int
-) -> np.ndarray:
-    images = evaluate.samples(
+def _draw_samples(job: Job, sample_many: Callable, state: TrainState) -> np.ndarray:
+    return evaluate.samples(
         sample_many, state, job.config.num_samples, _stream(job.config.seed, _SAMPLE),
         job.config.batch_size,
     )
-    path = os.path.join(job.run.workdir, 'samples', f'samples_{step:08d}.png')
-    plotting.save_png(path, plotting.image_grid(images))
-    return images
 
 
 def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
@@ -359,6 +361,8 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
     numbers = experiment.summarize(arrays)
     if experiment.finish is not None:
         numbers = {**numbers, **experiment.finish(state, say)}
+    if data.entropy is not None:
+        numbers['entropy_nats'] = data.entropy  # what no model can get below
     results = {
         'experiment': module,
         'dataset': data.name,
@@ -381,7 +385,9 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
                 else f'  {name}: {value}')
     first = next(iter(pipeline.eval_batches(examples, min(len(examples), 100))))
     for name, picture in experiment.pictures(state, first, rng).items():
-        plotting.save_png(os.path.join(run.workdir, 'samples', f'{name}.png'), picture)
+        plotting.save_png(_picture(job, name), picture)
+    log = os.path.join(run.workdir, 'metrics.jsonl')
+    plotting.curves(log, _picture(job, 'loss'), label=module)
     say(f'results in {path}')
 
 
@@ -401,11 +407,11 @@ def _every_ten_seconds(total: int) -> Callable[[int], None]:
 def _sample(job: Job, state: TrainState) -> None:
     """Writes samples.npz and a grid of the samples."""
     sample_many = parallel.sample_many(job.experiment.sample)
-    step = int(state.step)
-    _save_grid(job, sample_many, state, step)  # compiles, which is not timed
+    _draw_samples(job, sample_many, state)  # compiles, which is not timed
     started = time.monotonic()
-    images = _save_grid(job, sample_many, state, step)
+    images = _draw_samples(job, sample_many, state)
     seconds = time.monotonic() - started
+    plotting.save_png(_picture(job, 'generated'), plotting.image_grid(images))
     path = os.path.join(job.run.workdir, 'samples.npz')
     with open(path + '.tmp', 'wb') as file:
         np.savez_compressed(
@@ -413,6 +419,10 @@ def _sample(job: Job, state: TrainState) -> None:
         )
     os.replace(path + '.tmp', path)
     say(f'{len(images)} samples in {seconds:.2f} s: {path}')
+
+
+def _picture(job: Job, name: str) -> str:
+    return os.path.join(job.run.workdir, 'samples', f'{name}.png')
 
 
 def _stream(seed: int, use: int) -> jax.Array:

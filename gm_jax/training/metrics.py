@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -135,8 +135,18 @@ class Note:
 
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
     count: int = 0  # steps in the sums: since the last line, but for skipped ones
+    skipped: int = 0  # steps skipped since the last line
+    run: int = 0  # steps skipped in a row up to now
+    longest: int = 0  # and the most since the last line
     rollbacks: int = 0  # times the run went back after non-finite losses
     seconds: float = 0.0  # spent in training
+
+
+class Skipped(NamedTuple):
+    """Steps between two lines of metrics that were skipped for a non-finite loss."""
+
+    longest: int  # the most in a row
+    share: float  # of all of them
 
 
 class Recorder:
@@ -168,7 +178,12 @@ class Recorder:
         # were cut into dispatches.
         for num, values in self._pending:
             rows = np.stack([np.asarray(v, np.float64)[:num] for v in values.values()])
-            rows = rows[:, np.isfinite(rows).all(axis=0)]  # without skipped steps
+            finite = np.isfinite(rows).all(axis=0)
+            for good in finite.tolist():
+                note.run = 0 if good else note.run + 1
+                note.longest = max(note.longest, note.run)
+            rows = rows[:, finite]
+            note.skipped += num - rows.shape[1]
             for name, row in zip(values, rows.tolist()):
                 note.sums[name] = functools.reduce(
                     operator.add, row, note.sums.get(name, 0.0)
@@ -179,12 +194,17 @@ class Recorder:
         self._writer.sync()
         return note
 
-    def train_line(self, step: int, skipped_total: int) -> None:
-        """Writes the mean of each metric over the steps since the last line."""
+    def train_line(self, step: int, skipped_total: int) -> Skipped:
+        """Writes the mean of each metric over the steps since the last line.
+
+        Returns:
+            What of these steps was skipped.
+        """
         note = self.settle()
         count = note.count or math.nan  # all steps were skipped
         scalars = {name: value / count for name, value in note.sums.items()}
-        note.sums, note.count = {}, 0
+        skipped = Skipped(note.longest, note.skipped / (note.skipped + note.count))
+        note.sums, note.count, note.skipped, note.longest = {}, 0, 0, 0
         now = time.monotonic()
         rate = (step - self._clock_step) * self._batch_size / (now - self._clock)
         self.restart_clock(step)
@@ -194,6 +214,7 @@ class Recorder:
         loss = scalars.get('loss', math.nan)
         text = f'loss {loss:.4f}  {rate:,.0f} images/s'
         self._bar.update(step, text, left)
+        return skipped
 
     def test_line(self, step: int, scalars: dict[str, float]) -> None:
         """Writes the result of an evaluation."""
@@ -204,10 +225,6 @@ class Recorder:
     def restart_clock(self, step: int) -> None:
         """Measures the speed of training from here: after work that is not training."""
         self._clock, self._clock_step = time.monotonic(), step
-
-    def say(self, text: str) -> None:
-        """Prints a sentence above the bar."""
-        self._bar.note(text)
 
     def close(self) -> None:
         """Closes files and bar."""

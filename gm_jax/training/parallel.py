@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gm_jax.errors import UserError
+from gm_jax.training.state import fold_in_each
 
 AXIS = 'devices'
 
@@ -124,6 +125,6 @@ def sample_many(sample: Callable) -> Callable:
     """
 
     def from_indices(state: Any, indices: jax.Array, rng: jax.Array) -> jax.Array:
-        return sample(state, jax.vmap(jax.random.fold_in, (None, 0))(rng, indices))
+        return sample(state, fold_in_each(rng, indices))
 
     return jax.pmap(from_indices, axis_name=AXIS, in_axes=(None, 0, None))

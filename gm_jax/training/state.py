@@ -97,8 +97,12 @@ def example_rngs(rng: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array
     Returns:
         [B] keys.
     """
-    step_rng = jax.random.fold_in(rng, step)
-    return jax.vmap(jax.random.fold_in, (None, 0))(step_rng, index)
+    return fold_in_each(jax.random.fold_in(rng, step), index)
+
+
+def fold_in_each(rng: jax.Array, index: jax.Array) -> jax.Array:
+    """Returns the keys fold_in(rng, i) for each i in index [B]."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(rng, index)
 
 
 def make_train_step(loss_fn: LossFn, *, ema_decay: float = 0.0) -> Callable:
@@ -109,8 +113,8 @@ def make_train_step(loss_fn: LossFn, *, ema_decay: float = 0.0) -> Callable:
 
     Args:
         loss_fn: see LossFn.
-        ema_decay: d in ema <- d ema + (1 - d) params; as in Adam the average is
-            corrected for its start: d_t = min(d, (1 + t) / (10 + t)).
+        ema_decay: d in ema <- d ema + (1 - d) params. It grows from 0.1 as
+            min(d, (1 + t) / (10 + t)), so that the start is forgotten soon.
 
     Returns:
         The step, a pure function.

@@ -161,7 +161,7 @@ def test_steps_after_a_damaged_one_are_saved_again(tmp_path):
     _largest_file(tmp_path / 'checkpoints' / '3' / 'state').write_bytes(b'')
     manager = checkpoints.open_directory(str(tmp_path))
     found = checkpoints.restore(manager, _state(0))
-    checkpoints.discard_after(manager, found.step)
+    checkpoints.set_aside_after(manager, found.step)
     manager.close()
     _save(tmp_path, [2])
     assert _same(_restore(tmp_path), 2)

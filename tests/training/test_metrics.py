@@ -96,11 +96,11 @@ def test_skipped_steps_are_left_out_of_the_mean(tmp_path):
     """Catches one NaN that hides a hundred good steps, and a division by zero."""
     recorder = _recorder(tmp_path)
     recorder.add(4, 4, _values(1, np.nan, 3, np.inf))
-    recorder.train_line(4, 2)
+    assert recorder.train_line(4, 2) == (1, 0.5)
     recorder.add(6, 2, _values(np.nan, np.nan))
-    recorder.train_line(6, 4)
+    assert recorder.train_line(6, 4) == (3, 1.0)  # in a row across the line
     recorder.add(7, 1, _values(5))
-    recorder.train_line(7, 4)
+    assert recorder.train_line(7, 4) == (0, 0.0)
     recorder.close()
     text = (tmp_path / 'metrics.jsonl').read_text().splitlines()
     lines = [json.loads(line, parse_constant=pytest.fail) for line in text]
@@ -115,13 +115,12 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     assert capsys.readouterr().out == ''
     recorder.train_line(50, 0)
     recorder.test_line(50, {'loss': 2.5})
-    recorder.say('a sentence')
     recorder.close()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and '\x1b' not in ''.join(lines)
+    assert len(lines) == 2 and '\x1b' not in ''.join(lines)
     assert lines[0].startswith('step 50/100  loss 1.5000  ')
     assert lines[0].endswith(' left') and 'images/s' in lines[0]
-    assert lines[1:] == ['step 50: test loss 2.5000', 'a sentence']
+    assert lines[1] == 'step 50: test loss 2.5000'
 
 
 def test_bar_on_a_terminal(monkeypatch, capsys):
