@@ -14,11 +14,6 @@ import jax.numpy as jnp
 from gm_jax.losses import numerics
 
 
-def _sum_events(terms: jax.Array) -> jax.Array:
-    """Sum all axes but the first."""
-    return jnp.sum(terms, axis=tuple(range(1, terms.ndim)))
-
-
 def bernoulli_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
     """Compute log p(x) = sum_i x_i log s(l_i) + (1 - x_i) log(1 - s(l_i)), s sigmoid.
 
@@ -40,14 +35,14 @@ def bernoulli_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
     """
     chex.assert_rank(logits, set(range(1, 9)))
     chex.assert_equal_shape([logits, x])
-    logits, x = numerics.upcast(logits, x)
+    logits, x = numerics.flatten_events(*numerics.upcast(logits, x))
     # x l - max(l, 0) is exact for x in {0, 1}, so a confident right guess keeps its
     # relative precision. Half the time of x l - softplus(l), whose logaddexp guards
     # against infinities that logits are not. l - 2 max(l, 0) is -|l|, but jnp.abs has
     # derivative 1 at 0, where the logits of a zero-initialised layer are.
     positive = jnp.maximum(logits, 0)
     tail = jnp.log1p(jnp.exp(logits - 2 * positive))
-    return _sum_events(x * logits - positive - tail)
+    return jnp.sum(x * logits - positive - tail, axis=1)
 
 
 def bernoulli_sample(rngs: jax.Array, logits: jax.Array) -> jax.Array:
@@ -93,7 +88,8 @@ def categorical_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
     x = jnp.asarray(x)
     # A gather, not a one-hot product: a third of the time on a CPU at V = 256.
     chosen = jnp.take_along_axis(logits, x[..., None], axis=-1)[..., 0]
-    return _sum_events(chosen - jax.nn.logsumexp(logits, axis=-1))
+    terms, = numerics.flatten_events(chosen - jax.nn.logsumexp(logits, axis=-1))
+    return jnp.sum(terms, axis=1)
 
 
 def categorical_sample(rngs: jax.Array, logits: jax.Array) -> jax.Array:
@@ -138,9 +134,9 @@ def gaussian_log_prob(mean: jax.Array, logvar: jax.Array, x: jax.Array) -> jax.A
     """
     chex.assert_rank(mean, set(range(1, 9)))
     chex.assert_equal_shape([mean, logvar, x])
-    mean, logvar, x = numerics.upcast(mean, logvar, x)
+    mean, logvar, x = numerics.flatten_events(*numerics.upcast(mean, logvar, x))
     scaled = jnp.square(x - mean) * numerics.bounded_exp(-logvar)
-    return -0.5 * _sum_events(jnp.log(2 * jnp.pi) + logvar + scaled)
+    return -0.5 * jnp.sum(jnp.log(2 * jnp.pi) + logvar + scaled, axis=1)
 
 
 def gaussian_sample(

@@ -15,6 +15,15 @@ def upcast(*arrays: jax.typing.ArrayLike) -> tuple[jax.Array, ...]:
     return tuple(jnp.asarray(array, dtype) for array in arrays)
 
 
+def flatten_events(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Reshape [B, ...] to [B, D], before the arithmetic that ends in a sum over D.
+
+    XLA on the CPU takes twenty times as long for a sum over axes of 28, 28 and 1, and
+    for all the arithmetic that it fuses into it, as for one over 784.
+    """
+    return tuple(a.reshape(a.shape[0], -1) for a in arrays)
+
+
 def _limit(dtype: jnp.dtype) -> float:
     """Return where exp goes linear: 62 in float32 leaves room to square and sum."""
     return 0.7 * math.log(float(jnp.finfo(dtype).max))

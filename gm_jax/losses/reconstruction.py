@@ -29,5 +29,5 @@ def squared_error(x_hat: jax.Array, x: jax.Array) -> jax.Array:
     """
     chex.assert_rank(x_hat, set(range(1, 9)))
     chex.assert_equal_shape([x_hat, x])
-    x_hat, x = numerics.upcast(x_hat, x)
-    return jnp.sum((x - x_hat) ** 2, axis=tuple(range(1, x.ndim)))
+    x_hat, x = numerics.flatten_events(*numerics.upcast(x_hat, x))
+    return jnp.sum((x - x_hat) ** 2, axis=1)

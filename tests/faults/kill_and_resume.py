@@ -4,11 +4,15 @@
         --out=results/kill_and_resume.json
 
 Each trial starts `python -m experiments.vae` with EMA, dropout, BatchNorm and frequent
-checkpoints in a directory of its own, kills it with SIGKILL at a moment drawn uniformly
-from the time that an undisturbed run takes (start, writing of checkpoints and final
-evaluation included), and runs the same command again until it ends. Every array of the
-last checkpoint, metrics.jsonl, and results.json but for wall_seconds must then be equal
-to the undisturbed run's, bit for bit.
+checkpoints in a directory of its own, kills it with SIGKILL, and runs the same command
+again until it ends. Every array of the last checkpoint, metrics.jsonl, and results.json
+but for wall_seconds must then be equal to the undisturbed run's, bit for bit.
+
+Two trials of three kill as soon as a step drawn uniformly from the run is logged and a
+drawn moment of up to half a second has passed: in the middle of steps, evaluations and
+writing of checkpoints. The third kills at a moment drawn from the time that an
+undisturbed run takes, mostly while it starts or in the final evaluation. A run that
+ends before it is killed is drawn again.
 """
 
 import argparse
@@ -17,10 +21,12 @@ import os
 import pathlib
 import random
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 from tests.training import tiny
 
@@ -49,9 +55,16 @@ def main() -> int:
         run(base / 'whole', args.num_steps)
         seconds = time.monotonic() - started
         print(f'an undisturbed run takes {seconds:.1f} s', flush=True)
-        for trial in range(args.trials):
-            moment = moments.uniform(0, seconds)
-            rows.append(try_once(base, trial, args.num_steps, moment))
+        while len(rows) < args.trials:
+            by_step = len(rows) % 3 < 2
+            kill = Kill(
+                step=moments.randrange(args.num_steps) if by_step else 0,
+                seconds=moments.uniform(0, 0.5 if by_step else seconds),
+            )
+            row = try_once(base, len(rows), args.num_steps, kill)
+            if row is None:
+                continue
+            rows.append(row)
             print(rows[-1], flush=True)
             if args.out:
                 os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
@@ -61,23 +74,29 @@ def main() -> int:
     return 0 if equal == len(rows) else 1
 
 
+class Kill(NamedTuple):
+    """When to kill: so many seconds after the step is logged (0: after the start)."""
+
+    step: int
+    seconds: float
+
+
 def try_once(
-    base: pathlib.Path, trial: int, num_steps: int, moment: float
-) -> dict[str, object]:
-    """Kills one run after `moment` seconds, lets it end, and compares it."""
+    base: pathlib.Path, trial: int, num_steps: int, kill: Kill
+) -> dict[str, object] | None:
+    """Kills one run, lets it end, and compares it; None if it ended unkilled."""
     workdir = base / f'trial{trial}'
-    killed = run(workdir, num_steps, moment)
-    log = workdir / 'metrics.jsonl'
-    # The last line may be half-written: it is not counted.
-    lines = log.read_text().split('\n')[:-1] if log.exists() else []
+    if not run(workdir, num_steps, kill):
+        shutil.rmtree(workdir)
+        return None
     checkpoints = workdir / 'checkpoints'
     saved = checkpoints.iterdir() if checkpoints.exists() else []
     row = {
         'trial': trial,
         'command': shlex.join(['python', *command(pathlib.Path('DIR'), num_steps)]),
-        'killed': killed,
-        'kill_seconds': round(moment, 2),
-        'last_logged_step': json.loads(lines[-1])['step'] if lines else 0,
+        'kill_after_step': kill.step,
+        'kill_after_seconds': round(kill.seconds, 2),
+        'last_logged_step': logged_step(workdir),
         'last_saved_step': max(
             (int(path.name) for path in saved if path.name.isdecimal()), default=0
         ),
@@ -94,8 +113,16 @@ def command(workdir: pathlib.Path, num_steps: int) -> list[str]:
     return ['-m', 'experiments.vae', *flags]
 
 
-def run(workdir: pathlib.Path, num_steps: int, moment: float | None = None) -> bool:
-    """Runs to the end, or kills after `moment` seconds; returns whether it was killed.
+def logged_step(workdir: pathlib.Path) -> int:
+    """Returns the last step in metrics.jsonl, 0 without."""
+    log = workdir / 'metrics.jsonl'
+    # The last line may be half-written: it is not counted.
+    lines = log.read_text().split('\n')[:-1] if log.exists() else []
+    return json.loads(lines[-1])['step'] if lines else 0
+
+
+def run(workdir: pathlib.Path, num_steps: int, kill: Kill | None = None) -> bool:
+    """Runs to the end or to where it is to be killed; returns whether it was killed.
 
     Raises:
         RuntimeError: the run failed.
@@ -104,12 +131,16 @@ def run(workdir: pathlib.Path, num_steps: int, moment: float | None = None) -> b
         [sys.executable, *command(workdir, num_steps)], cwd=ROOT,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )
-    try:
-        errors = process.communicate(timeout=moment)[1]
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return True
+    if kill is not None:
+        while process.poll() is None and logged_step(workdir) < kill.step:
+            time.sleep(0.01)
+        try:
+            process.wait(kill.seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return True
+    errors = process.communicate()[1]
     if process.returncode:
         raise RuntimeError(f'exit status {process.returncode}: {errors[-2000:]}')
     return False
