@@ -179,7 +179,8 @@ def log_prob(model: VAE, params: Any, target: jax.Array, num: int) -> jax.Array:
     A Gaussian is a density, so it is of dequantized x, (x + u) / V: its mean over u
     bounds the probability of the pixel from below once V is divided out again.
     """
-    target = jnp.repeat(target, num, axis=0)
+    flat = target.reshape(len(target), -1)  # as in binarize_dynamic
+    target = jnp.repeat(flat, num, axis=0).reshape(-1, *model.image_shape)
     if model.likelihood == 'gaussian':
         log_density = likelihoods.gaussian_log_prob(*params, target)
         return log_density - np.prod(model.image_shape) * np.log(model.num_values)
@@ -236,7 +237,8 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         """Turns integers into what the encoder sees and what the likelihood is of."""
         if config.binarize == 'dynamic':
             image = binarize.binarize_dynamic(rngs, image, data.num_values)
-        x = image.astype(jnp.float32) / (model.num_values - 1)
+        flat = image.reshape(len(image), -1).astype(jnp.float32)
+        x = (flat / (model.num_values - 1)).reshape(image.shape)
         if model.likelihood != 'gaussian':
             return x, image.astype(jnp.int32)
         noise = jax.vmap(lambda rng: jax.random.uniform(rng, image.shape[1:]))(rngs)

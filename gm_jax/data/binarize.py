@@ -37,8 +37,10 @@ def binarize_dynamic(
     """
     chex.assert_rank([rngs, image], [1, 4])
     chex.assert_equal_shape_prefix([rngs, image], 1)
-    probability = image.astype(jnp.float32) / (num_values - 1)
-    return jax.vmap(jax.random.bernoulli)(rngs, probability).astype(jnp.int32)
+    # Flat, because XLA on the CPU vectorises the last axis, which has one channel.
+    probability = image.reshape(len(image), -1).astype(jnp.float32) / (num_values - 1)
+    drawn = jax.vmap(jax.random.bernoulli)(rngs, probability)
+    return drawn.astype(jnp.int32).reshape(image.shape)
 
 
 def threshold(examples: Examples, num_values: int) -> StreamedExamples:
