@@ -387,7 +387,7 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
     for name, picture in experiment.pictures(state, first, rng).items():
         plotting.save_png(_picture(job, name), picture)
     log = os.path.join(run.workdir, 'metrics.jsonl')
-    plotting.curves(log, _picture(job, 'loss'), label=module)
+    plotting.curves(log, _picture(job, 'loss'))
     say(f'results in {path}')
 
 

@@ -41,7 +41,7 @@ def test_cosine():
 def test_warmup():
     """Catches a warm-up that jumps, or that makes the schedule after it too long."""
     settings = dict(learning_rate=0.2, num_steps=100, warmup_steps=10)
-    rates = _rates([0, 5, 10, 99], **settings)
+    rates = _rates([0, 5, 10, 99], schedule='constant', **settings)
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.2], rtol=1e-6)
     rates = _rates([5, 10, 55, 100], schedule='cosine', **settings)
     np.testing.assert_allclose(rates, [0.1, 0.2, 0.1, 0], rtol=1e-5, atol=1e-9)
