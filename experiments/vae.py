@@ -330,6 +330,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
                 state, batch, rng, 1, jnp.zeros_like(batch['index'])
             ).mean,
             plotting.to_uint8(batch['image'], num_values=data.num_values),
+            has_normal_prior=len(model.latent_dims) == 1,
         )
 
     return loop.Experiment(
@@ -364,7 +365,7 @@ def objective(
 
 
 def make_pictures(
-    decode: Any, means: jax.Array, images: np.ndarray
+    decode: Any, means: jax.Array, images: np.ndarray, *, has_normal_prior: bool
 ) -> dict[str, np.ndarray]:
     """Draws reconstructions, the 2-D manifold and traversals of the active units.
 
@@ -372,6 +373,7 @@ def make_pictures(
         decode: z [N, Z] -> uint8 [N, H, W, C].
         means: [B, Z] posterior means of `images`.
         images: [B, H, W, C] uint8.
+        has_normal_prior: whether p(z) is N(0, I), whose quantiles the manifold takes.
 
     Returns:
         Pictures by name, uint8 [H, W, C] each.
@@ -381,7 +383,7 @@ def make_pictures(
             images[:30], np.asarray(decode(means[:30]))
         )
     }
-    if means.shape[1] == 2:
+    if means.shape[1] == 2 and has_normal_prior:
         pictures['manifold'] = plotting.manifold(latent.manifold(decode, 20))
     active = np.argsort(-np.var(np.asarray(means), axis=0))[:8]
     values = jnp.linspace(-3.0, 3.0, 11)

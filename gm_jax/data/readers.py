@@ -147,7 +147,17 @@ def npz(path: str) -> ImageSet:
         name: arrays.pop(name) for name in ('labels', 'train_labels', 'test_labels')
         if name in arrays
     }
-    if 'train' in arrays and 'test' in arrays:
+    both = 'train' in arrays and 'test' in arrays
+    unused = set(labels) - (
+        {'train_labels', 'test_labels'} if both else {'labels', 'train_labels'}
+    )
+    if unused:
+        raise UserError(
+            f'{path}: the labels {", ".join(sorted(unused))} belong to no images in '
+            f'it: "labels" goes with one array, "train_labels" and "test_labels" with '
+            f'two.'
+        )
+    if both:
         splits = {
             name: (arrays[name], labels.get(f'{name}_labels'))
             for name in ('train', 'test')

@@ -187,6 +187,10 @@ def test_npz_with_fewer_values(npz, images):
     (dict(images=np.zeros((9, 4, 4), int), labels=np.full(9, -1)), 'has labels int64'),
     (dict(images=np.zeros((9, 4, 4), int), labels=np.zeros((9, 3), int)), 'has labels'),
     (dict(images=np.zeros((9, 4, 4), int), labels=np.int64(3)), 'has labels int64'),
+    (dict(images=np.zeros((9, 4, 4), int), test_labels=np.zeros(9, int)),
+     'the labels test_labels belong to no images'),
+    (dict(train=np.zeros((9, 4, 4), int), test=np.zeros((9, 4, 4), int),
+          labels=np.zeros(9, int)), 'the labels labels belong to no images'),
     (dict(images=np.array([{}])), 'no readable .npz file of plain arrays: Object'),
 ])
 def test_npz_that_is_wrong(npz, arrays, sentence):

@@ -330,3 +330,17 @@ def test_every_kind_trains_and_samples(settings):
     rngs = jax.random.split(jax.random.key(2), 3)
     images = jax.jit(experiment.sample)(state, rngs)
     assert images.shape == (3, 8, 8, 1) and images.dtype == jnp.uint8
+
+
+def test_manifold_needs_two_units_with_a_normal_prior():
+    """Catches a grid through quantiles of N(0, I) where the prior is another one."""
+    def decode(z):
+        return np.zeros((len(z), 4, 4, 1), np.uint8)
+
+    images = np.zeros((6, 4, 4, 1), np.uint8)
+    for size, normal, drawn in ((2, True, True), (2, False, False), (3, True, False)):
+        pictures = vae.make_pictures(
+            decode, jnp.zeros((6, size)), images, has_normal_prior=normal
+        )
+        assert ('manifold' in pictures) == drawn
+        assert all(p.ndim == 3 and p.dtype == np.uint8 for p in pictures.values())
