@@ -80,7 +80,7 @@ PRESETS = {
 # How many labels the classifiers see, besides all.
 NUM_LABELS = (100, 1000)
 # Training images whose codes are mixed to sample.
-POOL = 1000
+POOL = 256
 # The loop's own uses of the seed come before this one.
 _PROBE = 4
 
@@ -110,9 +110,6 @@ def prepare(
 def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
     """Makes the pure functions of the experiment."""
     model = make_model(config, data)
-    train = data.splits['train']
-    rows = pipeline.example_order(0, 0, min(len(train), POOL), len(train))
-    pool = train.fetch(np.sort(rows))['image']
 
     def encode(state: state_lib.TrainState, image: jax.Array, rngs: jax.Array) -> Any:
         x = prepare(config, data, image, rngs)
@@ -125,13 +122,19 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
 
     def init(rng: jax.Array) -> state_lib.TrainState:
         params = model.init(rng, jnp.zeros((1, *data.image_shape)))['params']
-        return state_lib.create(params, optimizer.adam(config), ema=config.ema > 0)
+        # Kept in the state, so that a checkpoint is all that sampling needs.
+        images = pipeline.first_images(data, POOL)
+        pool = jnp.asarray(np.resize(images, (POOL, *data.image_shape)))
+        return state_lib.create(
+            params, optimizer.adam(config), ema=config.ema > 0,
+            model_state={'pool': pool},
+        )
 
-    def loss_fn(params, batch_stats, batch, rngs, *, step, axis_name):
+    def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
         x = prepare(config, data, batch['image'], rngs)
         x_hat = model.apply({'params': params}, x)
         loss = reconstruction.squared_error(x_hat, x).mean()
-        return state_lib.LossOutput(loss, {}, batch_stats)
+        return state_lib.LossOutput(loss, {}, model_state)
 
     def eval_step(state, batch, rng):
         rngs = state_lib.fold_in_each(rng, batch['index'])
@@ -146,8 +149,9 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         }
 
     def sample(state: state_lib.TrainState, rngs: jax.Array) -> jax.Array:
+        pool = state.model_state['pool']
         pairs = jax.vmap(lambda rng: jax.random.randint(rng, (2,), 0, len(pool)))(rngs)
-        ends = [encode(state, jnp.asarray(pool)[pairs[:, i]], rngs)[1] for i in (0, 1)]
+        ends = [encode(state, pool[pairs[:, i]], rngs)[1] for i in (0, 1)]
         return _to_uint8(decode(state, (ends[0] + ends[1]) / 2))
 
     def pictures(state, batch, rng):
@@ -254,11 +258,11 @@ def make_fit(config: Config, data: sources.ImageSet) -> Callable:
     rng = jax.random.fold_in(jax.random.key(config.seed), _PROBE)
     tx = optimizer.adam(dataclasses.replace(config, num_steps=config.probe_steps))
 
-    def loss_fn(params, batch_stats, batch, rngs, *, step, axis_name):
+    def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
         x = prepare(config, data, batch['image'], rngs)
         logits = model.apply({'params': params}, x)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
-        return state_lib.LossOutput(loss.mean(), {}, batch_stats)
+        return state_lib.LossOutput(loss.mean(), {}, model_state)
 
     def test_step(state, batch, rng):
         rngs = state_lib.fold_in_each(rng, batch['index'])

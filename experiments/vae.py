@@ -251,19 +251,19 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
             params['output']['bias'] = pixel_logits(data)
         return state_lib.create(
             params, optimizer.adam(config), ema=config.ema > 0,
-            batch_stats=variables.get('batch_stats', {}),
+            model_state={k: v for k, v in variables.items() if k != 'params'},
         )
 
-    def loss_fn(params, batch_stats, batch, rngs, *, step, axis_name):
+    def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
         pixel_rngs, noise_rngs, dropout_rngs = split_each(rngs, 3)
         x, target = prepare(batch['image'], pixel_rngs)
         terms, updated = nn.apply(posterior_terms, model, mutable=['batch_stats'])(
-            {'params': params, 'batch_stats': batch_stats},
+            {'params': params, **model_state},
             x, target, noise_rngs, config.k,
             train=True, dropout_rngs=dropout_rngs, axis_name=axis_name,
         )
         loss, metrics = objective(config, terms, step, axis_name)
-        return state_lib.LossOutput(loss, metrics, updated.get('batch_stats', {}))
+        return state_lib.LossOutput(loss, metrics, updated)
 
     def evaluate(state, batch, rng, num, chunk):
         rngs = state_lib.fold_in_each(rng, batch['index'])
@@ -395,7 +395,7 @@ def make_pictures(
 
 def variables_of(state: state_lib.TrainState) -> dict[str, Any]:
     """Returns the variables to evaluate with."""
-    return {'params': state.eval_params, 'batch_stats': state.batch_stats}
+    return {'params': state.eval_params, **state.model_state}
 
 
 def split_each(rngs: jax.Array, num: int) -> jax.Array:
@@ -409,9 +409,7 @@ def pixel_logits(data: sources.ImageSet) -> jax.Array:
     Where the output starts from, so that the network need not learn it (Burda et al.'s
     code); of 10,000 training images at most.
     """
-    train = data.splits['train']
-    rows = pipeline.example_order(0, 0, min(len(train), 10_000), len(train))
-    images = train.fetch(np.sort(rows))['image']
+    images = pipeline.first_images(data, 10_000)
     mean = images.mean(axis=0, dtype=np.float64) / (data.num_values - 1)
     mean = np.clip(mean, 0.001, 0.999)
     return jnp.asarray(np.log(mean / (1 - mean)).ravel(), jnp.float32)

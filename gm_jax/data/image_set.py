@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -75,9 +76,49 @@ class ImageSet:
     image_shape: tuple[int, int, int]  # H, W, C
     num_values: int  # V
     num_classes: int  # 0: no labels
-    splits: Mapping[str, Examples]  # 'train', 'test' and maybe 'validation'
+    splits: Mapping[str, Examples]  # 'train', 'test'; {} where only facts are known
     entropy: float | None = None  # true nats per image, where it is known
     binarize: str = 'none'  # 'dynamic': the images are grey, the step has to draw
+
+
+# What a model is built from; a model that only generates needs no image.
+_FACTS = ('name', 'image_shape', 'num_values', 'num_classes', 'entropy', 'binarize')
+
+
+def facts(data: ImageSet) -> str:
+    """Return all but the images, as JSON that `read_facts` reads back."""
+    return json.dumps({name: getattr(data, name) for name in _FACTS}, indent=2) + '\n'
+
+
+def read_facts(path: str) -> ImageSet:
+    """Read what `facts` wrote: an image set with no splits.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with open(path, encoding='utf-8') as file:
+            found = json.load(file)
+        shape = tuple(int(size) for size in found['image_shape'])
+        found = {**{name: found[name] for name in _FACTS}, 'image_shape': shape}
+        return ImageSet(**found, splits={})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, 'strerror', None) or repr(error)
+        raise UserError(
+            f'{path}, which says what images the run is of, cannot be read: {reason}.'
+        ) from None
+
+
+def check_facts(path: str, data: ImageSet) -> None:
+    """Raise UserError where `data` is not the set that `path` was written for."""
+    old = read_facts(path)
+    for name in _FACTS:
+        was, now = getattr(old, name), getattr(data, name)
+        if was != now:
+            raise UserError(
+                f'{data.name} has changed since the run began: its {name} was {was} '
+                f'and is now {now}. Put the old data back, or train in a new --workdir.'
+            )
 
 
 def num_bytes(data: ImageSet) -> int:

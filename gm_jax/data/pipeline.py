@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 
 import numpy as np
 
-from gm_jax.data.image_set import ArrayExamples, Examples
+from gm_jax.data.image_set import ArrayExamples, Examples, ImageSet
 
 Batch = dict[str, np.ndarray]
 
@@ -57,6 +57,23 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     # Generator.permutation.
     bits = np.random.Philox(np.random.SeedSequence((seed, epoch)))
     return np.argsort(bits.random_raw(num_examples), kind='stable')
+
+
+def first_images(data: ImageSet, most: int) -> np.ndarray:
+    """Return up to `most` training images, the first of the order of seed 0.
+
+    Args:
+        data: the image set.
+        most: how many at most.
+
+    Returns:
+        uint8 [n, H, W, C]; n = most, and zeros, where the set has only its facts.
+    """
+    if 'train' not in data.splits:
+        return np.zeros((most, *data.image_shape), np.uint8)
+    train = data.splits['train']
+    rows = example_order(0, 0, min(len(train), most), len(train))
+    return train.fetch(np.sort(rows))['image']
 
 
 def stream_batches(

@@ -18,11 +18,13 @@ import jax
 import numpy as np
 
 from gm_jax import plotting
-from gm_jax.data import pipeline, sources
+from gm_jax.data import image_set, pipeline, sources
 from gm_jax.errors import UserError
 from gm_jax.training import checkpoints
 from gm_jax.training import config as config_lib
-from gm_jax.training import evaluate, metrics, parallel
+from gm_jax.training import evaluate
+from gm_jax.training import feed as feed_lib
+from gm_jax.training import metrics, parallel
 from gm_jax.training.config import Config, Run
 from gm_jax.training.metrics import Note, Recorder, say
 from gm_jax.training.state import TrainState
@@ -108,14 +110,17 @@ def main(
 
 def start(run: Run, config: Config, module: str, build: Callable) -> None:
     """Does what `run` says: trains, evaluates, samples."""
-    data = sources.load(
-        config.dataset, data_dir=config.data_dir, image_size=config.image_size,
-        binarize=config.binarize,
-    )
+    if run.mode == 'sample':
+        data = image_set.read_facts(_facts(run))
+    else:
+        data = sources.load(
+            config.dataset, data_dir=config.data_dir, image_size=config.image_size,
+            binarize=config.binarize,
+        )
     experiment = build(config, data)
-    if run.mode == 'train' or experiment.finish is not None:
+    if run.mode == 'train' or (run.mode == 'eval' and experiment.finish is not None):
         parallel.check_batch_size(config.batch_size)
-    _claim(run, config)
+    _claim(run, config, data)
     manager = checkpoints.open_directory(run.workdir)
     state, note = _restore(run, config, experiment, manager)
     job = Job(run, config, data, experiment, manager)
@@ -143,8 +148,12 @@ class Job(NamedTuple):
     manager: Any  # of checkpoints
 
 
-def _claim(run: Run, config: Config) -> None:
-    """Writes config.json, or checks that the run there is the same one."""
+def _facts(run: Run) -> str:
+    return os.path.join(run.workdir, 'data.json')
+
+
+def _claim(run: Run, config: Config, data: sources.ImageSet) -> None:
+    """Writes config.json and data.json, or checks that the run there is the same."""
     path = os.path.join(run.workdir, 'config.json')
     if os.path.exists(path):
         changes = config_lib.changed(config_lib.load(path, type(config)), config)
@@ -153,10 +162,13 @@ def _claim(run: Run, config: Config) -> None:
                 f'{run.workdir} holds another run: {"; ".join(changes)}. Choose '
                 f'another --workdir, or pass the old settings to go on with it.'
             )
+    if os.path.exists(_facts(run)):
+        image_set.check_facts(_facts(run), data)
     try:
         os.makedirs(os.path.join(run.workdir, 'samples'), exist_ok=True)
         if run.mode == 'train':
             metrics.write_atomically(path, config_lib.to_json(config))
+            metrics.write_atomically(_facts(run), image_set.facts(data))
     except OSError as error:
         raise UserError(f'{run.workdir} cannot be written: {error}.') from None
 
@@ -205,14 +217,15 @@ def _train(job: Job, state: TrainState, note: Note) -> tuple[TrainState, Note]:
 
 def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, Note]:
     config, step = job.config, int(state.step)
-    per_dispatch = _steps_per_dispatch(job)
+    per_dispatch = feed_lib.steps_per_dispatch(config, job.experiment.convolutional)
     train_many = parallel.train_many(job.experiment.train_step, per_dispatch)
     eval_many = parallel.eval_many(job.experiment.eval_step)
     sample_many = parallel.sample_many(job.experiment.sample)
     rng = _stream(config.seed, _TRAIN + 16 * note.rollbacks)
     # Seeds are below 2^32, so this is no other run's order.
-    resident, feed = _make_feed(
-        job, config.seed + 2**32 * note.rollbacks, step, per_dispatch
+    resident, feed = feed_lib.make_feed(
+        config, job.data.splits['train'], config.seed + 2**32 * note.rollbacks, step,
+        per_dispatch,
     )
     recorder = Recorder(
         job.run.workdir, step, config.num_steps, config.batch_size, note
@@ -262,70 +275,6 @@ def _save(
     if not int(state.skipped) or step == job.config.num_steps:
         best = loss if loss is not None and np.isfinite(loss) else None
         checkpoints.save(job.manager, step, state, dataclasses.asdict(note), loss=best)
-
-
-def _steps_per_dispatch(job: Job) -> int:
-    if job.config.steps_per_dispatch:
-        return job.config.steps_per_dispatch
-    slow_loop = job.experiment.convolutional and jax.default_backend() == 'cpu'
-    return 1 if slow_loop else 50
-
-
-def _make_feed(
-    job: Job, seed: int, step: int, per_dispatch: int
-) -> tuple[dict[str, jax.Array], Iterator]:
-    """Returns the data that stays on the devices and the batches of each dispatch.
-
-    A set in memory is put on the devices once and a step gathers its batch by row; a
-    larger one is streamed. A dispatch never crosses a step where the loop has
-    something else to do.
-    """
-    config, examples = job.config, job.data.splits['train']
-    in_memory = isinstance(examples, sources.ArrayExamples)
-    resident = {}
-    if in_memory:
-        resident = parallel.replicate(
-            {'image': examples.images, 'label': examples.labels}
-        )
-    process, processes = jax.process_index(), jax.process_count()
-    # This process's places in the global batch.
-    index = np.array_split(np.arange(config.batch_size), processes)[process]
-
-    def rows(first: int) -> dict[str, np.ndarray]:
-        order = pipeline.example_order(
-            seed, first, config.batch_size, len(examples), num_steps=per_dispatch
-        )[:, index]
-        return {
-            'row': order.astype(np.int32),
-            'index': np.broadcast_to(index.astype(np.int32), order.shape),
-        }
-
-    def feed(step: int) -> Iterator:
-        stream = None if in_memory else pipeline.stream_batches(
-            examples, seed=seed, first_step=step, batch_size=config.batch_size,
-            process_index=process, process_count=processes,
-        )
-        try:
-            while step < config.num_steps:
-                num = _steps_to_boundary(config, step, per_dispatch)
-                if stream is None:
-                    batches = rows(step)
-                else:
-                    taken = [next(stream) for _ in range(num)]
-                    taken += taken[-1:] * (per_dispatch - num)
-                    batches = jax.tree.map(lambda *x: np.stack(x), *taken)
-                yield np.int32(num), parallel.split(batches, axis=1)
-                step += num
-        finally:
-            if stream is not None:
-                stream.close()
-
-    return resident, feed(step)
-
-
-def _steps_to_boundary(config: Config, step: int, most: int) -> int:
-    every = (config.log_every, config.eval_every, config.checkpoint_every)
-    return min(most, config.num_steps - step, *(n - step % n for n in every))
 
 
 def _evaluate(job: Job, eval_many: Callable, state: TrainState) -> dict[str, float]:

@@ -19,7 +19,7 @@ class TrainState(train_state.TrainState):
     and all noise are functions of it.
     """
 
-    batch_stats: Any  # running moments of BatchNorm, {} without
+    model_state: Any  # variables that are no parameters: {'batch_stats': ...}, or {}
     ema_params: Any  # exponential moving average of params, None without
     skipped: jax.Array  # [] int32, steps skipped in a row for a non-finite loss
     skipped_total: jax.Array  # [] int32
@@ -34,7 +34,7 @@ def create(
     params: Any,
     tx: optax.GradientTransformation,
     *,
-    batch_stats: Any = None,
+    model_state: Any = None,
     ema: bool = False,
 ) -> TrainState:
     """Starts the training state at step 0.
@@ -42,7 +42,8 @@ def create(
     Args:
         params: the initial parameters.
         tx: the optimizer.
-        batch_stats: the running moments of BatchNorm, if there is any.
+        model_state: the variables that are no parameters, by collection, such as the
+            running moments of BatchNorm.
         ema: whether to keep an average of the parameters.
 
     Returns:
@@ -52,7 +53,7 @@ def create(
         apply_fn=None,
         params=params,
         tx=tx,
-        batch_stats={} if batch_stats is None else batch_stats,
+        model_state={} if model_state is None else model_state,
         # A copy: two leaves may not share a buffer that a step is given to overwrite.
         ema_params=jax.tree.map(jnp.copy, params) if ema else None,
         skipped=jnp.zeros((), jnp.int32),
@@ -66,16 +67,16 @@ class LossOutput(NamedTuple):
 
     loss: jax.Array  # [] mean over the batch, to be minimised
     metrics: Metrics  # scalars, means over the batch
-    batch_stats: Any  # the new running moments, {} without BatchNorm
+    model_state: Any  # the new variables that are no parameters
 
 
 class LossFn(Protocol):
-    """`loss_fn(params, batch_stats, batch, rngs, *, step, axis_name)`, see below."""
+    """`loss_fn(params, model_state, batch, rngs, *, step, axis_name)`, see below."""
 
     def __call__(
         self,
         params: Any,
-        batch_stats: Any,
+        model_state: Any,
         batch: Batch,
         rngs: jax.Array,  # [B] one key per example
         *,
@@ -131,7 +132,7 @@ def make_train_step(loss_fn: LossFn, *, ema_decay: float = 0.0) -> Callable:
 
         def objective(params: Any) -> tuple[jax.Array, LossOutput]:
             output = loss_fn(
-                params, state.batch_stats, batch, rngs,
+                params, state.model_state, batch, rngs,
                 step=state.step, axis_name=axis_name,
             )
             return output.loss, output
@@ -142,7 +143,7 @@ def make_train_step(loss_fn: LossFn, *, ema_decay: float = 0.0) -> Callable:
             grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(grad_norm)
-        new = _apply(state, grads, output.batch_stats, ema_decay)
+        new = _apply(state, grads, output.model_state, ema_decay)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         new = new.replace(
             step=state.step + 1,
@@ -155,9 +156,9 @@ def make_train_step(loss_fn: LossFn, *, ema_decay: float = 0.0) -> Callable:
 
 
 def _apply(
-    state: TrainState, grads: Any, batch_stats: Any, decay: float
+    state: TrainState, grads: Any, model_state: Any, decay: float
 ) -> TrainState:
-    new = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+    new = state.apply_gradients(grads=grads, model_state=model_state)
     if state.ema_params is None:
         return new
     t = state.step.astype(jnp.float32)

@@ -299,7 +299,7 @@ def test_bfloat16_keeps_parameters_and_likelihoods_in_float32():
         state, metrics = jax.jit(experiment.train_step)(
             experiment.init(jax.random.key(0)), batch, jax.random.key(1)
         )
-        leaves = jax.tree.leaves((state.params, state.ema_params, state.batch_stats))
+        leaves = jax.tree.leaves((state.params, state.ema_params, state.model_state))
         assert {x.dtype for x in leaves} == {jnp.dtype('float32')}
         assert {x.dtype for x in metrics.values()} == {jnp.dtype('float32')}
         losses[dtype] = float(metrics['loss'])

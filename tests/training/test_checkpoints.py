@@ -31,7 +31,7 @@ def _state(seed: int, *, ema: bool = True, batch_norm: bool = True, width: int =
     }
     stats = {'norm': {'mean': jnp.asarray(rng.normal(size=width), jnp.float32)}}
     state = state_lib.create(
-        params, TX, batch_stats=stats if batch_norm else None, ema=ema
+        params, TX, model_state=stats if batch_norm else None, ema=ema
     )
     return state.apply_gradients(grads=params)
 

@@ -166,6 +166,24 @@ def test_another_run_in_the_directory_is_refused(whole, capfd):
     assert _content(whole) == before
 
 
+def test_changed_data_is_refused(tmp_path, capfd):
+    """Catches a run that goes on, or is evaluated, with images of another kind."""
+    images = np.random.default_rng(0).integers(0, 2, (30, 4, 4, 1), dtype=np.uint8)
+    data, workdir = tmp_path / 'data.npz', tmp_path / 'run'
+    np.savez(data, images=images)
+    flags = [f'--workdir={workdir}', f'--dataset=npz:{data}', '--num_steps=1',
+             '--hidden=4', '--latent_dims=2', '--batch_size=8', '--test_samples=1']
+    assert vae.main(flags) == 0
+    np.savez(data, images=images[:, :3])
+    before = _content(workdir)
+    for mode in ('train', 'eval'):
+        assert vae.main([*flags, f'--mode={mode}']) == 2
+        error = capfd.readouterr().err
+        assert 'its image_shape was (4, 4, 1) and is now (3, 4, 1)' in error
+        assert error.count('\n') == 1
+    assert _content(workdir) == before
+
+
 def test_damaged_checkpoint_is_replaced(finished, whole, capfd):
     """Catches a run that never saves again because a damaged checkpoint is in the way.
 
@@ -213,9 +231,10 @@ def test_evaluation_needs_only_the_directory(whole, finished, eval_batch_size):
     np.testing.assert_allclose(*nats, rtol=2e-6)
 
 
-def test_samples_do_not_depend_on_how_many(whole, finished):
-    """Catches keys split by the number of images, and batches cut to it."""
+def test_samples_do_not_depend_on_how_many(whole, finished, monkeypatch):
+    """Catches keys split by the number of images, batches cut to it, data needed."""
     images = []
+    monkeypatch.delattr(sources, 'load')
     for num in (3, 21):
         flags = ['--mode=sample', f'--num_samples={num}']
         assert vae.main([f'--workdir={finished}', *flags]) == 0

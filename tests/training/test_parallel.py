@@ -83,7 +83,7 @@ def test_one_and_eight_devices_agree(config, num_steps, per_dispatch):
     assert losses[-1] < losses[0]
     np.testing.assert_allclose(others, losses, rtol=1e-5)
     assert int(many.step) == int(one.step) == num_steps
-    chex.assert_trees_all_close(many.batch_stats, one.batch_stats, atol=1e-3)
+    chex.assert_trees_all_close(many.model_state, one.model_state, atol=1e-3)
     chex.assert_trees_all_close(many.ema_params, one.ema_params, atol=1e-3)
 
 

@@ -12,7 +12,7 @@ from gm_jax.training import state as state_lib
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1))
 
 
-def _loss_fn(params, batch_stats, batch, rngs, *, step, axis_name):
+def _loss_fn(params, model_state, batch, rngs, *, step, axis_name):
     """Least squares on noisy inputs; NaN wherever an input is."""
     noise = jax.vmap(lambda rng: jax.random.normal(rng, (3,)))(rngs)
     error = (batch['x'] + 0.1 * noise) @ params['w'] - batch['y']
@@ -25,7 +25,7 @@ def _loss_fn(params, batch_stats, batch, rngs, *, step, axis_name):
 
 def _start(ema=True):
     params = {'w': jnp.array([1.0, -2.0, 0.5])}
-    return state_lib.create(params, TX, batch_stats={'mean': jnp.ones(3)}, ema=ema)
+    return state_lib.create(params, TX, model_state={'mean': jnp.ones(3)}, ema=ema)
 
 
 def _batch(num=16):
@@ -61,7 +61,7 @@ def test_skipped_step_changes_only_the_counters(bad):
 
 def test_gradient_that_is_not_finite_is_skipped():
     """Catches a check of the loss alone: sqrt at 0 has a loss and no gradient."""
-    def loss_fn(params, batch_stats, batch, rngs, *, step, axis_name):
+    def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
         return state_lib.LossOutput(jnp.sqrt(jnp.sum(0 * params['w'])), {}, {})
 
     state = state_lib.create({'w': jnp.ones(3)}, TX)
