@@ -96,15 +96,10 @@ def make_model(config: Config, data: sources.ImageSet) -> Autoencoder:
     )
 
 
-def prepare(
-    config: Config, data: sources.ImageSet, image: jax.Array, rngs: jax.Array
-) -> jax.Array:
+def prepare(data: sources.ImageSet, image: jax.Array, rngs: jax.Array) -> jax.Array:
     """Turns integers [B, H, W, C] into x in [0, 1], with one key an example."""
-    num_values = data.num_values
-    if config.binarize == 'dynamic':
-        image = binarize.binarize_dynamic(rngs, image, num_values)
-        num_values = 2
-    return image.astype(jnp.float32) / (num_values - 1)
+    image = binarize.integers(rngs, image, data)
+    return image.astype(jnp.float32) / (binarize.num_values(data) - 1)
 
 
 def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
@@ -112,7 +107,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
     model = make_model(config, data)
 
     def encode(state: state_lib.TrainState, image: jax.Array, rngs: jax.Array) -> Any:
-        x = prepare(config, data, image, rngs)
+        x = prepare(data, image, rngs)
         return x, model.apply(
             {'params': state.eval_params}, x, method=Autoencoder.encode
         )
@@ -131,7 +126,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         )
 
     def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
-        x = prepare(config, data, batch['image'], rngs)
+        x = prepare(data, batch['image'], rngs)
         x_hat = model.apply({'params': params}, x)
         loss = reconstruction.squared_error(x_hat, x).mean()
         return state_lib.LossOutput(loss, {}, model_state)
@@ -148,7 +143,10 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
             'squared_error_per_value': error / int(np.prod(data.image_shape)),
         }
 
-    def sample(state: state_lib.TrainState, rngs: jax.Array) -> jax.Array:
+    def sample(
+        state: state_lib.TrainState, rngs: jax.Array, index: jax.Array
+    ) -> jax.Array:
+        del index
         pool = state.model_state['pool']
         pairs = jax.vmap(lambda rng: jax.random.randint(rng, (2,), 0, len(pool)))(rngs)
         ends = [encode(state, pool[pairs[:, i]], rngs)[1] for i in (0, 1)]
@@ -259,14 +257,14 @@ def make_fit(config: Config, data: sources.ImageSet) -> Callable:
     tx = optimizer.adam(dataclasses.replace(config, num_steps=config.probe_steps))
 
     def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
-        x = prepare(config, data, batch['image'], rngs)
+        x = prepare(data, batch['image'], rngs)
         logits = model.apply({'params': params}, x)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
         return state_lib.LossOutput(loss.mean(), {}, model_state)
 
     def test_step(state, batch, rng):
         rngs = state_lib.fold_in_each(rng, batch['index'])
-        x = prepare(config, data, batch['image'], rngs)
+        x = prepare(data, batch['image'], rngs)
         logits = model.apply({'params': state.params}, x)
         return {'correct': logits.argmax(-1) == batch['label']}
 
@@ -327,7 +325,7 @@ def _codes(
 
     def encode(state, batch, rng):
         rngs = state_lib.fold_in_each(rng, batch['index'])
-        x = prepare(config, data, batch['image'], rngs)
+        x = prepare(data, batch['image'], rngs)
         variables = {'params': state.eval_params}
         z = model.apply(variables, x, method=Autoencoder.encode)
         return {'z': z, 'label': batch['label']}

@@ -205,7 +205,7 @@ def make_model(config: Config, data: sources.ImageSet) -> VAE:
     Raises:
         UserError: the likelihood does not fit the pixels.
     """
-    binary = data.num_values == 2 or config.binarize == 'dynamic'
+    binary = binarize.num_values(data) == 2
     choice = config.likelihood
     if choice == 'auto':
         choice = 'bernoulli' if binary else 'categorical'
@@ -216,7 +216,7 @@ def make_model(config: Config, data: sources.ImageSet) -> VAE:
         )
     return VAE(
         image_shape=data.image_shape,
-        num_values=2 if binary else data.num_values,
+        num_values=binarize.num_values(data),
         likelihood=choice,
         network=config.network,
         hidden=config_lib.sizes(config.hidden, 'hidden'),
@@ -235,12 +235,11 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
 
     def prepare(image: jax.Array, rngs: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Turns integers into what the encoder sees and what the likelihood is of."""
-        if config.binarize == 'dynamic':
-            image = binarize.binarize_dynamic(rngs, image, data.num_values)
+        image = binarize.integers(rngs, image, data)
         flat = image.reshape(len(image), -1).astype(jnp.float32)
         x = (flat / (model.num_values - 1)).reshape(image.shape)
         if model.likelihood != 'gaussian':
-            return x, image.astype(jnp.int32)
+            return x, image
         noise = jax.vmap(lambda rng: jax.random.uniform(rng, image.shape[1:]))(rngs)
         return x, (image + noise) / model.num_values
 
@@ -315,7 +314,10 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         x = nn.apply(decode, model)(variables_of(state), z)
         return jnp.round(255 * x).astype(jnp.uint8)
 
-    def sample(state: state_lib.TrainState, rngs: jax.Array) -> jax.Array:
+    def sample(
+        state: state_lib.TrainState, rngs: jax.Array, index: jax.Array
+    ) -> jax.Array:
+        del index
         prior_rngs, layer_rngs = split_each(rngs, 2)
         z = latent.prior_sample(prior_rngs, model.latent_dims[-1])
         if len(model.latent_dims) == 2:

@@ -12,7 +12,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gm_jax.data.image_set import Examples, StreamedExamples
+from gm_jax.data.image_set import Examples, ImageSet, StreamedExamples
+
+
+def num_values(data: ImageSet) -> int:
+    """Return V of the pixels that a model of `data` sees."""
+    return 2 if data.binarize == 'dynamic' else data.num_values
+
+
+def integers(rngs: jax.Array, image: jax.Array, data: ImageSet) -> jax.Array:
+    """Return the pixels that a model of `data` sees.
+
+    Args:
+        rngs: [B] keys, for images that are binarized afresh each time.
+        image: [B, H, W, C] as `data` holds them.
+        data: the image set.
+
+    Returns:
+        [B, H, W, C] int32 in [0, `num_values(data)`).
+    """
+    if data.binarize == 'dynamic':
+        return binarize_dynamic(rngs, image, data.num_values)
+    return image.astype(jnp.int32)
 
 
 def binarize_dynamic(

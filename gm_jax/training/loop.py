@@ -47,12 +47,14 @@ class Experiment(NamedTuple):
     eval_step: Callable  # (state, batch, rng) -> {'loss': [B], name: [B, ...]}
     test_step: Callable  # the same, with the careful numbers for the end of a run
     summarize: Callable  # {name: [N, chunks, ...]} -> the metrics of results.json
-    sample: Callable  # (state, rngs [B]) -> uint8 [B, H, W, C]
+    sample: Callable  # (state, rngs [B], index [B]) -> uint8 [B, H, W, C]
     sampler: str  # how it samples, for samples.npz
     pictures: Callable  # (state, batch, rng) -> {name: uint8 [H, W, C]}
     test_chunks: int  # calls of test_step for a batch, with batch['chunk'] = 0, 1, ...
     convolutional: bool  # XLA on the CPU is slow for convolutions inside a loop
     finish: Callable | None = None  # (state, say) -> more metrics, such as probes
+    # () -> what parallel.sample_many returns, for a sampler that is no one program
+    host_sampler: Callable | None = None
 
 
 class Stopped(BaseException):
@@ -305,7 +307,7 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
     arrays = evaluate.over_examples(
         parallel.eval_many(experiment.test_step), state, examples, rng,
         config.eval_batch_size or config.batch_size, experiment.test_chunks,
-        _every_ten_seconds(len(examples)),
+        metrics.every_ten_seconds('evaluated {} of {} images', len(examples)),
     )
     numbers = experiment.summarize(arrays)
     if experiment.finish is not None:
@@ -340,23 +342,14 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
     say(f'results in {path}')
 
 
-def _every_ten_seconds(total: int) -> Callable[[int], None]:
-    """Returns a function that prints how many of `total` images are evaluated."""
-    told = time.monotonic()
-
-    def report(done: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
-            say(f'evaluated {done} of {total} images')
-
-    return report
-
-
 def _sample(job: Job, state: TrainState) -> None:
     """Writes samples.npz and a grid of the samples."""
-    sample_many = parallel.sample_many(job.experiment.sample)
-    _draw_samples(job, sample_many, state)  # compiles, which is not timed
+    experiment = job.experiment
+    if experiment.host_sampler is not None:
+        sample_many = experiment.host_sampler()
+    else:
+        sample_many = parallel.sample_many(experiment.sample)
+        _draw_samples(job, sample_many, state)  # compiles, which is not timed
     started = time.monotonic()
     images = _draw_samples(job, sample_many, state)
     seconds = time.monotonic() - started

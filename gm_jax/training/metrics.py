@@ -8,7 +8,7 @@ import operator
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -71,6 +71,19 @@ def _drop_after(path: str, step: int) -> None:
             except (ValueError, KeyError, TypeError):
                 continue  # a line that was being written when the run was killed
     write_atomically(path, ''.join(kept))
+
+
+def every_ten_seconds(sentence: str, total: int) -> Callable[[int], None]:
+    """Returns a function that says how many of `total` are done, now and then."""
+    told = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            say(sentence.format(done, total))
+
+    return report
 
 
 def write_atomically(path: str, text: str) -> None:

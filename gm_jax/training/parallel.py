@@ -114,17 +114,17 @@ def eval_many(eval_step: Callable) -> Callable:
 
 
 def sample_many(sample: Callable) -> Callable:
-    """Compiles `(state, rngs [B]) -> images [B, H, W, C]` for keys split over devices.
+    """Compiles `(state, rngs [B], index [B]) -> images [B, ...]` for all devices.
 
     Args:
         sample: a pure sampler, one key an image.
 
     Returns:
-        `(state, indices [D, B/D], rng) -> [D, B/D, H, W, C]`; image i has the key
+        `(state, indices [D, B/D], rng) -> [D, B/D, ...]`; image i has the key
         fold_in(rng, i), whatever else is generated with it.
     """
 
     def from_indices(state: Any, indices: jax.Array, rng: jax.Array) -> jax.Array:
-        return sample(state, fold_in_each(rng, indices))
+        return sample(state, fold_in_each(rng, indices), indices)
 
     return jax.pmap(from_indices, axis_name=AXIS, in_axes=(None, 0, None))

@@ -106,7 +106,9 @@ def fold_in_each(rng: jax.Array, index: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(rng, index)
 
 
-def make_train_step(loss_fn: LossFn, *, ema_decay: float = 0.0) -> Callable:
+def make_train_step(
+    loss_fn: LossFn, *, ema_decay: float = 0.0, micro_batch: int = 0
+) -> Callable:
     """Makes the step `(state, batch, rng, *, axis_name=None) -> (state, metrics)`.
 
     A step whose loss or gradient is not finite changes nothing but the counters.
@@ -116,6 +118,9 @@ def make_train_step(loss_fn: LossFn, *, ema_decay: float = 0.0) -> Callable:
         loss_fn: see LossFn.
         ema_decay: d in ema <- d ema + (1 - d) params. It grows from 0.1 as
             min(d, (1 + t) / (10 + t)), so that the start is forgotten soon.
+        micro_batch: examples of a device whose gradient is taken together; the step
+            adds up those of all. 0: all at once. Few at a time fit a CPU's cache. Not
+            for losses with BatchNorm, whose moments would be of so few.
 
     Returns:
         The step, a pure function.
@@ -130,14 +135,15 @@ def make_train_step(loss_fn: LossFn, *, ema_decay: float = 0.0) -> Callable:
     ) -> tuple[TrainState, Metrics]:
         rngs = example_rngs(rng, state.step, batch['index'])
 
-        def objective(params: Any) -> tuple[jax.Array, LossOutput]:
+        def objective(params: Any, batch: Batch, rngs: jax.Array) -> tuple:
             output = loss_fn(
                 params, state.model_state, batch, rngs,
                 step=state.step, axis_name=axis_name,
             )
             return output.loss, output
 
-        grads, output = jax.grad(objective, has_aux=True)(state.params)
+        gradient = _by_parts(jax.grad(objective, has_aux=True), micro_batch)
+        grads, output = gradient(state.params, batch, rngs)
         metrics = dict(output.metrics, loss=output.loss)
         if axis_name is not None:
             grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
@@ -153,6 +159,28 @@ def make_train_step(loss_fn: LossFn, *, ema_decay: float = 0.0) -> Callable:
         return new, dict(metrics, grad_norm=grad_norm)
 
     return train_step
+
+
+def _by_parts(gradient: Callable, size: int) -> Callable:
+    """Averages `gradient(params, batch, rngs)` over parts of `size` examples."""
+
+    def averaged(params: Any, batch: Batch, rngs: jax.Array) -> tuple[Any, LossOutput]:
+        num = len(rngs) // size
+        if num * size != len(rngs):
+            raise ValueError(f'{size} does not divide a batch of {len(rngs)}')
+        parts = jax.tree.map(
+            lambda a: a.reshape(num, size, *a.shape[1:]), (batch, rngs)
+        )
+
+        def add(total: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(params, *part)), None
+
+        shapes = jax.eval_shape(gradient, params, *jax.tree.map(lambda a: a[0], parts))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, parts)
+        return jax.tree.map(lambda a: (a / num).astype(a.dtype), total)
+
+    return averaged if size else gradient
 
 
 def _apply(

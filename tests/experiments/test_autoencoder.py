@@ -24,10 +24,11 @@ def _split(num, seed):
     return ArrayExamples(images.astype(np.uint8), labels)
 
 
-def _data(num_train=48, num_classes=3):
+def _data(num_train=48, num_classes=3, binarize='none'):
     return ImageSet(
         name='rows', image_shape=(3, 4, 1), num_values=V, num_classes=num_classes,
         splits={'train': _split(num_train, 0), 'test': _split(20, 1)},
+        binarize=binarize,
     )
 
 
@@ -71,7 +72,7 @@ def test_the_loss_is_of_pixels_from_0_to_1(rng):
 @pytest.mark.parametrize('binarize', ['none', 'dynamic'])
 def test_training_learns(binarize, rng):
     """A gradient of the wrong sign, or dynamic pixels scaled as grey ones."""
-    data = _data()
+    data = _data(binarize=binarize)
     config = _config(binarize=binarize, learning_rate=1e-2, num_steps=200)
     experiment, state = _start(config, data)
     images = data.splits['train'].images
@@ -94,15 +95,16 @@ def test_samples_lie_between_codes_of_training_images(rng):
     rngs = jax.random.split(rng, 4)
     x = jnp.asarray(data.splits['train'].images / (V - 1), jnp.float32)
     x_hat = autoencoder.make_model(_config(), data).apply({'params': state.params}, x)
-    images = experiment.sample(state, rngs)
+    images = experiment.sample(state, rngs, jnp.arange(4))
     assert images.dtype == jnp.uint8
     # Between an image and itself there is only its reconstruction.
     expected = np.broadcast_to(255 * np.asarray(x_hat), images.shape)
     np.testing.assert_allclose(images, expected, atol=0.6)
 
     experiment, state = _start(_config(), _data())
-    images = np.asarray(experiment.sample(state, rngs))
-    np.testing.assert_array_equal(images[2:3], experiment.sample(state, rngs[2:3]))
+    images = np.asarray(experiment.sample(state, rngs, jnp.arange(4)))
+    alone = experiment.sample(state, rngs[2:3], jnp.arange(1))
+    np.testing.assert_array_equal(images[2:3], alone)
     assert len(np.unique(images.reshape(4, -1), axis=0)) > 1
 
 

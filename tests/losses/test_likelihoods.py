@@ -189,6 +189,12 @@ def ints(shape):
     lambda: likelihoods.categorical_sample(_keys(4), zeros((4,))),
     lambda: likelihoods.gaussian_sample(_keys(4), zeros((4, 3)), zeros((4, 1))),
     lambda: likelihoods.gaussian_sample(_keys(3), zeros((4, 3)), zeros((4, 3))),
+    lambda: likelihoods.bernoulli_quantile(zeros((4, 3)), zeros((4, 1))),
+    lambda: likelihoods.bernoulli_quantile(zeros((4, 3)), zeros((3,))),
+    lambda: likelihoods.categorical_quantile(zeros((4, 3)), zeros((4, 3))),
+    lambda: likelihoods.categorical_quantile(zeros((4, 3)), zeros((1,))),
+    lambda: likelihoods.categorical_quantile(zeros((4, 3)), zeros(())),
+    lambda: likelihoods.categorical_quantile(zeros(()), zeros(())),
     lambda: likelihoods.bits_per_dim(zeros((4, 1)), 3),
     lambda: likelihoods.bits_per_dim(zeros(()), 3),
 ])
@@ -269,6 +275,62 @@ def test_gaussian_sample_is_reparameterized():
     by_mean, by_logvar = gradient_fn(jnp.ones_like(x))
     np.testing.assert_allclose(by_mean, jnp.ones_like(x))
     np.testing.assert_allclose(by_logvar, (x - mean) / 2, rtol=1e-6)
+
+
+def test_bernoulli_quantile_is_the_definition():
+    """Catches u < p, which falls as u rises, and an impossible value at the ends."""
+    logits = np.repeat([-1e4, -2, 0, 3, 1e4], 101).astype(np.float32)
+    u = np.tile(np.append(np.linspace(0, 0.99, 100), 1 - 2.0 ** -24), 5)
+    u = u.astype(np.float32)
+    out = likelihoods.bernoulli_quantile(logits, u)
+    assert out.dtype == jnp.int32
+    zero = np.exp(-_softplus(np.float64(logits)))
+    np.testing.assert_array_equal(out, u >= zero)
+    ends = np.asarray(out).reshape(5, 101)[[0, -1]]
+    np.testing.assert_array_equal(ends, np.repeat([[0], [1]], 101, axis=1))
+    x = likelihoods.bernoulli_quantile(jnp.full(4000, 1.0), np.arange(4000) / 4000)
+    np.testing.assert_allclose(np.mean(x), 1 / (1 + np.exp(-1)), atol=1 / 4000)
+
+
+@pytest.mark.parametrize('num_values', [1, 2, 37, 256])
+def test_categorical_quantile_is_the_definition(num_values):
+    """Catches a value off by one, and sums that lose precision along 256 values."""
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.normal(size=(40, 50, num_values))
+    u = rng.uniform(size=(40, 50))
+    probs = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
+    exact = np.sum(np.cumsum(probs, axis=-1)[..., :-1] <= u[..., None], axis=-1)
+    with jax.enable_x64(True):
+        out = jax.jit(likelihoods.categorical_quantile)(logits, u)
+    assert out.dtype == jnp.int32
+    np.testing.assert_array_equal(out, exact)
+    # In float32 a u within rounding of a cumulative sum may come out beyond it.
+    out = likelihoods.categorical_quantile(np.float32(logits), np.float32(u))
+    assert np.mean(out != exact) < 2e-3
+
+
+def test_categorical_quantile_rises_and_has_the_frequencies():
+    """Catches 1 - u for u: on a grid of u, the counts are the probabilities."""
+    logits = np.tile(np.float32([0, 2, -1, 1, 1]), (4000, 1))
+    x = np.asarray(likelihoods.categorical_quantile(logits, np.arange(4000) / 4000))
+    assert np.diff(x).min() >= 0
+    frequencies = np.bincount(x, minlength=5) / 4000
+    probs = np.exp(logits[0]) / np.exp(logits[0]).sum()
+    np.testing.assert_allclose(frequencies, probs, atol=1 / 2000)
+
+
+def test_categorical_quantile_draws_nothing_impossible():
+    """Catches cumulative sums that end below 1, and a first value drawn at u = 0."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(500, 1, 37)).astype(np.float32)
+    logits[rng.uniform(size=logits.shape) < 0.7] = -np.inf
+    logits[..., 17] = 0
+    u = np.append(np.linspace(0, 0.99, 20), 1 - 2.0 ** -24).astype(np.float32)
+    x = np.asarray(jax.jit(likelihoods.categorical_quantile)(
+        np.broadcast_to(logits, (500, 21, 37)), np.broadcast_to(u, (500, 21))
+    ))
+    drawn = np.take_along_axis(logits[:, 0], x, axis=-1)
+    assert np.isfinite(drawn).all()
 
 
 def test_bits_per_dim():

@@ -39,7 +39,7 @@ def test_every_example_counts_once_in_order(batch_size):
 
 def test_image_does_not_depend_on_how_many_or_on_the_batch():
     """Catches keys that are split by their number, and padding that is returned."""
-    def sample(state, rngs):
+    def sample(state, rngs, index):
         return jax.vmap(lambda rng: jax.random.uniform(rng, (2, 2, 1)))(rngs)
 
     compiled, rng = parallel.sample_many(sample), jax.random.key(1)

@@ -116,7 +116,7 @@ def test_split_gives_each_device_consecutive_examples_and_join_undoes_it():
 
 def test_image_has_the_key_of_its_place():
     """Catches images that depend on the device or on how many there are."""
-    def sample(state, rngs):
+    def sample(state, rngs, index):
         return jax.vmap(jax.random.uniform)(rngs) + state
 
     rng = jax.random.key(3)

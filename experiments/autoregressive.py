@@ -1,0 +1,332 @@
+"""What the experiments of autoregressive models share; not an experiment itself.
+
+A model brings functions (`Model`); here they become a loss, an exact evaluation, three
+samplers, completion of given images, and pictures.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gm_jax import plotting
+from gm_jax.data import binarize, sources
+from gm_jax.errors import UserError
+from gm_jax.evaluation import likelihood
+from gm_jax.losses import likelihoods
+from gm_jax.sampling import autoregressive
+from gm_jax.training import config as config_lib
+from gm_jax.training import loop, metrics, optimizer, parallel
+from gm_jax.training import state as state_lib
+from gm_jax.training.config import field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(config_lib.Config):
+    """Settings of every autoregressive model."""
+
+    class_conditional: bool = field(False, 'condition on the labels of the images')
+    micro_batch: int = field(
+        0, 'examples whose gradient is taken together; 0: by model and backend', low=0
+    )
+    sampler: str = field(
+        'incremental', 'how to generate; all give the same images, see '
+        'gm_jax.sampling.autoregressive',
+        choices=('incremental', 'fixed_point', 'ancestral'), free=True,
+    )
+    temperature: float = field(
+        1.0, 'below 1 likely values become likelier', free=True
+    )
+    label: int = field(-1, 'class to generate; -1: all in turn', low=-1, free=True)
+    given: str = field(
+        '', "npz of partial images to complete: 'images' integers [N, H, W, C], 'mask' "
+        '[H, W] or of the shape of images, true where a pixel is given', free=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Raises UserError for the first setting that is not allowed."""
+        super().__post_init__()
+        if self.temperature <= 0:
+            raise UserError(
+                f'--temperature must be above 0, got {self.temperature}: near 0 the '
+                f'likeliest value is taken.'
+            )
+
+
+class Distribution(NamedTuple):
+    """The conditional distribution of a pixel's values."""
+
+    log_prob: Callable  # (params, x [B, H, W, C]) -> [B]
+    quantile: autoregressive.Quantile
+    temper: Callable  # (params, temperature) -> params
+    num_noise: int  # uniform numbers a pixel
+
+
+def discrete(num_values: int, channels: int) -> Distribution:
+    """Returns a Bernoulli (V = 2) or a categorical distribution of every value."""
+    binary = num_values == 2
+    log_prob, quantile = (
+        (likelihoods.bernoulli_log_prob, likelihoods.bernoulli_quantile) if binary else
+        (likelihoods.categorical_log_prob, likelihoods.categorical_quantile)
+    )
+    return Distribution(
+        log_prob=log_prob,
+        quantile=lambda logits, x, u: quantile(logits, u),
+        temper=lambda logits, temperature: logits / temperature,
+        num_noise=channels,
+    )
+
+
+class Model(NamedTuple):
+    """Functions of an autoregressive network; h [B, E] is what it is conditioned on."""
+
+    init: Callable  # (rng, h [1, E] or None) -> variables
+    # (variables, x, h, *, rngs [B] or None, step, chunk) -> params; rngs are given in
+    # training, with the step; chunk, from 0 to test_chunks - 1, in the evaluation
+    apply: Callable
+    network: Callable  # (variables, h) -> autoregressive.Network
+    distribution: Distribution
+    test_chunks: int = 1  # densities over which the evaluation averages
+    order: np.ndarray | None = None  # of the values; None: raster
+
+
+def linen_model(
+    module: Any, data: sources.ImageSet, distribution: Distribution
+) -> Model:
+    """Makes the functions of a module with `__call__`, `start`, `row` and `pixel`."""
+
+    def network(variables: Any, h: jax.Array | None) -> autoregressive.Network:
+        return autoregressive.Network(
+            start=lambda size: module.apply(variables, size, method='start'),
+            row=lambda *args: module.apply(variables, *args, h, method='row'),
+            pixel=lambda *args: module.apply(variables, *args, method='pixel'),
+        )
+
+    return Model(
+        init=lambda rng, h: module.init(
+            rng, jnp.zeros((1, *data.image_shape), jnp.int32), h
+        ),
+        apply=lambda variables, x, h, **mode: module.apply(variables, x, h),
+        network=network,
+        distribution=distribution,
+    )
+
+
+def num_values(config: Config, data: sources.ImageSet) -> int:
+    """Returns V; raises UserError for settings that do not fit the images."""
+    if config.class_conditional and not data.num_classes:
+        raise UserError(f'--class_conditional needs labels; {data.name} has none.')
+    if config.label >= 0 and not config.class_conditional:
+        raise UserError('--label needs a model trained with --class_conditional.')
+    if config.label >= max(data.num_classes, 1):
+        raise UserError(
+            f'--label={config.label} is not a class of {data.name}: they are 0 to '
+            f'{data.num_classes - 1}.'
+        )
+    return binarize.num_values(data)
+
+
+def build(
+    config: Config, data: sources.ImageSet, model: Model, *, heavy: bool = True
+) -> loop.Experiment:
+    """Makes the pure functions of an experiment.
+
+    Args:
+        config: the settings.
+        data: the image set.
+        model: the network's functions.
+        heavy: whether a step takes so long that each is dispatched alone on a CPU, and
+            its gradient is taken for few images at a time.
+    """
+    values, distribution = num_values(config, data), model.distribution
+    num_dims = math.prod(data.image_shape)
+    partial = read_given(config.given, data.image_shape, values)
+
+    def condition(labels: jax.Array) -> jax.Array | None:
+        if not config.class_conditional:
+            return None
+        return jax.nn.one_hot(labels, data.num_classes)
+
+    def variables_of(state: state_lib.TrainState) -> dict[str, Any]:
+        return {'params': state.eval_params, **state.model_state}
+
+    def init(rng: jax.Array) -> state_lib.TrainState:
+        variables = dict(model.init(rng, condition(jnp.zeros(1, jnp.int32))))
+        params = variables.pop('params')
+        return state_lib.create(
+            params, optimizer.adam(config), ema=config.ema > 0, model_state=variables
+        )
+
+    def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
+        pixel_rngs, model_rngs = jnp.moveaxis(jax.vmap(jax.random.split)(rngs), 1, 0)
+        x = binarize.integers(pixel_rngs, batch['image'], data)
+        out = model.apply(
+            {'params': params, **model_state}, x, condition(batch['label']),
+            rngs=model_rngs, step=step, chunk=jnp.int32(0),
+        )
+        log_px = distribution.log_prob(out, x)
+        bits = likelihoods.bits_per_dim(log_px, num_dims).mean()
+        return state_lib.LossOutput(
+            -log_px.mean(), {'bits_per_dim': bits}, model_state
+        )
+
+    def log_prob(state, batch, rng, chunk):
+        rngs = state_lib.fold_in_each(rng, batch['index'])
+        x = binarize.integers(rngs, batch['image'], data)
+        out = model.apply(
+            variables_of(state), x, condition(batch['label']), rngs=None,
+            step=state.step, chunk=chunk,
+        )
+        return distribution.log_prob(out, x)
+
+    def eval_step(state, batch, rng):
+        return {'loss': -log_prob(state, batch, rng, jnp.int32(0))}
+
+    def test_step(state, batch, rng):
+        return {'log_px': log_prob(state, batch, rng, batch['chunk'][0])}
+
+    def summarize(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        log_px = likelihood.combine(arrays['log_px'])
+        return likelihood.report(log_px, num_dims, 'exact')
+
+    def start(state, rngs, index):
+        """Makes what a sampler starts from: noise, given pixels, conditions."""
+        uniform = autoregressive.noise(rngs, data.image_shape, distribution.num_noise)
+        images, known = (jnp.asarray(a)[index % len(a)] for a in partial)
+        labels = index % max(data.num_classes, 1)
+        if config.label >= 0:
+            labels = jnp.full_like(labels, config.label)
+        return {'x': images, 'known': known, 'uniform': uniform, 'label': labels}
+
+    def quantile(params: Any, x: jax.Array, uniform: jax.Array) -> jax.Array:
+        tempered = distribution.temper(params, config.temperature)
+        return distribution.quantile(tempered, x, uniform)
+
+    def generate(state, x, known, uniform, label):
+        network = model.network(variables_of(state), condition(label))
+        return autoregressive.incremental(
+            network, quantile, uniform, x, known, order=model.order
+        )
+
+    def sweep(state, batch, rng):
+        del rng
+        out = model.apply(
+            variables_of(state), batch['x'], condition(batch['label']), rngs=None,
+            step=state.step, chunk=jnp.int32(0),
+        )
+        return {'x': quantile(out, batch['x'], batch['uniform'])}
+
+    def host_sampler() -> Callable:
+        start_many, sweep_many = parallel.sample_many(start), parallel.eval_many(sweep)
+
+        def sample(state: Any, indices: np.ndarray, rng: jax.Array) -> np.ndarray:
+            begin = start_many(state, indices, rng)
+            x, known = np.asarray(begin['x']), np.asarray(begin['known'])
+
+            def redraw(x: np.ndarray) -> np.ndarray:
+                return np.asarray(sweep_many(state, {**begin, 'x': x}, rng)['x'])
+
+            if config.sampler == 'ancestral':
+                report = metrics.every_ten_seconds('drew {} of {} values', num_dims)
+                x = autoregressive.ancestral(
+                    redraw, x, known, order=model.order, report=report
+                )
+            else:
+                x, sweeps = autoregressive.fixed_point(redraw, x, known)
+                metrics.say(f'fixed point of {x[..., 0, 0, 0].size} images after '
+                            f'{sweeps} sweeps')
+            return plotting.to_uint8(x, num_values=values)
+
+        return sample
+
+    def sample(state, rngs, index):
+        x = generate(state, **start(state, rngs, index))
+        return jnp.round(x * (255 / (values - 1))).astype(jnp.uint8)
+
+    def pictures(state, batch, rng):
+        rows = np.minimum(np.arange(8), len(batch['index']) - 1)
+        rngs = state_lib.fold_in_each(rng, batch['index'][rows])
+        x = binarize.integers(rngs, batch['image'][rows], data)
+        known = np.zeros(x.shape, bool)
+        known[:, :x.shape[1] // 2] = True
+        complete, columns = jax.jit(generate), [x * known, x]
+        for draw in range(1, 4):
+            uniform = autoregressive.noise(
+                jax.vmap(jax.random.fold_in, (0, None))(rngs, draw),
+                data.image_shape, distribution.num_noise,
+            )
+            columns.insert(
+                -1, complete(state, x, known, uniform, batch['label'][rows])
+            )
+        grid = np.stack([np.asarray(column) for column in columns], axis=1)
+        return {
+            'completions': plotting.image_grid(
+                grid.reshape(-1, *data.image_shape), columns=len(columns),
+                num_values=values,
+            )
+        }
+
+    micro_batch = config.micro_batch
+    if not micro_batch and heavy and jax.default_backend() == 'cpu':
+        micro_batch = math.gcd(config.batch_size // jax.device_count(), 2)
+    return loop.Experiment(
+        init=init,
+        train_step=state_lib.make_train_step(
+            loss_fn, ema_decay=config.ema, micro_batch=micro_batch
+        ),
+        eval_step=eval_step,
+        test_step=test_step,
+        test_chunks=model.test_chunks,
+        summarize=summarize,
+        sample=sample,
+        sampler=config.sampler,
+        pictures=pictures,
+        convolutional=heavy,
+        host_sampler=None if config.sampler == 'incremental' else host_sampler,
+    )
+
+
+def read_given(
+    path: str, image_shape: tuple[int, int, int], num_values: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the partial images of --given: (int32 [N, H, W, C], bool [N, H, W, C]).
+
+    Without a path one image of which nothing is known.
+
+    Raises:
+        UserError: the file cannot be read, or its arrays do not fit the model.
+    """
+    if not path:
+        return np.zeros((1, *image_shape), np.int32), np.zeros((1, *image_shape), bool)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images, mask = file['images'], file['mask']
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"--given={path} must be an npz file with 'images' and 'mask': {error}."
+        ) from None
+    if images.shape[1:] != image_shape or not len(images):
+        raise UserError(
+            f'--given={path}: images are {list(images.shape)}, the model makes '
+            f'[N, {", ".join(map(str, image_shape))}].'
+        )
+    if mask.shape == image_shape[:2]:
+        mask = np.broadcast_to(mask[None, :, :, None], images.shape)
+    if mask.shape != images.shape:
+        raise UserError(
+            f'--given={path}: mask is {list(mask.shape)}; it must be '
+            f'{list(image_shape[:2])} or {list(images.shape)}.'
+        )
+    mask, whole = mask.astype(bool), np.issubdtype(images.dtype, np.integer)
+    if not whole or images[mask].min(initial=0) < 0 or (
+        images[mask].max(initial=0) >= num_values
+    ):
+        raise UserError(
+            f'--given={path}: images must be integers from 0 to {num_values - 1}, the '
+            f'values of the model.'
+        )
+    return np.where(mask, images, 0).astype(np.int32), np.array(mask)

@@ -1,0 +1,90 @@
+"""Gated PixelCNN: exact likelihood by gated causal convolutions in two stacks.
+
+van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders.
+
+    python -m experiments.gated_pixel_cnn --workdir=/tmp/gated
+    python -m experiments.gated_pixel_cnn --workdir=/tmp/gated --mode=sample
+"""
+
+import dataclasses
+import functools
+import sys
+
+import jax.numpy as jnp
+
+from experiments import autoregressive
+from gm_jax.data import sources
+from gm_jax.errors import UserError
+from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
+from gm_jax.training import config as config_lib
+from gm_jax.training import loop
+from gm_jax.training.config import field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(autoregressive.Config):
+    """Settings of the Gated PixelCNN."""
+
+    num_steps: int = field(600, 'training steps', low=1)
+    batch_size: int = field(
+        32, 'examples a step, over all devices of all processes', low=1
+    )
+    learning_rate: float = field(4e-3, 'peak learning rate', low=0.0)
+    ema: float = field(
+        0.99, 'decay of the parameter average that evaluation uses; 0: none',
+        low=0.0, high=1.0,
+    )
+    features: int = field(24, 'maps of each layer', low=1)
+    num_layers: int = field(5, 'layers after the first', low=1)
+    first_kernel: int = field(7, 'side of the first kernel', low=3)
+    kernels: str = field('3', 'sides of the other kernels, in turn: 5,3')
+    head: int = field(64, 'maps of the layer before the logits', low=1)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for settings that are not allowed."""
+        super().__post_init__()
+        sides = config_lib.sizes(self.kernels, 'kernels') + (self.first_kernel,)
+        if any(side % 2 == 0 or side < 3 for side in sides):
+            raise UserError('--kernels and --first_kernel must be odd, 3 or more.')
+
+
+PRESETS = {
+    'paper': Config(
+        dataset='binarized_mnist', features=32, num_layers=8, kernels='5,3', head=128,
+        batch_size=64, learning_rate=2e-3, ema=0.999, num_steps=20_000, log_every=50,
+        eval_every=2_000, checkpoint_every=500,
+    ),
+}
+
+
+def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
+    """Makes the pure functions of the experiment."""
+    channels, values = data.image_shape[2], autoregressive.num_values(config, data)
+    if config.features % channels:
+        raise UserError(
+            f'--features={config.features} must be a multiple of {channels}: every '
+            f'colour has its own.'
+        )
+    module = GatedPixelCNN(
+        image_shape=data.image_shape,
+        num_values=values,
+        features=config.features,
+        num_layers=config.num_layers,
+        first_kernel=config.first_kernel,
+        kernel_sizes=config_lib.sizes(config.kernels, 'kernels'),
+        head=config.head,
+        dtype=jnp.dtype(config.dtype),
+    )
+    distribution = autoregressive.discrete(values, channels)
+    return autoregressive.build(
+        config, data, autoregressive.linen_model(module, data, distribution)
+    )
+
+
+main = functools.partial(
+    loop.main, module='gated_pixel_cnn', about=__doc__, config_class=Config,
+    presets=PRESETS, build=build,
+)
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

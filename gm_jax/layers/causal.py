@@ -1,0 +1,157 @@
+"""Causal convolutions, each with two faces that compute the same function.
+
+`__call__` is the parallel face: all positions of an image at once, for training. `row`
+or `pixel` is the incremental face: one row, or one position, from the few rows or
+columns before it that the kernel reaches, for sampling. Only the taps that a mask would
+keep have parameters and are computed.
+
+A masked k x k convolution (van den Oord et al. 2016, Pixel Recurrent Neural Networks,
+sec. 3.3, https://arxiv.org/abs/1601.06759) is the sum of its three parts: the rows
+above (`Above`), the pixels to the left (`Left`) and the pixel itself (`Here`), where
+mask A and mask B differ.
+"""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+Initializer = nn.initializers.Initializer
+# The parts of one convolution have a bias once and share their fan-in.
+LECUN = nn.initializers.lecun_normal()
+
+
+def correlate(
+    x: jax.Array, kernel: jax.Array, pad: tuple[tuple[int, int], tuple[int, int]]
+) -> jax.Array:
+    """Compute y[r, c] = sum_ij x[r + i - top, c + j - left] K[i, j], zeros outside.
+
+    On the CPU it is a sum of shifted matrix products: XLA's convolution there is slow
+    in the gradient of kernels as small as these, and 40 times slower in any loop.
+
+    Args:
+        x: [B, H, W, F].
+        kernel: [I, J, F, G].
+        pad: ((top, bottom), (left, right)) rows and columns of zeros around x.
+
+    Returns:
+        [B, H + top + bottom - I + 1, W + left + right - J + 1, G].
+    """
+    chex.assert_rank([x, kernel], 4)
+    if jax.default_backend() != 'cpu':
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), pad, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        )
+    x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
+    height, width = x.shape[1] - len(kernel) + 1, x.shape[2] - kernel.shape[1] + 1
+    return sum(
+        x[:, i:i + height, j:j + width] @ kernel[i, j]
+        for i, j in np.ndindex(kernel.shape[:2])
+    )
+
+
+class Above(nn.Module):
+    """Convolves the rows above: K rows up to r - 1, or up to r with `inclusive`.
+
+    Inclusive is for features that know only the rows above already.
+    """
+
+    features: int  # G
+    kernel_size: tuple[int, int]  # K rows, J columns, J odd
+    inclusive: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, rows_only: bool = False) -> jax.Array:
+        """Maps [B, H, W, F] to [B, H, W, G]; with `rows_only` see `row`."""
+        rows, columns = self.kernel_size
+        if columns % 2 == 0:
+            raise ValueError(f'a kernel of {columns} columns has no centre')
+        shape = (rows, columns, x.shape[-1], self.features)
+        kernel = self.param('kernel', LECUN, shape).astype(self.dtype)
+        side = (columns // 2, columns // 2)
+        bias = self.param('bias', nn.initializers.zeros_init(), shape[-1:])
+        top = 0 if rows_only else rows - int(self.inclusive)
+        y = correlate(x.astype(self.dtype), kernel, ((top, 0), side))
+        # Exclusive, the last row of y is of a row below the image.
+        return _add_bias(y[:, :x.shape[1]], bias)
+
+    def row(self, rows: jax.Array) -> jax.Array:
+        """Maps the K rows that row r sees, [B, K, W, F], to row r, [B, W, G]."""
+        return self(rows, rows_only=True)[:, 0]
+
+
+class Left(nn.Module):
+    """Convolves the K pixels to the left, the pixel itself not included."""
+
+    features: int  # G
+    kernel_size: int  # K
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, one: bool = False) -> jax.Array:
+        """Maps [B, H, W, F] to [B, H, W, G]; with `one` see `pixel`."""
+        shape = (1, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param('kernel', LECUN, shape).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if one:
+            return x.reshape(len(x), -1) @ kernel.reshape(-1, self.features)
+        return correlate(x, kernel, ((0, 0), (self.kernel_size, 0)))[:, :, :x.shape[2]]
+
+    def pixel(self, left: jax.Array) -> jax.Array:
+        """Maps the K pixels before a pixel, [B, K, F], to that pixel, [B, G]."""
+        return self(left, one=True)
+
+
+class Here(nn.Module):
+    """A 1 x 1 convolution that keeps the order of colours: both faces are one.
+
+    Features are C groups, one a colour; group g sees the groups up to its own (mask B),
+    or those before its own (`strict`, mask A). With one colour, mask B is an ordinary
+    1 x 1 convolution, and mask A would see nothing.
+    """
+
+    features: int  # G
+    channels: int = 1  # C
+    strict: bool = False
+    copies: int = 1  # the output is that many blocks of C groups (two for a gate)
+    use_bias: bool = True
+    scale: float = 1.0  # of the initial kernel
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., F] to [..., G]."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param(
+            'kernel', lambda *args: self.scale * LECUN(*args), shape
+        )
+        if self.channels > 1:
+            seen = self._group(shape[0], 1)[:, None]
+            mask = seen <= self._group(shape[1], self.copies) - int(self.strict)
+            kernel = kernel * mask
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param('bias', nn.initializers.zeros_init(), shape[1:])
+            y = _add_bias(y, bias)
+        return y
+
+    def _group(self, features: int, copies: int) -> np.ndarray:
+        if features % (copies * self.channels):
+            raise ValueError(
+                f'{features} features cannot be {copies} x {self.channels} groups'
+            )
+        size = features // copies // self.channels
+        return np.arange(features) // size % self.channels
+
+
+def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    return x + jnp.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
+
+
+def window(rows: jax.Array, new: jax.Array) -> jax.Array:
+    """Drop the oldest of [B, K, ...] on axis 1 and append `new` [B, ...]."""
+    return jnp.concatenate([rows[:, 1:], new[:, None]], axis=1)

@@ -1,0 +1,50 @@
+"""What autoregressive networks do with pixels at their two ends."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gm_jax.layers.causal import Here
+
+
+def encode(x: jax.Array, num_values: int) -> jax.Array:
+    """Scales integers in [0, V) to [-1, 1], so that no value is the zero of padding."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return 2 * x.astype(dtype) / (num_values - 1) - 1
+
+
+class Head(nn.Module):
+    """ReLU, 1 x 1, ReLU, 1 x 1 to the logits of every colour."""
+
+    features: int
+    channels: int  # C
+    num_values: int  # V
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., F] to float32 logits [..., C] (V = 2) or [..., C, V]."""
+        x = jax.nn.relu(x)
+        features = self.features + -self.features % self.channels  # whole groups
+        x = jax.nn.relu(Here(features, self.channels, dtype=self.dtype)(x))
+        binary = self.num_values == 2
+        outputs = self.channels * (1 if binary else self.num_values)
+        # Small, so that every value is about as likely at first.
+        x = Here(outputs, self.channels, dtype=self.dtype, scale=0.1)(x)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return x if binary else x.reshape(*x.shape[:-1], self.channels, -1)
+
+
+def rows_above(x: jax.Array, r: jax.Array, num: int) -> jax.Array:
+    """Returns rows r - num ... r - 1 of [B, H, W, F], zeros above the image."""
+    padded = jnp.pad(x, ((0, 0), (num, 0), (0, 0), (0, 0)))
+    return jax.lax.dynamic_slice_in_dim(padded, r, num, axis=1)
+
+
+def left_of(x: jax.Array, w: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
+    """Returns pixels w - num ... w - 1 of a row [B, W, F], and pixel w."""
+    padded = jnp.pad(x, ((0, 0), (num, 0), (0, 0)))
+    pixels = jax.lax.dynamic_slice_in_dim(padded, w, num + 1, axis=1)
+    return pixels[:, :num], pixels[:, num]

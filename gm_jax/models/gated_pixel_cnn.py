@@ -1,0 +1,197 @@
+"""Gated PixelCNN: two stacks of gated causal convolutions, without a blind spot.
+
+van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders, sec. 2,
+https://arxiv.org/abs/1606.05328. With v the vertical and u the horizontal stack, * a
+causal convolution, N, R and S 1 x 1 convolutions, h what the image is conditioned on:
+
+    a = W_v * v + V_v h               v <- tanh(a_1) o sigmoid(a_2)
+    b = W_u * u + N a + V_u h         z = tanh(b_1) o sigmoid(b_2)        (eq. 2, 4)
+                                      u <- u + R z,  skip <- skip + S z
+
+W_v reaches rows above only and W_u pixels to the left only, so nothing needs a mask but
+the colours of one pixel among themselves.
+
+    model = GatedPixelCNN(image_shape=(28, 28, 1), num_values=2)
+    logits = model.apply(variables, x)  # x integers [B, H, W, C]
+
+`start`, `row` and `pixel` are the same network by rows and pixels, for
+`sampling.autoregressive.incremental`.
+"""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gm_jax.layers.causal import Above, Here, Left, window
+from gm_jax.layers.pixels import Head, encode, left_of, rows_above
+
+
+def gate(x: jax.Array) -> jax.Array:
+    """Compute tanh(x_1) o sigmoid(x_2) for the two halves of the last axis."""
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.tanh(first) * jax.nn.sigmoid(second)
+
+
+class GatedLayer(nn.Module):
+    """One layer of both stacks (figure 2 of the paper)."""
+
+    features: int  # p
+    kernel_size: int  # k, odd
+    channels: int  # C
+    first: bool = False  # sees the image: mask A, and no residual
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the convolutions."""
+        half, double, dtype = self.kernel_size // 2, 2 * self.features, self.dtype
+        # From the second layer on, the vertical features of a row know only the rows
+        # above it, so the row itself may be seen.
+        size = (half + int(not self.first), self.kernel_size)
+        self.above = Above(double, size, inclusive=not self.first, dtype=dtype)
+        self.link = Here(double, dtype=dtype)  # N
+        self.left = Left(double, half, dtype=dtype)
+        self.sees_itself = self.channels > 1 or not self.first
+        if self.sees_itself:
+            self.here = Here(
+                double, self.channels, self.first, 2, use_bias=False, dtype=dtype
+            )
+        # R and S in one product.
+        self.out = Here(double, self.channels, copies=2, dtype=dtype)
+        self.above_h = nn.Dense(double, use_bias=False, dtype=dtype)  # V_v
+        self.left_h = nn.Dense(double, use_bias=False, dtype=dtype)  # V_u
+
+    def __call__(
+        self, v: jax.Array, u: jax.Array, h: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Maps v [B, H, W, F], u [B, H, W, F] and h [B, E] to the next v, u, skip."""
+        if h is not None:
+            h = h[:, None]  # as in `row`, with an axis for the rows
+        a = self._plus(self.above(v), self.above_h, h)
+        b = self.left(u) + self._plus(self.link(a), self.left_h, h)
+        return gate(a), *self._finish(u, b)
+
+    def row(
+        self, rows: jax.Array, h: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Maps the rows of v that row r sees to v [B, W, p] and N a [B, W, 2p]."""
+        a = self._plus(self.above.row(rows), self.above_h, h)
+        return gate(a), self._plus(self.link(a), self.left_h, h)
+
+    def pixel(
+        self, left: jax.Array, u: jax.Array, context: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Maps u to its left [B, K, F] and at a pixel [B, F] to the next u and skip."""
+        return self._finish(u, self.left.pixel(left) + context)
+
+    def _plus(self, x: jax.Array, dense: nn.Dense, h: jax.Array | None) -> jax.Array:
+        return x if h is None else x + dense(h)[:, None]
+
+    def _finish(self, u: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if self.sees_itself:
+            b = b + self.here(u)
+        r, skip = jnp.split(self.out(gate(b)), 2, axis=-1)
+        return (r if self.first else u + r), skip
+
+
+class GatedPixelCNN(nn.Module):
+    """The network, from integers to logits."""
+
+    image_shape: tuple[int, int, int]  # H, W, C
+    num_values: int  # V
+    features: int = 32  # p
+    num_layers: int = 8  # after the first
+    first_kernel: int = 7
+    kernel_sizes: tuple[int, ...] = (5, 3)  # of the other layers, in turn
+    head: int = 128  # features of the layer before the logits
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the layers."""
+        sizes = [self.first_kernel] + [
+            self.kernel_sizes[i % len(self.kernel_sizes)]
+            for i in range(self.num_layers)
+        ]
+        self.layers = [
+            GatedLayer(
+                self.features, size, self.image_shape[2], first=i == 0,
+                dtype=self.dtype,
+            )
+            for i, size in enumerate(sizes)
+        ]
+        self.to_logits = Head(
+            self.head, self.image_shape[2], self.num_values, dtype=self.dtype
+        )
+
+    def __call__(self, x: jax.Array, h: jax.Array | None = None) -> jax.Array:
+        """Computes the logits of every pixel given those before it.
+
+        Args:
+          x: [B, H, W, C] integers in [0, V).
+          h: [B, E] what the image is conditioned on, such as a class as one-hot.
+
+        Returns:
+          Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
+        """
+        chex.assert_shape(x, (None, *self.image_shape))
+        v = u = encode(x, self.num_values)
+        skips = 0.0
+        for layer in self.layers:
+            v, u, skip = layer(v, u, h)
+            skips += skip
+        return self.to_logits(skips)
+
+    def start(self, batch_size: int) -> tuple[Any, Any, Any]:
+        """Returns the zeros that the convolutions see outside the image.
+
+        Returns:
+          (state, left, features): the last rows of v of every layer but the last, the
+          last pixels of u of the same layers, and nothing of the row before.
+        """
+        width, p = self.image_shape[1], self.features
+        halves = [layer.kernel_size // 2 for layer in self.layers[1:]]
+        state = tuple(jnp.zeros((batch_size, n, width, p), self.dtype) for n in halves)
+        left = tuple(jnp.zeros((batch_size, n, p), self.dtype) for n in halves)
+        return state, left, ()
+
+    def row(
+        self, state: Any, features: Any, x: jax.Array, r: jax.Array,
+        h: jax.Array | None = None,
+    ) -> tuple[Any, Any]:
+        """Computes the vertical stack at row r of x [B, H, W, C].
+
+        Returns:
+          The next state, and for each layer what `pixel` needs of it, [B, W, 2p].
+        """
+        del features
+        rows = rows_above(encode(x, self.num_values), r, self.first_kernel // 2)
+        kept, context = [], []
+        for layer, cache in zip(self.layers, (*state, None)):
+            v, link = layer.row(rows, h)
+            context.append(link)
+            if cache is not None:
+                rows = jnp.concatenate([cache, v[:, None]], axis=1)
+                kept.append(rows[:, 1:])
+        return tuple(kept), tuple(context)
+
+    def pixel(
+        self, left: Any, context: Any, x_row: jax.Array, w: jax.Array
+    ) -> tuple[Any, jax.Array, Any]:
+        """Computes the horizontal stack at pixel w of the row x_row [B, W, C].
+
+        Returns:
+          The next left, the logits [B, C] or [B, C, V], and no features to keep.
+        """
+        lefts, u = left_of(
+            encode(x_row, self.num_values), w, self.first_kernel // 2
+        )
+        kept, skips = [], 0.0
+        for layer, link, cache in zip(self.layers, context, (*left, None)):
+            u, skip = layer.pixel(lefts, u, link)
+            skips += skip
+            if cache is not None:
+                lefts = cache
+                kept.append(window(cache, u))
+        return tuple(kept), self.to_logits(skips), ()

@@ -1,0 +1,144 @@
+"""Three samplers, one image: on networks with random weights."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gm_jax.losses import likelihoods
+from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
+from gm_jax.sampling import autoregressive
+
+BATCH = 3
+
+
+def _setup(image_shape, num_values, dtype=jnp.float32):
+    """Returns (network, quantile, sweep, uniform) of one random model."""
+    model = GatedPixelCNN(
+        image_shape, num_values, features=6, num_layers=2, first_kernel=5,
+        kernel_sizes=(3,), head=6, dtype=dtype,
+    )
+    zeros = jnp.zeros((BATCH, *image_shape), jnp.int32)
+    variables = model.init(jax.random.key(1), zeros)
+    variables = jax.tree.map(lambda a: 3 * a, variables)
+    network = autoregressive.Network(
+        **{name: functools.partial(model.apply, variables, method=name)
+           for name in ('start', 'row', 'pixel')}
+    )
+
+    def quantile(logits, x, u):
+        del x
+        if num_values == 2:
+            return likelihoods.bernoulli_quantile(logits, u)
+        return likelihoods.categorical_quantile(logits, u)
+
+    rngs = jax.random.split(jax.random.key(2), BATCH)
+    uniform = autoregressive.noise(rngs, image_shape, image_shape[2])
+    sweep = jax.jit(lambda x: quantile(model.apply(variables, x), x, uniform))
+    return network, quantile, sweep, uniform
+
+
+def _known(image_shape, num_values):
+    """Returns a random image with a random half of it known."""
+    rng = np.random.default_rng(3)
+    shape = (BATCH, *image_shape)
+    return rng.integers(0, num_values, shape), rng.random(shape) < 0.5
+
+
+@pytest.mark.parametrize('image_shape, num_values', [
+    ((8, 8, 1), 2), ((5, 7, 1), 256), ((4, 4, 3), 2), ((4, 5, 3), 256),
+])
+@pytest.mark.parametrize('complete', [False, True])
+def test_same_integers(image_shape, num_values, complete):
+    """Catches noise that depends on the order of calls, and any error of a cache."""
+    with jax.enable_x64(True):
+        network, quantile, sweep, uniform = _setup(
+            image_shape, num_values, jnp.float64
+        )
+        x, known = _known(image_shape, num_values)
+        known = known & complete
+        expected = autoregressive.ancestral(sweep, x, known)
+        sampler = jax.jit(functools.partial(
+            autoregressive.incremental, network, quantile, uniform
+        ))
+        got = np.asarray(sampler(jnp.asarray(x), jnp.asarray(known)))
+        np.testing.assert_array_equal(got, expected)
+        for guess in (np.where(known, x, 0), np.where(known, x, num_values - 1)):
+            solved, sweeps = autoregressive.fixed_point(sweep, guess, known)
+            np.testing.assert_array_equal(solved, expected)
+            assert sweeps <= np.prod(image_shape) + 1
+    np.testing.assert_array_equal(expected[known], x[known])
+    assert len(np.unique(expected[~known])) > min(num_values, 3) - 1
+
+
+def test_an_image_does_not_depend_on_the_others():
+    """Catches noise that is drawn for the whole batch at once."""
+    network, quantile, _, uniform = _setup((4, 4, 1), 4)
+    nothing = jnp.zeros((BATCH, 4, 4, 1), jnp.int32)
+    sample = functools.partial(autoregressive.incremental, network, quantile)
+    together = sample(uniform, nothing, nothing > 0)
+    alone = sample(uniform[1:2], nothing[1:2], nothing[1:2] > 0)
+    np.testing.assert_array_equal(together[1:2], alone)
+    rngs = jax.random.split(jax.random.key(2), BATCH)
+    np.testing.assert_array_equal(
+        autoregressive.noise(rngs[1:2], (4, 4, 1), 1), uniform[1:2]
+    )
+
+
+def test_samples_have_the_probabilities_of_the_model():
+    """Catches a biased quantile: all 16 images of 2 x 2, by a chi-square test."""
+    model = GatedPixelCNN(
+        (2, 2, 1), 2, features=4, num_layers=1, first_kernel=3, kernel_sizes=(3,)
+    )
+    images = np.stack(np.unravel_index(np.arange(16), (2, 2, 2, 2)), axis=-1)
+    images = jnp.asarray(images.reshape(16, 2, 2, 1), jnp.int32)
+    variables = jax.tree.map(lambda a: 4 * a, model.init(jax.random.key(0), images))
+    log_px = likelihoods.bernoulli_log_prob(model.apply(variables, images), images)
+    num = 20_000
+    uniform = autoregressive.noise(
+        jax.random.split(jax.random.key(1), num), (2, 2, 1), 1
+    )
+    network = autoregressive.Network(
+        **{name: functools.partial(model.apply, variables, method=name)
+           for name in ('start', 'row', 'pixel')}
+    )
+    x = jax.jit(lambda u: autoregressive.incremental(
+        network, lambda logits, x, u: likelihoods.bernoulli_quantile(logits, u), u,
+        jnp.zeros(u.shape, jnp.int32), jnp.zeros(u.shape, bool),
+    ))(uniform)
+    counts = np.bincount(np.asarray(x).reshape(num, 4) @ [8, 4, 2, 1], minlength=16)
+    expected = num * np.exp(np.asarray(log_px, np.float64))
+    # 15 degrees of freedom: above 44 with probability 1e-4.
+    assert ((counts - expected) ** 2 / expected).sum() < 44
+
+
+def test_fixed_point_of_a_function_that_is_not_causal():
+    """Catches an endless loop where there is no fixed point."""
+    x = np.zeros((1, 2, 2, 1), np.int32)
+    with pytest.raises(ValueError, match='not causal'):
+        autoregressive.fixed_point(lambda x: 1 - x, x, x > 0)
+
+
+def test_order():
+    """Catches values that are generated in another order than the model's."""
+    order = np.array([2, 0, 3, 1])
+    x = np.zeros((1, 2, 2, 1), np.int32)
+    # Each value counts the values before it.
+    rank = np.argsort(order)
+    sweep = lambda x: (  # noqa: E731
+        (x.reshape(-1)[None] > 0) & (rank[None] < rank[:, None])
+    ).sum(1).reshape(x.shape) + 1
+    got = autoregressive.ancestral(sweep, x, x > 0, order=order)
+    np.testing.assert_array_equal(got.ravel(), rank + 1)
+    network = autoregressive.Network(
+        start=lambda size: ((), jnp.zeros((size, 1), int), ()),
+        row=lambda state, features, x, r: (state, jnp.zeros((1, 4))),
+        pixel=lambda left, context, x, w: (left + 1, left + 1, ()),
+    )
+    got = autoregressive.incremental(
+        network, lambda params, x, u: params, jnp.zeros((1, 2, 2, 1)), jnp.asarray(x),
+        jnp.asarray(x > 0), order=order,
+    )
+    np.testing.assert_array_equal(got.ravel(), rank + 1)
