@@ -1,0 +1,88 @@
+"""PixelCNN: exact likelihood by masked convolutions.
+
+van den Oord et al. 2016, Pixel Recurrent Neural Networks.
+
+    python -m experiments.pixel_cnn --workdir=/tmp/pixel_cnn
+    python -m experiments.pixel_cnn --workdir=/tmp/pixel_cnn --mode=sample
+"""
+
+import dataclasses
+import functools
+import sys
+
+import jax.numpy as jnp
+
+from experiments import autoregressive
+from gm_jax.data import sources
+from gm_jax.errors import UserError
+from gm_jax.models.pixel_cnn import PixelCNN
+from gm_jax.training import loop
+from gm_jax.training.config import field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(autoregressive.Config):
+    """Settings of the PixelCNN."""
+
+    num_steps: int = field(600, 'training steps', low=1)
+    batch_size: int = field(
+        32, 'examples a step, over all devices of all processes', low=1
+    )
+    learning_rate: float = field(4e-3, 'peak learning rate', low=0.0)
+    ema: float = field(
+        0.99, 'decay of the parameter average that evaluation uses; 0: none',
+        low=0.0, high=1.0,
+    )
+    features: int = field(16, 'maps h of the masked convolutions; else 2h', low=1)
+    num_blocks: int = field(6, 'residual blocks', low=1)
+    first_kernel: int = field(7, 'side of the first kernel', low=3)
+    kernel: int = field(3, 'side of the kernels in the blocks', low=3)
+    head: int = field(64, 'maps of the layer before the logits', low=1)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for settings that are not allowed."""
+        super().__post_init__()
+        if self.kernel % 2 == 0 or self.first_kernel % 2 == 0:
+            raise UserError('--kernel and --first_kernel must be odd.')
+
+
+PRESETS = {
+    'paper': Config(
+        dataset='binarized_mnist', features=16, num_blocks=15, head=32, batch_size=64,
+        learning_rate=2e-3, ema=0.999, num_steps=40_000, log_every=50,
+        eval_every=4_000, checkpoint_every=500,
+    ),
+}
+
+
+def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
+    """Makes the pure functions of the experiment."""
+    channels, values = data.image_shape[2], autoregressive.num_values(config, data)
+    if config.features % channels:
+        raise UserError(
+            f'--features={config.features} must be a multiple of {channels}: every '
+            f'colour has its own.'
+        )
+    module = PixelCNN(
+        image_shape=data.image_shape,
+        num_values=values,
+        features=config.features,
+        num_blocks=config.num_blocks,
+        first_kernel=config.first_kernel,
+        kernel_size=config.kernel,
+        head=config.head,
+        dtype=jnp.dtype(config.dtype),
+    )
+    distribution = autoregressive.discrete(values, channels)
+    return autoregressive.build(
+        config, data, autoregressive.linen_model(module, data, distribution)
+    )
+
+
+main = functools.partial(
+    loop.main, module='pixel_cnn', about=__doc__, config_class=Config,
+    presets=PRESETS, build=build,
+)
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""The experiments of autoregressive models: one command line, three samplers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import gated_pixel_cnn, pixel_cnn
+from gm_jax.data import sources
+
+TINY = ('--num_steps=2', '--batch_size=8', '--num_samples=8', '--features=4',
+        '--head=4', '--eval_every=2', '--first_kernel=3')
+EXPERIMENTS = {
+    'gated_pixel_cnn': (gated_pixel_cnn.main, ('--num_layers=1',)),
+    'pixel_cnn': (pixel_cnn.main, ('--num_blocks=1',)),
+}
+V = 256
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> str:
+    """Returns the flag of a set of 4 x 3 images of two classes."""
+    path = tmp_path_factory.mktemp('data') / 'images.npz'
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, V, (30, 4, 3, 1), dtype=np.uint8)
+    np.savez(path, images=images, labels=rng.integers(0, 2, 30))
+    return f'--dataset=npz:{path}'
+
+
+@pytest.fixture(scope='module', params=EXPERIMENTS)
+def run(request, data, tmp_path_factory):
+    """Returns (main, workdir, flags) of a trained class-conditional model."""
+    main, more = EXPERIMENTS[request.param]
+    workdir = tmp_path_factory.mktemp(request.param)
+    flags = (f'--workdir={workdir}', data, '--class_conditional', *TINY, *more)
+    assert main(list(flags)) == 0
+    return main, workdir, flags
+
+
+def _samples(run, *flags):
+    main, workdir, given = run
+    assert main([*given, '--mode=sample', *flags]) == 0
+    with np.load(workdir / 'samples.npz') as file:
+        return file['images'].astype(int), str(file['sampler'])
+
+
+def test_results(run):
+    """Catches a number that is no exact likelihood, or not of the whole test set."""
+    main, workdir, flags = run
+    results = json.loads((workdir / 'results.json').read_text())
+    numbers = results['metrics']
+    assert numbers['estimator'] == 'exact' and results['num_examples'] == 3
+    bits = numbers['nats_per_image'] / 12 / np.log(2)
+    np.testing.assert_allclose(numbers['bits_per_dim'], bits, rtol=1e-6)
+    assert (workdir / 'samples' / 'completions.png').exists()
+    assert main([*flags, '--mode=eval']) == 0
+    assert json.loads((workdir / 'results.json').read_text())['metrics'] == numbers
+
+
+def test_three_samplers_give_the_same_images(run, tmp_path, monkeypatch):
+    """Catches a flag that a sampler ignores, and given pixels that are not kept."""
+    monkeypatch.delattr(sources, 'load')
+    rng = np.random.default_rng(1)
+    images, mask = rng.integers(0, V, (2, 4, 3, 1)), rng.random((4, 3)) < 0.4
+    given = tmp_path / 'given.npz'
+    np.savez(given, images=images, mask=mask)
+    plain = _samples(run)[0]
+    for flags in ((), ('--label=1', '--temperature=0.5', f'--given={given}')):
+        expected, name = _samples(run, *flags)
+        assert name == 'incremental'
+        for sampler in ('ancestral', 'fixed_point'):
+            got, name = _samples(run, *flags, f'--sampler={sampler}')
+            assert name == sampler
+            np.testing.assert_array_equal(got, expected)
+    assert not np.array_equal(expected, plain)
+    for image in range(8):
+        np.testing.assert_array_equal(expected[image][mask], images[image % 2][mask])
+
+
+@pytest.mark.parametrize('flags, sentence', [
+    (('--temperature=0',), 'must be above 0'),
+    (('--label=2',), 'is not a class of'),
+    (('--given=nowhere.npz',), 'must be an npz file'),
+])
+def test_mistakes(run, flags, sentence, capfd):
+    """Catches a traceback, or a mistake that is taken for something else."""
+    main, _, given = run
+    assert main([*given, '--mode=sample', *flags]) == 2
+    error = capfd.readouterr().err
+    assert sentence in error and error.count('\n') == 1
+
+
+@pytest.mark.parametrize('images, mask, sentence', [
+    (np.zeros((2, 4, 4, 1), int), np.ones((4, 3)), 'images are'),
+    (np.zeros((2, 4, 3, 1), int), np.ones((3, 4)), 'mask is'),
+    (np.full((2, 4, 3, 1), V), np.ones((4, 3)), 'from 0 to 255'),
+    (np.zeros((2, 4, 3, 1)), np.ones((4, 3)), 'integers'),
+])
+def test_partial_images_that_do_not_fit(images, mask, sentence, run, tmp_path, capfd):
+    """Catches an image that is completed although it is none of the model's."""
+    np.savez(tmp_path / 'given.npz', images=images, mask=mask)
+    main, _, given = run
+    assert main([*given, '--mode=sample', f'--given={tmp_path / "given.npz"}']) == 2
+    error = capfd.readouterr().err
+    assert sentence in error and error.count('\n') == 1
+
+
+def test_labels_are_needed(data, tmp_path, capfd):
+    """Catches a condition on labels that the set lacks, and a label without one."""
+    main, more = EXPERIMENTS['gated_pixel_cnn']
+    flags = [f'--workdir={tmp_path}', *TINY, *more]
+    path = tmp_path / 'no_labels.npz'
+    np.savez(path, images=np.arange(120, dtype=np.uint8).reshape(10, 4, 3, 1))
+    assert main([*flags, f'--dataset=npz:{path}', '--class_conditional']) == 2
+    assert main([*flags, data, '--label=1']) == 2
+    error = capfd.readouterr().err
+    assert 'needs labels' in error and 'trained with --class_conditional' in error
