@@ -328,7 +328,7 @@ def test_every_kind_trains_and_samples(settings):
         losses.append(float(metrics['loss']))
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
     rngs = jax.random.split(jax.random.key(2), 3)
-    images = jax.jit(experiment.sample)(state, rngs)
+    images = jax.jit(experiment.sample)(state, rngs, jnp.arange(len(rngs)))
     assert images.shape == (3, 8, 8, 1) and images.dtype == jnp.uint8
 
 
