@@ -29,6 +29,15 @@ from gm_jax.training.config import field
 class Config(config_lib.Config):
     """Settings of every autoregressive model."""
 
+    num_steps: int = field(600, 'training steps', low=1)
+    batch_size: int = field(
+        32, 'examples a step, over all devices of all processes', low=1
+    )
+    learning_rate: float = field(4e-3, 'peak learning rate', low=0.0)
+    ema: float = field(
+        0.99, 'decay of the parameter average that evaluation uses; 0: none',
+        low=0.0, high=1.0,
+    )
     class_conditional: bool = field(False, 'condition on the labels of the images')
     micro_batch: int = field(
         0, 'examples whose gradient is taken together; 0: by model and backend', low=0
@@ -128,6 +137,33 @@ def num_values(config: Config, data: sources.ImageSet) -> int:
             f'{data.num_classes - 1}.'
         )
     return binarize.num_values(data)
+
+
+def check_colours(features: int, channels: int) -> None:
+    """Raises UserError unless the maps can be shared out evenly among the colours."""
+    if features % channels:
+        raise UserError(
+            f'--features={features} must be a multiple of {channels}: every colour has '
+            f'its own.'
+        )
+
+
+def micro_batch_size(config: Config, *, heavy: bool) -> int:
+    """Returns how many examples' gradient is taken together, 0 for all of a device's.
+
+    Raises:
+        UserError: --micro_batch does not divide what a device gets of the batch.
+    """
+    of_device = config.batch_size // jax.device_count()
+    if config.micro_batch:
+        if of_device % config.micro_batch:
+            raise UserError(
+                f'--micro_batch={config.micro_batch} must divide the {of_device} '
+                f'examples a step that each device gets.'
+            )
+        return config.micro_batch
+    # As many as the caches of a CPU hold of the activations.
+    return math.gcd(of_device, 2) if heavy and jax.default_backend() == 'cpu' else 0
 
 
 def build(
@@ -270,13 +306,11 @@ def build(
             )
         }
 
-    micro_batch = config.micro_batch
-    if not micro_batch and heavy and jax.default_backend() == 'cpu':
-        micro_batch = math.gcd(config.batch_size // jax.device_count(), 2)
     return loop.Experiment(
         init=init,
         train_step=state_lib.make_train_step(
-            loss_fn, ema_decay=config.ema, micro_batch=micro_batch
+            loss_fn, ema_decay=config.ema,
+            micro_batch=micro_batch_size(config, heavy=heavy),
         ),
         eval_step=eval_step,
         test_step=test_step,

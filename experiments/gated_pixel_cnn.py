@@ -25,15 +25,6 @@ from gm_jax.training.config import field
 class Config(autoregressive.Config):
     """Settings of the Gated PixelCNN."""
 
-    num_steps: int = field(600, 'training steps', low=1)
-    batch_size: int = field(
-        32, 'examples a step, over all devices of all processes', low=1
-    )
-    learning_rate: float = field(4e-3, 'peak learning rate', low=0.0)
-    ema: float = field(
-        0.99, 'decay of the parameter average that evaluation uses; 0: none',
-        low=0.0, high=1.0,
-    )
     features: int = field(24, 'maps of each layer', low=1)
     num_layers: int = field(5, 'layers after the first', low=1)
     first_kernel: int = field(7, 'side of the first kernel', low=3)
@@ -60,11 +51,7 @@ PRESETS = {
 def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
     """Makes the pure functions of the experiment."""
     channels, values = data.image_shape[2], autoregressive.num_values(config, data)
-    if config.features % channels:
-        raise UserError(
-            f'--features={config.features} must be a multiple of {channels}: every '
-            f'colour has its own.'
-        )
+    autoregressive.check_colours(config.features, channels)
     module = GatedPixelCNN(
         image_shape=data.image_shape,
         num_values=values,

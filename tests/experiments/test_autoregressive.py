@@ -105,13 +105,15 @@ def test_partial_images_that_do_not_fit(images, mask, sentence, run, tmp_path, c
     assert sentence in error and error.count('\n') == 1
 
 
-def test_labels_are_needed(data, tmp_path, capfd):
-    """Catches a condition on labels that the set lacks, and a label without one."""
+def test_settings_that_contradict_the_data(data, tmp_path, capfd):
+    """Catches labels that the set lacks, a label without a condition, a lost rest."""
     main, more = EXPERIMENTS['gated_pixel_cnn']
     flags = [f'--workdir={tmp_path}', *TINY, *more]
     path = tmp_path / 'no_labels.npz'
     np.savez(path, images=np.arange(120, dtype=np.uint8).reshape(10, 4, 3, 1))
     assert main([*flags, f'--dataset=npz:{path}', '--class_conditional']) == 2
     assert main([*flags, data, '--label=1']) == 2
+    assert main([*flags, data, '--micro_batch=3']) == 2
     error = capfd.readouterr().err
+    assert '--micro_batch=3 must divide the 1 examples' in error
     assert 'needs labels' in error and 'trained with --class_conditional' in error

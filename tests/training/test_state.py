@@ -59,6 +59,25 @@ def test_skipped_step_changes_only_the_counters(bad):
     assert not np.array_equal(new.params['w'], state.params['w'])
 
 
+@pytest.mark.parametrize('micro_batch', [1, 4, 16])
+def test_parts_add_up_to_the_batch(micro_batch):
+    """Catches a sum for a mean, noise keyed by the part, and moments of one part."""
+    whole, metrics = jax.jit(state_lib.make_train_step(_loss_fn, ema_decay=0.9))(
+        _start(), _batch(), jax.random.key(0)
+    )
+    step = state_lib.make_train_step(_loss_fn, ema_decay=0.9, micro_batch=micro_batch)
+    parts, others = jax.jit(step)(_start(), _batch(), jax.random.key(0))
+    chex.assert_trees_all_close(parts, whole, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(others, metrics, rtol=1e-5)
+
+
+def test_parts_that_do_not_divide_the_batch():
+    """Catches examples that are left out."""
+    step = state_lib.make_train_step(_loss_fn, micro_batch=3)
+    with pytest.raises(ValueError, match='3 does not divide a batch of 16'):
+        step(_start(ema=False), _batch(), jax.random.key(0))
+
+
 def test_gradient_that_is_not_finite_is_skipped():
     """Catches a check of the loss alone: sqrt at 0 has a loss and no gradient."""
     def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
