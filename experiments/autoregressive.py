@@ -5,6 +5,7 @@ samplers, completion of given images, and pictures.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,11 +19,14 @@ from gm_jax.data import binarize, sources
 from gm_jax.errors import UserError
 from gm_jax.evaluation import likelihood
 from gm_jax.losses import likelihoods
+from gm_jax.losses import logistic_mixture as logistic
 from gm_jax.sampling import autoregressive
 from gm_jax.training import config as config_lib
 from gm_jax.training import loop, metrics, optimizer, parallel
 from gm_jax.training import state as state_lib
 from gm_jax.training.config import field
+
+_FIRST_BATCH = 64  # images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,10 +94,25 @@ def discrete(num_values: int, channels: int) -> Distribution:
     )
 
 
+def logistic_mixture(num_values: int, channels: int) -> Distribution:
+    """Returns mixtures of discretized logistics, of all colours of a pixel together."""
+    quantile = functools.partial(
+        logistic.logistic_mixture_quantile, num_values=num_values
+    )
+    return Distribution(
+        log_prob=functools.partial(
+            logistic.logistic_mixture_log_prob, num_values=num_values
+        ),
+        quantile=quantile,
+        temper=logistic.logistic_mixture_temper,
+        num_noise=1 + channels,
+    )
+
+
 class Model(NamedTuple):
     """Functions of an autoregressive network; h [B, E] is what it is conditioned on."""
 
-    init: Callable  # (rng, h [1, E] or None) -> variables
+    init: Callable  # (rng, x, h) of a first batch -> variables
     # (variables, x, h, *, rngs [B] or None, step, chunk) -> params; rngs are given in
     # training, with the step; chunk, from 0 to test_chunks - 1, in the evaluation
     apply: Callable
@@ -116,9 +135,7 @@ def linen_model(
         )
 
     return Model(
-        init=lambda rng, h: module.init(
-            rng, jnp.zeros((1, *data.image_shape), jnp.int32), h
-        ),
+        init=lambda rng, x, h: module.init(rng, x[:1], None if h is None else h[:1]),
         apply=lambda variables, x, h, **mode: module.apply(variables, x, h),
         network=network,
         distribution=distribution,
@@ -137,6 +154,20 @@ def num_values(config: Config, data: sources.ImageSet) -> int:
             f'{data.num_classes - 1}.'
         )
     return binarize.num_values(data)
+
+
+def first_batch(data: sources.ImageSet, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns images and labels from all over the training set, for initialisation.
+
+    Without the images themselves, where a checkpoint is to be read, one of zeros.
+    """
+    if 'train' not in data.splits:
+        return jnp.zeros((1, *data.image_shape), jnp.int32), jnp.zeros(1, jnp.int32)
+    train = data.splits['train']
+    num = min(_FIRST_BATCH, len(train))
+    batch = train.fetch(np.arange(num) * len(train) // num)
+    x = binarize.integers(jax.random.split(rng, num), batch['image'], data)
+    return x, jnp.asarray(batch['label'])
 
 
 def check_colours(features: int, channels: int) -> None:
@@ -191,7 +222,8 @@ def build(
         return {'params': state.eval_params, **state.model_state}
 
     def init(rng: jax.Array) -> state_lib.TrainState:
-        variables = dict(model.init(rng, condition(jnp.zeros(1, jnp.int32))))
+        x, labels = first_batch(data, rng)
+        variables = dict(model.init(rng, x, condition(labels)))
         params = variables.pop('params')
         return state_lib.create(
             params, optimizer.adam(config), ema=config.ema > 0, model_state=variables

@@ -25,9 +25,12 @@ LECUN = nn.initializers.lecun_normal()
 
 
 def correlate(
-    x: jax.Array, kernel: jax.Array, pad: tuple[tuple[int, int], tuple[int, int]]
+    x: jax.Array,
+    kernel: jax.Array,
+    pad: tuple[tuple[int, int], tuple[int, int]],
+    stride: int = 1,
 ) -> jax.Array:
-    """Compute y[r, c] = sum_ij x[r + i - top, c + j - left] K[i, j], zeros outside.
+    """Compute y[r, c] = sum_ij x[s r + i - top, s c + j - left] K[i, j], zeros outside.
 
     On the CPU it is a sum of shifted matrix products: XLA's convolution there is slow
     in the gradient of kernels as small as these, and 40 times slower in any loop.
@@ -36,19 +39,20 @@ def correlate(
         x: [B, H, W, F].
         kernel: [I, J, F, G].
         pad: ((top, bottom), (left, right)) rows and columns of zeros around x.
+        stride: s, in rows and in columns.
 
     Returns:
-        [B, H + top + bottom - I + 1, W + left + right - J + 1, G].
+        [B, (H + top + bottom - I) // s + 1, (W + left + right - J) // s + 1, G].
     """
     chex.assert_rank([x, kernel], 4)
     if jax.default_backend() != 'cpu':
         return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), pad, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+            x, kernel, (stride, stride), pad, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
         )
     x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
     height, width = x.shape[1] - len(kernel) + 1, x.shape[2] - kernel.shape[1] + 1
     return sum(
-        x[:, i:i + height, j:j + width] @ kernel[i, j]
+        x[:, i:i + height:stride, j:j + width:stride] @ kernel[i, j]
         for i, j in np.ndindex(kernel.shape[:2])
     )
 

@@ -15,6 +15,11 @@ def encode(x: jax.Array, num_values: int) -> jax.Array:
     return 2 * x.astype(dtype) / (num_values - 1) - 1
 
 
+def unit_interval(x: jax.Array, num_values: int) -> jax.Array:
+    """Scales integers in [0, V) to [0, 1]: bits stay what they are."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) / (num_values - 1)
+
+
 class Head(nn.Module):
     """ReLU, 1 x 1, ReLU, 1 x 1 to the logits of every colour."""
 

@@ -58,6 +58,7 @@ def logistic_mixture_log_prob(
     References:
       Salimans et al. 2017, PixelCNN++, sec. 2.1-2.2. https://arxiv.org/abs/1701.05517
     """
+    chex.assert_rank(x, 4)
     mixture, x = _checked(mixture, x, num_values)
     means = _conditional_means(mixture, _scaled(x, num_values, mixture.means.dtype))
     # Flat, the arithmetic of the bins takes a CPU a quarter of the time.
@@ -90,14 +91,14 @@ def logistic_mixture_quantile(
     no channel of x but those before c, and no pixel on another.
 
     Args:
-      mixture: the parameters.
-      x: [B, H, W, C] integer; the true values of the earlier channels.
-      noise: [B, H, W, 1+C] uniform in [0, 1): first that of the component, which the
+      mixture: the parameters, of pixels of any leading shape.
+      x: [..., C] integer; the true values of the earlier channels.
+      noise: [..., 1+C] uniform in [0, 1): first that of the component, which the
         channels share, then one of each channel.
       num_values: V.
 
     Returns:
-      [B, H, W, C] int32 in [0, V).
+      [..., C] int32 in [0, V).
 
     Raises:
       AssertionError: the shapes do not fit each other, or x is not integer.
@@ -162,7 +163,7 @@ def logistic_mixture_temper(
     """Divide the logits by T, multiply the scales by T: sharper samples for T < 1.
 
     Args:
-      mixture: the parameters.
+      mixture: the parameters, of pixels of any leading shape.
       temperature: T > 0; 1 changes no probability.
 
     Returns:
@@ -186,10 +187,9 @@ def logistic_mixture_temper(
 
 def _checked_mixture(mixture: LogisticMixture) -> LogisticMixture:
     """Return the mixture in one float type, at least float32, or raise."""
-    chex.assert_rank(mixture.logits, 4)
-    chex.assert_rank(mixture.means, 5)
     *pixels, num_components = mixture.logits.shape
-    channels = mixture.means.shape[3]
+    chex.assert_rank(mixture.means, len(pixels) + 2)
+    channels = mixture.means.shape[-2]
     chex.assert_shape(
         [mixture.means, mixture.log_scales], (*pixels, channels, num_components)
     )

@@ -177,13 +177,14 @@ class GatedPixelCNN(nn.Module):
         return tuple(kept), tuple(context)
 
     def pixel(
-        self, left: Any, context: Any, x_row: jax.Array, w: jax.Array
+        self, left: Any, context: Any, x_row: jax.Array, r: jax.Array, w: jax.Array
     ) -> tuple[Any, jax.Array, Any]:
         """Computes the horizontal stack at pixel w of the row x_row [B, W, C].
 
         Returns:
           The next left, the logits [B, C] or [B, C, V], and no features to keep.
         """
+        del r
         lefts, u = left_of(
             encode(x_row, self.num_values), w, self.first_kernel // 2
         )

@@ -178,7 +178,7 @@ class PixelCNN(nn.Module):
         return state, (first, *added)
 
     def pixel(
-        self, left: Any, context: Any, x_row: jax.Array, w: jax.Array
+        self, left: Any, context: Any, x_row: jax.Array, r: jax.Array, w: jax.Array
     ) -> tuple[Any, jax.Array, Any]:
         """Computes the network at pixel w of the row x_row [B, W, C].
 
@@ -186,6 +186,7 @@ class PixelCNN(nn.Module):
           The next left, the logits [B, C] or [B, C, V], and for each block what its
           masked convolution sees here, [B, h].
         """
+        del r
         before, here = left_of(
             encode(x_row, self.num_values), w, self.first_kernel // 2
         )

@@ -44,8 +44,10 @@ class Network(NamedTuple):
     # (state, features of row r - 1, x [B, H, W, C], r) -> (state, context): all that
     # the rows above say about row r; leaves [B, ...] and [B, W, ...]
     row: Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, Any]]
-    # (left, context at w, x's row [B, W, C], w) -> (left, params, features at w)
-    pixel: Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, Any, Any]]
+    # (left, context at w, row r of x [B, W, C], r, w) -> (left, params, features at w)
+    pixel: Callable[..., tuple[Any, Any, Any]]
+    # whether the params of a colour depend on the colours before it in the same pixel
+    by_colour: bool = True
 
 
 def noise(rngs: jax.Array, image_shape: tuple[int, int, int], num: int) -> jax.Array:
@@ -171,7 +173,8 @@ def incremental(
             x_row, past = carry
             w, here, keep, u = pixel
             for c in range(channels):
-                left, params, new = network.pixel(past, here, x_row, w)
+                if c == 0 or network.by_colour:
+                    left, params, new = network.pixel(past, here, x_row, r, w)
                 old = jax.lax.dynamic_index_in_dim(x_row, w, axis=1, keepdims=False)
                 drawn = quantile(params, old, u)[:, c]
                 value = jnp.where(keep[:, c], old[:, c], drawn)

@@ -25,7 +25,7 @@ every_model = pytest.mark.parametrize('name', MODELS)
 def _model(name, image_shape, num_values):
     """Returns a network and variables away from where training starts."""
     model, rng = MODELS[name](image_shape, num_values), jax.random.key(0)
-    variables = model.init(rng, jnp.zeros((1, *image_shape), jnp.int32))
+    variables = jax.jit(model.init)(rng, jnp.zeros((1, *image_shape), jnp.int32))
     leaves, tree = jax.tree.flatten(variables)
     rngs = jax.random.split(rng, len(leaves))
     return model, jax.tree.unflatten(tree, [
@@ -147,9 +147,8 @@ def test_rows_and_pixels_are_the_same_network(name, channels, conditional):
     x = jnp.asarray(np.random.default_rng(1).integers(0, 4, (2, *shape)))
     if conditional:
         h = jnp.eye(3)[jnp.array([0, 2])]
-        extra = model.init(jax.random.key(5), x, h)
-        variables = {'params': {**extra['params']}}
-    expected = model.apply(variables, x, h)
+        variables = jax.jit(model.init)(jax.random.key(5), x, h)
+    expected = jax.jit(model.apply)(variables, x, h)
     state, first_left, features = model.apply(variables, 2, method='start')
     row = jax.jit(lambda *args: model.apply(variables, *args, h, method='row'))
     pixel = jax.jit(lambda *args: model.apply(variables, *args, method='pixel'))
@@ -159,7 +158,7 @@ def test_rows_and_pixels_are_the_same_network(name, channels, conditional):
         left, seen = first_left, []
         for w in range(4):
             here = jax.tree.map(lambda a: a[:, w], context)
-            left, logits, new = pixel(left, here, x[:, r].at[:, w + 1:].set(3), w)
+            left, logits, new = pixel(left, here, x[:, r].at[:, w + 1:].set(3), r, w)
             np.testing.assert_allclose(logits, expected[:, r, w], rtol=1e-5, atol=1e-5)
             seen.append(new)
         features = jax.tree.map(lambda *a: jnp.stack(a, axis=1), *seen)
@@ -171,8 +170,8 @@ def test_condition_matters(name):
     shape = (4, 4, 1)
     model = MODELS[name](shape, 2)
     x = jnp.ones((2, *shape), jnp.int32)
-    variables = model.init(jax.random.key(0), x, jnp.eye(2))
-    logits = model.apply(variables, x, jnp.eye(2))
+    variables = jax.jit(model.init)(jax.random.key(0), x, jnp.eye(2))
+    logits = jax.jit(model.apply)(variables, x, jnp.eye(2))
     assert not np.allclose(logits[0], logits[1])
     with pytest.raises(AssertionError):
         model.apply(variables, x[:, :3])

@@ -135,7 +135,7 @@ def test_order():
     network = autoregressive.Network(
         start=lambda size: ((), jnp.zeros((size, 1), int), ()),
         row=lambda state, features, x, r: (state, jnp.zeros((1, 4))),
-        pixel=lambda left, context, x, w: (left + 1, left + 1, ()),
+        pixel=lambda left, context, x, r, w: (left + 1, left + 1, ()),
     )
     got = autoregressive.incremental(
         network, lambda params, x, u: params, jnp.zeros((1, 2, 2, 1)), jnp.asarray(x),

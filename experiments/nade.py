@@ -1,0 +1,72 @@
+"""NADE: exact likelihood by a running sum that all hidden layers share.
+
+Larochelle and Murray 2011, The Neural Autoregressive Distribution Estimator.
+
+    python -m experiments.nade --workdir=/tmp/nade
+    python -m experiments.nade --workdir=/tmp/nade --mode=sample
+"""
+
+import dataclasses
+import functools
+import math
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import autoregressive
+from gm_jax.data import sources
+from gm_jax.models.nade import NADE
+from gm_jax.training import loop
+from gm_jax.training.config import field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(autoregressive.Config):
+    """Settings of NADE."""
+
+    hidden: int = field(200, 'hidden units', low=1)
+    order: str = field(
+        'raster', 'of the values; a random one is drawn from the seed',
+        choices=('raster', 'random'),
+    )
+
+
+PRESETS = {
+    'paper': Config(
+        dataset='binarized_mnist', hidden=500, order='random', batch_size=50,
+        learning_rate=2e-3, ema=0.999, num_steps=50_000, log_every=100,
+        eval_every=5_000, checkpoint_every=1_000,
+    ),
+}
+
+
+def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
+    """Makes the pure functions of the experiment."""
+    values, order = autoregressive.num_values(config, data), None
+    num_dims = math.prod(data.image_shape)
+    if config.order == 'random':
+        order = np.random.default_rng(config.seed).permutation(num_dims)
+    module = NADE(
+        image_shape=data.image_shape,
+        num_values=values,
+        hidden=config.hidden,
+        order=None if order is None else tuple(order.tolist()),
+        dtype=jnp.dtype(config.dtype),
+    )
+    model = autoregressive.linen_model(
+        module, data, autoregressive.discrete(values, data.image_shape[2])
+    )
+    order = np.arange(num_dims) if order is None else order
+    return autoregressive.build(
+        config, data, model._replace(order=order), heavy=False
+    )
+
+
+main = functools.partial(
+    loop.main, module='nade', about=__doc__, config_class=Config,
+    presets=PRESETS, build=build,
+)
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

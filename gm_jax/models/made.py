@@ -1,0 +1,206 @@
+"""MADE: an autoencoder whose masks make it autoregressive, for any order.
+
+Germain et al. 2015, MADE: Masked Autoencoder for Distribution Estimation, sec. 3 and 4,
+https://arxiv.org/abs/1502.03509. A hidden unit of degree m sees the first m values in
+the order. With r(i) the number of values before value i,
+
+    M_1[i, k] = r(i) < m_1(k)        M_l[j, k] = m_{l-1}(j) <= m_l(k)
+    h_l = relu((W_l o M_l)^T h_{l-1} + b_l)                          h_0 = x
+    logits = (V o M_V)^T h_L + (A o M_A)^T x + c
+    M_V[k, i] = m_L(k) <= r(i)       M_A[j, i] = r(j) < r(i)
+
+The same parameters serve any number of orders and masks; their densities average to
+another one, as good as an ensemble. Of V > 2 values, x is the value over V - 1 and the
+output a softmax.
+
+    model = MADE(image_shape=(28, 28, 1), num_values=2, hidden=(500,))
+    masks = draw_masks(np.random.default_rng(0), 784, (500,), shuffle=False)
+    logits = model.apply(variables, x, masks)  # x integers [B, H, W, C]
+
+`start`, `row` and `pixel` are the same network for `sampling.autoregressive.incremental`
+with the order of the masks.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from gm_jax.layers.pixels import unit_interval
+
+
+class Masks(NamedTuple):
+    """An order of the D values, and the degrees of the hidden units."""
+
+    rank: np.ndarray  # [D] r: how many values come before each
+    degrees: tuple[np.ndarray, ...]  # of each layer, ascending; each in 1 ... D - 1
+
+    @property
+    def order(self) -> np.ndarray:
+        """The flat positions in the order."""
+        return np.argsort(self.rank)
+
+
+def draw_masks(
+    rng: np.random.Generator, num_dims: int, hidden: Sequence[int], *, shuffle: bool
+) -> Masks:
+    """Draws degrees uniform from the lowest of the layer before to D - 1 (sec. 4.1).
+
+    Args:
+        rng: the source of randomness.
+        num_dims: D.
+        hidden: units of each hidden layer.
+        shuffle: whether the order is random too; otherwise raster.
+
+    Returns:
+        The masks. Units are exchangeable, so the degrees are in ascending order.
+    """
+    rank = rng.permutation(num_dims) if shuffle else np.arange(num_dims)
+    degrees, lowest = [], 1
+    for size in hidden:
+        layer = np.sort(rng.integers(lowest, max(num_dims, lowest + 1), size))
+        degrees.append(layer)
+        lowest = int(layer[0])
+    return Masks(rank, tuple(degrees))
+
+
+class MADE(nn.Module):
+    """The network, from integers to logits."""
+
+    image_shape: tuple[int, int, int]  # H, W, C
+    num_values: int  # V
+    hidden: Sequence[int] = (500,)  # units of each layer
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the parameters."""
+        num_dims = math.prod(self.image_shape)
+        self.outputs = 1 if self.num_values == 2 else self.num_values
+        he, zeros = nn.initializers.he_normal(), nn.initializers.zeros_init()
+        small = nn.initializers.variance_scaling(0.01, 'fan_in', 'normal')
+        sizes = (num_dims, *self.hidden)
+        self.w = [
+            self.param(f'w{i}', he, shape)
+            for i, shape in enumerate(zip(sizes, sizes[1:]), 1)
+        ]
+        self.b = [
+            self.param(f'b{i}', zeros, (size,)) for i, size in enumerate(self.hidden, 1)
+        ]
+        self.v = self.param('v', small, (sizes[-1], num_dims * self.outputs))
+        self.a = self.param('a', small, (num_dims, num_dims * self.outputs))
+        self.c = self.param('c', zeros, (num_dims * self.outputs,))
+        # What the image is conditioned on has no place in the order: all may see it.
+        self.condition = nn.Dense(self.hidden[0], use_bias=False)
+        self.condition_output = nn.Dense(num_dims * self.outputs, use_bias=False)
+
+    def __call__(
+        self, x: jax.Array, masks: Masks, h: jax.Array | None = None
+    ) -> jax.Array:
+        """Computes the logits of every value given those before it in the order.
+
+        Args:
+          x: [B, H, W, C] integers in [0, V).
+          masks: the order and the degrees.
+          h: [B, E] what the image is conditioned on, such as a class as one-hot.
+
+        Returns:
+          Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
+        """
+        chex.assert_shape(x, (None, *self.image_shape))
+        x = unit_interval(x.reshape(len(x), -1), self.num_values).astype(self.dtype)
+        rank, degrees = masks
+        *biases, c = self._biases(h)
+        seen, y = rank + 1, x
+        for w, b, degree in zip(self.w, biases, degrees):
+            y = jax.nn.relu(y @ self._masked(w, seen, degree) + b)
+            seen = degree
+        rank_of_output = jnp.repeat(rank, self.outputs)
+        logits = (
+            y @ self._masked(self.v, seen, rank_of_output)
+            + x @ self._masked(self.a, rank + 1, rank_of_output) + c
+        )
+        shape = (len(x), *self.image_shape)
+        logits = logits.reshape(shape if self.num_values == 2 else (*shape, -1))
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+    def start(self, batch_size: int) -> tuple[Any, Any, Any]:
+        """Returns (state, left, features): no hidden unit is known yet."""
+        left = tuple(jnp.zeros((batch_size, n), self.dtype) for n in self.hidden)
+        return (), left, ()
+
+    def row(
+        self, state: Any, features: Any, x: jax.Array, r: jax.Array
+    ) -> tuple[Any, Any]:
+        """Returns no context: `pixel` needs the values only."""
+        del features, r
+        return state, jnp.zeros(x.shape[:1] + x.shape[2:3])
+
+    def pixel(
+        self, left: Any, context: Any, x_row: jax.Array, r: jax.Array,
+        place: jax.Array, masks: Masks, h: jax.Array | None = None,
+    ) -> tuple[Any, jax.Array, Any]:
+        """Computes the hidden units that one more value completes, and its successor.
+
+        Units of degree m are complete once m values are known. Ascending degrees put
+        them side by side: a slice as long as there are units of any degree also takes
+        units of higher ones, which are computed again when their turn comes.
+
+        Args:
+          left: of each layer, [B, H_l] of which the units of degree < place matter.
+          context: nothing.
+          x_row: [B, D, 1] integers in the order.
+          r: 0, the only row.
+          place: how many values are known.
+          masks: the order and the degrees, as numpy arrays.
+          h: [B, E] what the image is conditioned on.
+
+        Returns:
+          The next left, the logits [B, 1] or [B, 1, V], and no features to keep.
+        """
+        del context, r
+        x = unit_interval(x_row[:, masks.rank, 0], self.num_values).astype(self.dtype)
+        *biases, c = self._biases(h)
+        seen, y, known = masks.rank + 1, x, []
+        for w, b, degree, layer in zip(self.w, biases, masks.degrees, left):
+            degrees, size = jnp.asarray(degree), np.bincount(degree).max()
+            begin = jnp.searchsorted(degrees, place)
+            w, b, degrees = (
+                jax.lax.dynamic_slice_in_dim(a, begin, size, -1)
+                for a in (w, b, degrees)
+            )
+            new = jax.nn.relu(y @ self._masked(w, seen, degrees) + b)
+            y = jax.lax.dynamic_update_slice_in_dim(layer, new, begin, 1)
+            known.append(y)
+            seen = degree
+        position = jnp.asarray(masks.order)[place]
+        v, a, c = (
+            jax.lax.dynamic_slice_in_dim(
+                p, position * self.outputs, self.outputs, -1
+            )
+            for p in (self.v, self.a, c)
+        )
+        rank_of_output = jnp.broadcast_to(place, (self.outputs,))
+        logits = (
+            y @ self._masked(v, seen, rank_of_output)
+            + x @ self._masked(a, masks.rank + 1, rank_of_output) + c
+        )
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return tuple(known), logits if self.num_values == 2 else logits[:, None], ()
+
+    def _masked(self, kernel: jax.Array, seen: Any, degree: Any) -> jax.Array:
+        """Keeps the weights of inputs that are complete where `degree` values are."""
+        kept = jnp.asarray(seen)[:, None] <= jnp.asarray(degree)[None]
+        return jnp.where(kept, kernel, 0).astype(self.dtype)
+
+    def _biases(self, h: jax.Array | None) -> list[jax.Array]:
+        """Returns the biases of every layer, [1, n], or [B, n] by the condition."""
+        first, *others = [b[None].astype(self.dtype) for b in (*self.b, self.c)]
+        if h is not None:
+            first = first + self.condition(h)
+            others[-1] = others[-1] + self.condition_output(h)
+        return [first, *others]

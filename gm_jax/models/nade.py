@@ -1,0 +1,139 @@
+"""NADE: the neural autoregressive distribution estimator.
+
+Larochelle and Murray 2011, The Neural Autoregressive Distribution Estimator; Uria et
+al. 2016, Neural Autoregressive Distribution Estimation, sec. 2,
+https://arxiv.org/abs/1605.02226. For d = 1 ... D in the order o of the values,
+
+    h_d = sigmoid(W_{., o_<d} x_{o_<d} + c)
+    p(x_{o_d} | x_{o_<d}) = sigmoid(V_{o_d} h_d + b_{o_d})
+
+All h_d share W, so that h_{d+1} needs one column more than h_d: a <- a + W_{o_d}
+x_{o_d}, O(D H) for an image. Of V > 2 values, x is the value over V - 1 and the output
+a softmax.
+
+    model = NADE(image_shape=(28, 28, 1), num_values=2)
+    logits = model.apply(variables, x)  # x integers [B, H, W, C]
+
+`start`, `row` and `pixel` are the same network for `sampling.autoregressive.incremental`
+with the model's order.
+"""
+
+import math
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from gm_jax.layers.causal import LECUN
+from gm_jax.layers.pixels import unit_interval
+
+
+class NADE(nn.Module):
+    """The network, from integers to logits. Its rows of W, V, b are in its order."""
+
+    image_shape: tuple[int, int, int]  # H, W, C
+    num_values: int  # V
+    hidden: int = 500  # H of the formulas
+    order: tuple[int, ...] | None = None  # the flat positions; None: raster
+    dtype: Any = jnp.float32  # of the result too if it is float64
+
+    def setup(self) -> None:
+        """Makes the parameters."""
+        num_dims = math.prod(self.image_shape)
+        outputs = 1 if self.num_values == 2 else self.num_values
+        zeros = nn.initializers.zeros_init()
+        self.w = self.param('w', LECUN, (num_dims, self.hidden))
+        self.c = self.param('c', zeros, (self.hidden,))
+        v = nn.initializers.normal(self.hidden ** -0.5)
+        self.v = self.param('v', v, (num_dims, self.hidden, outputs))
+        self.b = self.param('b', zeros, (num_dims, outputs))
+        self.condition = nn.Dense(self.hidden, use_bias=False)
+
+    def __call__(self, x: jax.Array, h: jax.Array | None = None) -> jax.Array:
+        """Computes the logits of every value given those before it in the order.
+
+        Args:
+          x: [B, H, W, C] integers in [0, V).
+          h: [B, E] what the image is conditioned on, such as a class as one-hot.
+
+        Returns:
+          Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
+        """
+        chex.assert_shape(x, (None, *self.image_shape))
+        order = slice(None) if self.order is None else np.array(self.order)
+        values = unit_interval(x.reshape(len(x), -1)[:, order], self.num_values)
+        values = values.astype(self.dtype).T  # [D, B]
+
+        def one(a: jax.Array, d: tuple) -> tuple[jax.Array, jax.Array]:
+            x_d, w, v, b = d
+            return a + x_d[:, None] * w[None], self._logits(a, v, b)
+
+        # By rows of the image, each computed again for its gradient: a of every d would
+        # not fit a CPU's cache.
+        rows = self.image_shape[0]
+        inputs = jax.tree.map(
+            lambda p: p.reshape(rows, -1, *p.shape[1:]), (values, *self._weights())
+        )
+        _, logits = jax.lax.scan(
+            jax.checkpoint(lambda a, row: jax.lax.scan(one, a, row)),
+            self._start(len(x), h), inputs,
+        )
+        logits = jnp.moveaxis(logits.reshape(-1, *logits.shape[2:]), 0, 1)
+        if self.order is not None:
+            logits = logits[:, np.argsort(self.order)]
+        shape = (len(x), *self.image_shape)
+        return logits.reshape(shape if self.num_values == 2 else (*shape, -1))
+
+    def start(self, batch_size: int) -> tuple[Any, Any, Any]:
+        """Returns (state, left, features): a of no value yet is made by `row`."""
+        a = jnp.zeros((batch_size, self.hidden), self.dtype)
+        return (), a, ()
+
+    def row(
+        self, state: Any, features: Any, x: jax.Array, r: jax.Array,
+        h: jax.Array | None = None,
+    ) -> tuple[Any, Any]:
+        """Returns what `pixel` needs besides the values: c + U h for each of them."""
+        del features, r
+        first = self._start(len(x), h)
+        return state, jnp.broadcast_to(
+            first[:, None], (len(x), x.shape[2], self.hidden)
+        )
+
+    def pixel(
+        self, left: Any, context: Any, x_row: jax.Array, r: jax.Array, w: jax.Array
+    ) -> tuple[Any, jax.Array, Any]:
+        """Adds value w - 1 to a, and computes the logits of value w.
+
+        Args:
+          left: [B, H] W x of the values before w - 1.
+          context: [B, H] from `row`.
+          x_row: [B, D, 1] integers in the order.
+          r: 0, the only row.
+          w: the value's place in the order.
+
+        Returns:
+          The next left, the logits [B, 1] or [B, 1, V], and no features to keep.
+        """
+        del r
+        weights, v, b = self._weights()
+        last = jnp.maximum(w - 1, 0)
+        x_d = unit_interval(x_row[:, last], self.num_values).astype(self.dtype)
+        left = left + jnp.where(w > 0, x_d * weights[last][None], 0)
+        logits = self._logits(left + context, v[w], b[w])
+        return left, logits if self.num_values == 2 else logits[:, None], ()
+
+    def _weights(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return tuple(p.astype(self.dtype) for p in (self.w, self.v, self.b))
+
+    def _start(self, batch_size: int, h: jax.Array | None) -> jax.Array:
+        c = self.c[None] if h is None else self.c[None] + self.condition(h)
+        return jnp.broadcast_to(c, (batch_size, self.hidden)).astype(self.dtype)
+
+    def _logits(self, a: jax.Array, v: jax.Array, b: jax.Array) -> jax.Array:
+        """Maps a [B, H] to the logits of one value [B, 1] or [B, V]."""
+        logits = jax.nn.sigmoid(a) @ v + b[None]
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
