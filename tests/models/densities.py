@@ -1,0 +1,135 @@
+"""Small autoregressive networks with random weights, all under one interface."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gm_jax.layers import weight_norm
+from gm_jax.losses import likelihoods
+from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
+from gm_jax.models.made import MADE, draw_masks
+from gm_jax.models.nade import NADE
+from gm_jax.models.pixel_cnn import PixelCNN
+from gm_jax.models.pixel_cnn_pp import PixelCNNpp
+from gm_jax.sampling.autoregressive import Network
+
+NAMES = ('nade', 'made', 'pixel_cnn', 'gated_pixel_cnn', 'pixel_cnn_pp')
+
+
+class Density(NamedTuple):
+    """A network with its weights, as functions of images."""
+
+    params: Callable  # x -> parameters of the distribution of every value
+    log_prob: Callable  # x -> [B]
+    terms: Callable  # (x float, target) -> [B, H, W, C] log p(target_i | x_<i)
+    quantile: Callable  # (params, x, noise) -> values
+    network: Network
+    order: np.ndarray | None = None
+    num_noise: int = 1
+
+
+def make(
+    name: str,
+    image_shape: tuple[int, int, int],
+    num_values: int,
+    *,
+    h: jax.Array | None = None,
+    scale: float = 1.0,
+    dtype: Any = jnp.float32,
+) -> Density:
+    """Returns a network away from where training starts; `scale` sharpens it."""
+    # Wide enough that no ReLU hides all paths of a colour.
+    wide = dict(features=24, first_kernel=3, head=24)
+    args, more = dict(image_shape=image_shape, num_values=num_values, dtype=dtype), ()
+    num_dims, rng = int(np.prod(image_shape)), np.random.default_rng(7)
+    order = None
+    if name == 'nade':
+        order = rng.permutation(num_dims)
+        model = NADE(hidden=24, order=tuple(order.tolist()), **args)
+    elif name == 'made':
+        model = MADE(hidden=(24, 25), **args)
+        more = (draw_masks(rng, num_dims, (24, 25), shuffle=True),)
+        order = more[0].order
+    elif name == 'pixel_cnn':
+        model = PixelCNN(num_blocks=2, **wide, **args)
+    elif name == 'gated_pixel_cnn':
+        model = GatedPixelCNN(num_layers=2, kernel_sizes=(3,), **wide, **args)
+    else:
+        model = PixelCNNpp(
+            features=8, num_resnets=1, num_levels=2, num_mixtures=3, **args
+        )
+    x = jnp.zeros((1 if h is None else len(h), *image_shape), jnp.int32)
+    params = weight_norm.directions(jax.random.key(0), model, x, *more, h)
+    # About the size that keeps the scale of features; biases too.
+    params = jax.tree.map(
+        lambda a: scale * 20 * a / max(a.size / a.shape[-1], 1) ** 0.5 if a.ndim > 1
+        else a + 0.1 * jnp.cos(jnp.arange(a.size)), params
+    )
+    params = jax.tree.map(lambda a: a.astype(dtype), params)
+
+    def method(name: str, *extra: Any) -> Callable:
+        return lambda *args: model.apply({'params': params}, *args, *extra, method=name)
+
+    network = Network(
+        start=method('start'),
+        row=method('row') if name == 'made' else method('row', h),
+        pixel=method('pixel', *more, h) if name == 'made' else method('pixel'),
+        by_colour=name != 'pixel_cnn_pp',
+    )
+
+    def apply(x: jax.Array) -> Any:
+        return model.apply({'params': params}, x, *more, h)
+
+    kind = _mixture if name == 'pixel_cnn_pp' else _discrete
+    return Density(
+        params=apply, network=network, order=order,
+        **kind(apply, image_shape[2], num_values),
+    )
+
+
+def _discrete(apply: Callable, channels: int, num_values: int) -> dict[str, Any]:
+    if num_values == 2:
+        log_prob, quantile = (
+            likelihoods.bernoulli_log_prob, likelihoods.bernoulli_quantile
+        )
+    else:
+        log_prob, quantile = (
+            likelihoods.categorical_log_prob, likelihoods.categorical_quantile
+        )
+
+    def terms(x: jax.Array, target: np.ndarray) -> jax.Array:
+        logits = apply(x)
+        if num_values == 2:
+            return target * logits - jax.nn.softplus(logits)
+        return jnp.take_along_axis(
+            jax.nn.log_softmax(logits), target[..., None], axis=-1
+        )[..., 0]
+
+    return dict(
+        log_prob=lambda x: log_prob(apply(x), x), terms=terms,
+        quantile=lambda logits, x, u: quantile(logits, u), num_noise=channels,
+    )
+
+
+def _mixture(apply: Callable, channels: int, num_values: int) -> dict[str, Any]:
+    values = dict(num_values=num_values)
+
+    def terms(x: jax.Array, target: np.ndarray) -> jax.Array:
+        """Uses a stand-in: all that the network says of a pixel, for its colours."""
+        del target
+        leaves = [a.reshape(*x.shape[:3], -1) for a in jax.tree.leaves(apply(x))]
+        said = jnp.sum(jnp.sin(jnp.concatenate(leaves, axis=-1)), -1, keepdims=True)
+        return jnp.broadcast_to(said, x.shape)
+
+    return dict(
+        log_prob=lambda x: likelihoods.logistic_mixture_log_prob(
+            apply(x), x, **values
+        ),
+        terms=terms,
+        quantile=functools.partial(likelihoods.logistic_mixture_quantile, **values),
+        num_noise=1 + channels,
+    )

@@ -1,0 +1,175 @@
+"""Five networks are autoregressive densities, in both of their faces."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gm_jax.evaluation import checks
+from gm_jax.layers import causal
+from gm_jax.models import made, pixel_cnn_pp
+from tests.models import densities
+
+every_model = pytest.mark.parametrize('name', densities.NAMES)
+
+
+def _reached(height, width, channels, num_blocks):
+    """Returns [D, D]: the values that masked 3 x 3 convolutions reach, layer on layer.
+
+    All but the first may stay at the pixel (mask B).
+    """
+    rows, columns = np.divmod(np.arange(height * width), width)
+    down, right = rows[:, None] - rows, columns[:, None] - columns
+    step = ((down == 1) & (abs(right) <= 1)) | ((down == 0) & (right == 1))
+    stay = np.eye(height * width, dtype=bool)
+    reached = step.astype(int)
+    for _ in range(num_blocks):
+        reached = np.minimum((step | stay) @ reached + reached @ (step | stay), 1)
+    earlier = np.tril(np.ones((channels, channels)), -1)
+    others = np.kron(reached, np.ones((channels, channels)))
+    return others + np.kron(stay, earlier) > 0
+
+
+def _visible(name, shape):
+    """Returns what a model must see of what comes before; None for all of it."""
+    if name == 'pixel_cnn':  # which has its blind spot
+        return _reached(*shape, num_blocks=2)
+    if name == 'pixel_cnn_pp' and shape[2] > 1:  # whose mixture links the colours
+        pixels = np.arange(np.prod(shape)) // shape[2]
+        return pixels[:, None] > pixels
+    return None
+
+
+@pytest.mark.parametrize('channels, num_values', [(1, 2), (3, 4)])
+@every_model
+def test_sees_the_past_and_nothing_else(name, channels, num_values):
+    """Catches a wrong shift, swapped masks, mixed colours, and a blind spot."""
+    shape = (2, 4, 4, channels)
+    model = densities.make(name, shape[1:], num_values)
+    target = np.random.default_rng(0).integers(0, num_values, shape)
+    checks.assert_causal(
+        lambda x: model.terms(x, target), shape, order=model.order,
+        visible=_visible(name, shape[1:]),
+    )
+
+
+def test_blind_spot():
+    """Catches a check that does not look for it: the PixelCNN cannot see up right."""
+    shape = (2, 3, 4, 1)
+    model = densities.make('pixel_cnn', shape[1:], 2)
+    with pytest.raises(AssertionError, match='blind spot'):
+        checks.assert_causal(lambda x: model.terms(x, np.ones(shape, int)), shape)
+
+
+@pytest.mark.parametrize('shape, num_values', [((2, 2, 1), 2), ((1, 2, 1), 4),
+                                               ((1, 1, 3), 4), ((1, 2, 3), 2)])
+@every_model
+def test_is_normalised(name, shape, num_values):
+    """Catches a pixel or a colour that sees itself, which is no future."""
+    model = densities.make(name, shape, num_values)
+    checks.assert_normalized(model.log_prob, shape, num_values)
+
+
+def _plant(monkeypatch, cls, **fields):
+    """Makes every instance of a layer ignore what it was told."""
+    original = cls.__post_init__
+
+    def changed(self):
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        original(self)
+
+    monkeypatch.setattr(cls, '__post_init__', changed)
+
+
+def _leaks(name, shape=(2, 3, 3, 3)):
+    model = densities.make(name, shape[1:], 4)
+    with pytest.raises(AssertionError, match='which comes later'):
+        checks.assert_causal(
+            lambda x: model.terms(x, np.ones(shape, int)), shape, order=model.order,
+            visible=np.zeros((27, 27), bool),
+        )
+
+
+@pytest.mark.parametrize('name, layer, fields', [
+    # The stacks are joined a row too early.
+    ('gated_pixel_cnn', causal.Above, {'inclusive': True}),
+    # Every colour sees the later ones.
+    ('gated_pixel_cnn', causal.Here, {'channels': 1}),
+    ('pixel_cnn', causal.Here, {'channels': 1}),
+])
+def test_planted_leaks_are_found(name, layer, fields, monkeypatch):
+    """Catches a check that would pass anything."""
+    _plant(monkeypatch, layer, **fields)
+    _leaks(name)
+
+
+@pytest.mark.parametrize('shift', ['shift_down', 'shift_right'])
+def test_planted_lack_of_a_shift_is_found(shift, monkeypatch):
+    """Catches a check that would pass a PixelCNN++ that sees the pixel itself."""
+    monkeypatch.setattr(pixel_cnn_pp, shift, lambda x: x)
+    if shift == 'shift_down':
+        _leaks('pixel_cnn_pp')
+    model = densities.make('pixel_cnn_pp', (1, 2, 1), 4)
+    with pytest.raises(AssertionError):
+        checks.assert_normalized(model.log_prob, (1, 2, 1), 4)
+
+
+def test_planted_degrees_are_found(monkeypatch):
+    """Catches a check that would pass a MADE whose masks keep one degree too many."""
+    masked = made.MADE._masked
+    monkeypatch.setattr(
+        made.MADE, '_masked',
+        lambda self, kernel, seen, degree: masked(self, kernel, seen, degree + 1),
+    )
+    _leaks('made')
+
+
+@pytest.mark.parametrize('name', ['pixel_cnn', 'gated_pixel_cnn'])
+def test_planted_mask_b_is_found(name, monkeypatch):
+    """Catches mask B in the first layer: a colour that sees its own value."""
+    _plant(monkeypatch, causal.Here, strict=False)
+    model = densities.make(name, (1, 1, 3), 3)
+    with pytest.raises(AssertionError):
+        checks.assert_normalized(model.log_prob, (1, 1, 3), 3)
+
+
+@pytest.mark.parametrize('channels, conditional', [(1, False), (3, True)])
+@every_model
+def test_rows_and_pixels_are_the_same_network(name, channels, conditional):
+    """Catches a cache that is a row or a pixel off, at any position."""
+    shape = (5, 6, channels)
+    h = jnp.eye(3)[jnp.array([0, 2])] if conditional else None
+    model = densities.make(name, shape, 4, h=h)
+    x = np.random.default_rng(1).integers(0, 4, (2, *shape))
+    expected = jax.tree.map(np.asarray, jax.jit(model.params)(x))
+    if model.order is not None:  # the values are the columns of one row
+        x = x.reshape(2, 1, -1, 1)[:, :, model.order]
+        expected = expected.reshape(2, 1, -1, 1, 4)[:, :, model.order]
+    rows, columns = np.indices(x.shape[1:3])
+    state, first_left, features = model.network.start(2)
+    row, pixel = jax.jit(model.network.row), jax.jit(model.network.pixel)
+    for r in range(x.shape[1]):
+        # What comes later must not matter.
+        past = np.where((rows < r)[..., None], x, 3)
+        state, context = jax.tree.map(np.asarray, row(state, features, past, r))
+        left, seen = first_left, []
+        for w in range(x.shape[2]):
+            here = jax.tree.map(lambda a: a[:, w], context)
+            past = np.where((columns[r] <= w)[:, None], x[:, r], 3)
+            left, params, new = pixel(left, here, past, r, w)
+            for got, want in zip(jax.tree.leaves(params), jax.tree.leaves(expected)):
+                np.testing.assert_allclose(got, want[:, r, w], rtol=1e-5, atol=1e-5)
+            seen.append(jax.tree.map(np.asarray, new))
+        features = jax.tree.map(lambda *a: np.stack(a, axis=1), *seen)
+
+
+@every_model
+def test_condition_matters(name):
+    """Catches a condition that reaches nothing, and an image of another shape."""
+    shape = (4, 4, 1)
+    model = densities.make(name, shape, 2, h=jnp.eye(2))
+    params = jax.jit(model.params)(jnp.ones((2, *shape), jnp.int32))
+    assert all(not np.allclose(a[0], a[1]) for a in jax.tree.leaves(params))
+    with pytest.raises(AssertionError):
+        model.params(jnp.ones((2, 3, 4, 1), jnp.int32))
