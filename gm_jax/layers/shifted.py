@@ -106,16 +106,17 @@ class Upsample(nn.Module):
         """Maps row R of x, [..., W, F], to row 2 R + i, [..., 2 W, G]."""
         kernel, bias = self._weights(x.shape[-1])
         x, k = x.astype(self.dtype), kernel[i]
-        even, odd = x @ k[0], x @ k[1]
+        own = int(self.centred)  # the tap of column 2 C
+        even, odd = x @ k[own], x @ k[own + 1]
         if self.centred:
             next_x = jnp.roll(x, -1, axis=-2).at[..., -1, :].set(0)
-            odd = odd + next_x @ k[2]
+            odd = odd + next_x @ k[0]
         y = jnp.stack([even, odd], axis=-2)
         y = y.reshape(*x.shape[:-2], -1, self.features)
         return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
     def pixel(self, x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
-        """Maps pixel (R, C) of x, [B, F], to pixel (2 R + i, 2 C + j), [B, G]."""
+        """Maps pixel (R, C) of x, [B, F], to pixel (2 R + i, 2 C + j), if not centred."""
         kernel, bias = self._weights(x.shape[-1])
         return x.astype(self.dtype) @ kernel[i, j] + bias[None]
 
