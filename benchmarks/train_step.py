@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import shlex
 import statistics
 import sys
@@ -34,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.machine import cpu_name
 from experiments import vae
 from gm_jax.data import image_set, pipeline
 from gm_jax.training import parallel
@@ -229,13 +229,6 @@ def compare(
         'turns': turns,
         'turns_not_quiet': len(loads) - len(quiet),
     }
-
-
-def cpu_name() -> str:
-    """Returns the CPU's name and the number of cores that this process may use."""
-    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
-    names = [x.split(':')[1].strip() for x in lines if x.startswith('model name')]
-    return f'{names[0] if names else platform.machine()}, {os.cpu_count()} cores'
 
 
 def main(argv: list[str]) -> None:

@@ -120,11 +120,12 @@ class Model(NamedTuple):
     distribution: Distribution
     test_chunks: int = 1  # densities over which the evaluation averages
     order: np.ndarray | None = None  # of the values; None: raster
+    # whether a step takes so long that each is dispatched alone on a CPU, and its
+    # gradient is taken for few images at a time
+    heavy: bool = True
 
 
-def linen_model(
-    module: Any, data: sources.ImageSet, distribution: Distribution
-) -> Model:
+def linen_model(module: Any, distribution: Distribution) -> Model:
     """Makes the functions of a module with `__call__`, `start`, `row` and `pixel`."""
 
     def network(variables: Any, h: jax.Array | None) -> autoregressive.Network:
@@ -197,18 +198,8 @@ def micro_batch_size(config: Config, *, heavy: bool) -> int:
     return math.gcd(of_device, 2) if heavy and jax.default_backend() == 'cpu' else 0
 
 
-def build(
-    config: Config, data: sources.ImageSet, model: Model, *, heavy: bool = True
-) -> loop.Experiment:
-    """Makes the pure functions of an experiment.
-
-    Args:
-        config: the settings.
-        data: the image set.
-        model: the network's functions.
-        heavy: whether a step takes so long that each is dispatched alone on a CPU, and
-            its gradient is taken for few images at a time.
-    """
+def build(config: Config, data: sources.ImageSet, model: Model) -> loop.Experiment:
+    """Makes the pure functions of an experiment."""
     values, distribution = num_values(config, data), model.distribution
     num_dims = math.prod(data.image_shape)
     partial = read_given(config.given, data.image_shape, values)
@@ -299,7 +290,7 @@ def build(
                 return np.asarray(sweep_many(state, {**begin, 'x': x}, rng)['x'])
 
             if config.sampler == 'ancestral':
-                report = metrics.every_ten_seconds('drew {} of {} values', num_dims)
+                report = metrics.reporter('values drawn', num_dims)
                 x = autoregressive.ancestral(
                     redraw, x, known, order=model.order, report=report
                 )
@@ -342,7 +333,7 @@ def build(
         init=init,
         train_step=state_lib.make_train_step(
             loss_fn, ema_decay=config.ema,
-            micro_batch=micro_batch_size(config, heavy=heavy),
+            micro_batch=micro_batch_size(config, heavy=model.heavy),
         ),
         eval_step=eval_step,
         test_step=test_step,
@@ -351,7 +342,7 @@ def build(
         sample=sample,
         sampler=config.sampler,
         pictures=pictures,
-        convolutional=heavy,
+        convolutional=model.heavy,
         host_sampler=None if config.sampler == 'incremental' else host_sampler,
     )
 

@@ -57,8 +57,8 @@ PRESETS = {
 }
 
 
-def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
-    """Makes the pure functions of the experiment."""
+def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
+    """Makes the functions of the network."""
     values = autoregressive.num_values(config, data)
     hidden = config_lib.sizes(config.hidden, 'hidden')
     num_dims, rng = math.prod(data.image_shape), np.random.default_rng(config.seed)
@@ -91,15 +91,20 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
             ),
         )
 
-    model = autoregressive.Model(
+    return autoregressive.Model(
         init=init,
         apply=apply,
         network=network,
         distribution=autoregressive.discrete(values, data.image_shape[2]),
         test_chunks=config.num_masks,
         order=masks[0].order,
+        heavy=False,
     )
-    return autoregressive.build(config, data, model, heavy=False)
+
+
+def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
+    """Makes the pure functions of the experiment."""
+    return autoregressive.build(config, data, make_model(config, data))
 
 
 main = functools.partial(

@@ -41,8 +41,8 @@ PRESETS = {
 }
 
 
-def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
-    """Makes the pure functions of the experiment."""
+def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
+    """Makes the functions of the network."""
     values, order = autoregressive.num_values(config, data), None
     num_dims = math.prod(data.image_shape)
     if config.order == 'random':
@@ -55,12 +55,15 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         dtype=jnp.dtype(config.dtype),
     )
     model = autoregressive.linen_model(
-        module, data, autoregressive.discrete(values, data.image_shape[2])
+        module, autoregressive.discrete(values, data.image_shape[2])
     )
     order = np.arange(num_dims) if order is None else order
-    return autoregressive.build(
-        config, data, model._replace(order=order), heavy=False
-    )
+    return model._replace(order=order, heavy=False)
+
+
+def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
+    """Makes the pure functions of the experiment."""
+    return autoregressive.build(config, data, make_model(config, data))
 
 
 main = functools.partial(

@@ -46,8 +46,8 @@ PRESETS = {
 }
 
 
-def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
-    """Makes the pure functions of the experiment."""
+def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
+    """Makes the functions of the network."""
     channels, values = data.image_shape[2], autoregressive.num_values(config, data)
     autoregressive.check_colours(config.features, channels)
     module = PixelCNN(
@@ -61,9 +61,12 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         dtype=jnp.dtype(config.dtype),
     )
     distribution = autoregressive.discrete(values, channels)
-    return autoregressive.build(
-        config, data, autoregressive.linen_model(module, data, distribution)
-    )
+    return autoregressive.linen_model(module, distribution)
+
+
+def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
+    """Makes the pure functions of the experiment."""
+    return autoregressive.build(config, data, make_model(config, data))
 
 
 main = functools.partial(

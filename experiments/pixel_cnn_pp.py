@@ -52,8 +52,8 @@ PRESETS = {
 }
 
 
-def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
-    """Makes the pure functions of the experiment."""
+def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
+    """Makes the functions of the network."""
     channels, values = data.image_shape[2], autoregressive.num_values(config, data)
     module = PixelCNNpp(
         image_shape=data.image_shape,
@@ -87,13 +87,17 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
             by_colour=False,
         )
 
-    model = autoregressive.Model(
+    return autoregressive.Model(
         init=init,
         apply=apply,
         network=network,
         distribution=autoregressive.logistic_mixture(values, channels),
     )
-    return autoregressive.build(config, data, model)
+
+
+def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
+    """Makes the pure functions of the experiment."""
+    return autoregressive.build(config, data, make_model(config, data))
 
 
 main = functools.partial(

@@ -69,7 +69,8 @@ class ShiftedConv(nn.Module):
 
     @nn.compact
     def _weights(self, num: int) -> tuple[jax.Array, jax.Array]:
-        kernel = self.param('kernel', DIRECTION, (*self.kernel_size, num, self.features))
+        shape = (*self.kernel_size, num, self.features)
+        kernel = self.param('kernel', DIRECTION, shape)
         bias = self.param('bias', ZEROS, (self.features,))
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
@@ -116,7 +117,7 @@ class Upsample(nn.Module):
         return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
     def pixel(self, x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
-        """Maps pixel (R, C) of x, [B, F], to pixel (2 R + i, 2 C + j), if not centred."""
+        """Maps pixel (R, C), [B, F], to pixel (2 R + i, 2 C + j), unless centred."""
         kernel, bias = self._weights(x.shape[-1])
         return x.astype(self.dtype) @ kernel[i, j] + bias[None]
 

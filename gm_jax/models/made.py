@@ -17,8 +17,8 @@ output a softmax.
     masks = draw_masks(np.random.default_rng(0), 784, (500,), shuffle=False)
     logits = model.apply(variables, x, masks)  # x integers [B, H, W, C]
 
-`start`, `row` and `pixel` are the same network for `sampling.autoregressive.incremental`
-with the order of the masks.
+`start`, `row` and `pixel` are the same network for `sampling.autoregressive` to run
+incrementally, in the order of the masks.
 """
 
 import math

@@ -14,8 +14,8 @@ a softmax.
     model = NADE(image_shape=(28, 28, 1), num_values=2)
     logits = model.apply(variables, x)  # x integers [B, H, W, C]
 
-`start`, `row` and `pixel` are the same network for `sampling.autoregressive.incremental`
-with the model's order.
+`start`, `row` and `pixel` are the same network for `sampling.autoregressive` to run
+incrementally, in the order of the model.
 """
 
 import math

@@ -30,7 +30,12 @@ from flax import linen as nn
 from gm_jax.layers.dropout import Dropout
 from gm_jax.layers.pixels import encode, left_of, rows_above
 from gm_jax.layers.shifted import (
-    Nin, ShiftedConv, Upsample, concat_elu, shift_down, shift_right,
+    Nin,
+    ShiftedConv,
+    Upsample,
+    concat_elu,
+    shift_down,
+    shift_right,
 )
 from gm_jax.losses.logistic_mixture import LogisticMixture
 

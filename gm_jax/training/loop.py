@@ -307,7 +307,7 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
     arrays = evaluate.over_examples(
         parallel.eval_many(experiment.test_step), state, examples, rng,
         config.eval_batch_size or config.batch_size, experiment.test_chunks,
-        metrics.every_ten_seconds('evaluated {} of {} images', len(examples)),
+        metrics.reporter('images evaluated', len(examples)),
     )
     numbers = experiment.summarize(arrays)
     if experiment.finish is not None:

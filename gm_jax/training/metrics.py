@@ -73,15 +73,21 @@ def _drop_after(path: str, step: int) -> None:
     write_atomically(path, ''.join(kept))
 
 
-def every_ten_seconds(sentence: str, total: int) -> Callable[[int], None]:
-    """Returns a function that says how many of `total` are done, now and then."""
-    told = time.monotonic()
+def reporter(what: str, total: int) -> Callable[[int], None]:
+    """Returns a function that shows how many of `total` are done.
+
+    By a bar on a terminal, by a line every ten seconds elsewhere.
+    """
+    bar, told = Progress(total, 0, what), time.monotonic()
 
     def report(done: int) -> None:
         nonlocal told
-        if time.monotonic() - told > 10:
+        bar.update(done)
+        if not bar.shown and time.monotonic() - told > 10:
             told = time.monotonic()
-            say(sentence.format(done, total))
+            say(f'{what}: {done} of {total}')
+        if done >= total:
+            bar.close()
 
     return report
 
@@ -101,13 +107,14 @@ def say(*parts: Any) -> None:
 
 
 class Progress:
-    """Training progress: a bar on a terminal, plain lines elsewhere."""
+    """Progress: a bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int, done: int, what: str = 'training') -> None:
         """Starts at `done` of `total` steps."""
         self._total = total
         self._bar = None
-        if sys.stdout.isatty():
+        self.shown = sys.stdout.isatty()  # as a bar
+        if self.shown:
             self._bar = progress.Progress(
                 progress.TextColumn('{task.description}'),
                 progress.BarColumn(),
@@ -116,7 +123,7 @@ class Progress:
                 progress.TimeRemainingColumn(),
             )
             self._task = self._bar.add_task(
-                'training', total=total, completed=done, text=''
+                what, total=total, completed=done, text=''
             )
             self._bar.start()
 

@@ -1,0 +1,12 @@
+"""What the benchmarks say of the machine."""
+
+import os
+import pathlib
+import platform
+
+
+def cpu_name() -> str:
+    """Returns the CPU's name and the number of cores that this process may use."""
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    names = [x.split(':')[1].strip() for x in lines if x.startswith('model name')]
+    return f'{names[0] if names else platform.machine()}, {os.cpu_count()} cores'

@@ -1,0 +1,260 @@
+"""What samples of the autoregressive models cost, and whether samplers agree.
+
+Without `--runs`, networks with the weights that training starts from:
+
+    sample   a batch by `incremental`, `forward_passes` its time over that of one
+             forward pass of the same network on the same batch, in turns, medians;
+             `compile` is the compilation of the sampler alone; at 28 x 28, and at 14
+             and 56 where the time is to grow with the number of pixels
+    compile  that of the sampler for 32 x 32 colour images of 256 values
+
+With `--runs`, work directories of trained models:
+
+    fixed_point  the sweeps that a batch took until nothing changed
+    ties         values of incremental samples that the full network, given the same
+                 values before them, draws otherwise from the same noise. A flip is
+                 explained if noise within `TIE` of the true one gives what was sampled.
+
+Usage:
+    python -m benchmarks.sampling --out=results/bench_sampling.json
+    python -m benchmarks.sampling --runs=/tmp/gated,/tmp/made --num_values=10000000 \\
+        --out=results/bench_samplers_agree.json
+"""
+
+import argparse
+import dataclasses
+import importlib
+import itertools
+import json
+import math
+import os
+import pathlib
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.machine import cpu_name
+from experiments import autoregressive as experiment_lib
+from experiments import gated_pixel_cnn, made, nade, pixel_cnn, pixel_cnn_pp
+from gm_jax.data import image_set
+from gm_jax.sampling import autoregressive
+from gm_jax.training import checkpoints
+from gm_jax.training import config as config_lib
+
+TIE = 1e-5  # of noise that is uniform in [0, 1)
+BINARY, BYTE = ((28, 28, 1), 2), ((28, 28, 1), 256)
+# The networks whose results are published here, and what they were trained on.
+TIMED = {
+    'nade': (nade, 'paper', BINARY),
+    'made': (made, 'paper', BINARY),
+    'pixel_cnn': (pixel_cnn, 'paper', BINARY),
+    'gated_pixel_cnn': (gated_pixel_cnn, 'paper', BINARY),
+    'pixel_cnn_pp': (pixel_cnn_pp, 'small', BYTE),
+}
+GROWING = ('pixel_cnn', 'gated_pixel_cnn', 'pixel_cnn_pp')
+
+
+def random_images(image_shape: tuple, num_values: int) -> image_set.ImageSet:
+    """Returns a set of noise, for networks that look at data before training."""
+    images = np.random.default_rng(0).integers(
+        0, num_values, (64, *image_shape), dtype=np.uint8
+    )
+    examples = image_set.ArrayExamples(images, np.zeros(64, np.int32))
+    return image_set.ImageSet(
+        name='noise', image_shape=image_shape, num_values=num_values, num_classes=0,
+        splits={'train': examples, 'test': examples},
+    )
+
+
+def samplers(
+    model: experiment_lib.Model, image_shape: tuple, batch: int
+) -> tuple[Callable, Callable]:
+    """Returns `generate(variables, noise)` and `sweep(variables, x, noise)`."""
+    quantile = model.distribution.quantile
+    nothing = jnp.zeros((batch, *image_shape), jnp.int32)
+
+    def generate(variables: Any, uniform: jax.Array) -> jax.Array:
+        return autoregressive.incremental(
+            model.network(variables, None), quantile, uniform, nothing, nothing > 0,
+            order=model.order,
+        )
+
+    def sweep(variables: Any, x: jax.Array, uniform: jax.Array) -> jax.Array:
+        params = model.apply(variables, x, None, rngs=None, step=0, chunk=0)
+        return quantile(params, x, uniform)
+
+    return generate, sweep
+
+
+def noise(
+    model: experiment_lib.Model, image_shape: tuple, start: int, batch: int
+) -> jax.Array:
+    """Returns the noise of images start, start + 1, ..."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        jax.random.key(0), start + jnp.arange(batch)
+    )
+    return autoregressive.noise(keys, image_shape, model.distribution.num_noise)
+
+
+def seconds(fn: Callable, *args: Any) -> float:
+    """Times one call."""
+    start = time.perf_counter()
+    jax.block_until_ready(fn(*args))
+    return time.perf_counter() - start
+
+
+def time_sampler(
+    name: str, image_shape: tuple, num_values: int, batch: int, turns: int
+) -> dict[str, Any]:
+    """Times `incremental` against the network's forward pass."""
+    module, preset, _ = TIMED[name]
+    data = random_images(image_shape, num_values)
+    model = module.make_model(module.PRESETS[preset], data)
+    x, _ = experiment_lib.first_batch(data, jax.random.key(0))
+    variables = jax.tree.map(jnp.asarray, model.init(jax.random.key(0), x, None))
+    x = jnp.resize(x, (batch, *image_shape))
+    uniform = noise(model, image_shape, 0, batch)
+    generate, _ = samplers(model, image_shape, batch)
+    forward = jax.jit(
+        lambda variables, x: model.apply(variables, x, None, rngs=None, step=0, chunk=0)
+    )
+    lowered, start = jax.jit(generate).lower(variables, uniform), time.perf_counter()
+    sample, compile_seconds = lowered.compile(), time.perf_counter() - start
+    seconds(forward, variables, x), seconds(sample, variables, uniform)
+    times = [
+        (seconds(forward, variables, x), seconds(sample, variables, uniform))
+        for _ in range(turns)
+    ]
+    passes = statistics.median(b / a for a, b in times)
+    taken = statistics.median(b for _, b in times)
+    return {
+        'model': name, 'what': 'sample', 'batch': batch,
+        'image_shape': list(image_shape), 'num_values': num_values,
+        'num_parameters': sum(a.size for a in jax.tree.leaves(variables)),
+        'seconds': taken, 'images_per_s': batch / taken,
+        'forward_seconds': statistics.median(a for a, _ in times),
+        'forward_passes': round(passes, 2),
+        'passes_of_ancestral': math.prod(image_shape),
+        'compile_seconds': round(compile_seconds, 2), 'turns': turns,
+    }
+
+
+def time_compile(name: str) -> dict[str, Any]:
+    """Times the compilation of the sampler for 32 x 32 x 3 images of 256 values."""
+    module, preset, _ = TIMED[name]
+    image_shape, config = (32, 32, 3), module.PRESETS[preset]
+    if name in ('pixel_cnn', 'gated_pixel_cnn'):
+        config = dataclasses.replace(config, features=3 * (config.features // 3))
+    data = random_images(image_shape, 256)
+    model = module.make_model(config, data)
+    x, _ = experiment_lib.first_batch(data, jax.random.key(0))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), x, None))
+    generate, _ = samplers(model, image_shape, 64)
+    start = time.perf_counter()
+    jax.jit(generate).lower(variables, noise(model, image_shape, 0, 64)).compile()
+    return {
+        'model': name, 'what': 'compile', 'batch': 64,
+        'image_shape': list(image_shape), 'num_values': 256,
+        'seconds': round(time.perf_counter() - start, 2),
+    }
+
+
+def trained(workdir: str) -> tuple[str, Any, experiment_lib.Model, Any]:
+    """Returns (name, image set, model, variables) of a finished run."""
+    directory = pathlib.Path(workdir)
+    name = json.loads((directory / 'results.json').read_text())['experiment']
+    module = importlib.import_module(f'experiments.{name}')
+    config = config_lib.load(str(directory / 'config.json'), module.Config)
+    data = image_set.read_facts(str(directory / 'data.json'))
+    model = module.make_model(config, data)
+    state = module.build(config, data).init(jax.random.key(0))
+    manager = checkpoints.open_directory(workdir)
+    state = checkpoints.restore(manager, state).state
+    manager.close()
+    variables = {'params': state.eval_params, **state.model_state}
+    return name, data, model, jax.tree.map(jnp.asarray, variables)
+
+
+def nearby(uniform: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields the noise moved by TIE up, down or not, each number of a pixel alone."""
+    for signs in itertools.product((-1, 0, 1), repeat=uniform.shape[-1]):
+        yield np.clip(uniform + TIE * np.array(signs, np.float32), 0, 1 - 2**-24)
+
+
+def check_run(workdir: str, batch: int, num_values: int) -> list[dict[str, Any]]:
+    """Counts sweeps until the fixed point, and flips among `num_values` values."""
+    name, data, model, variables = trained(workdir)
+    shape = data.image_shape
+    generate, sweep = map(jax.jit, samplers(model, shape, batch))
+    common = {'model': name, 'dataset': data.name, 'image_shape': list(shape),
+              'num_values': data.num_values, 'batch': batch}
+    uniform = noise(model, shape, 0, batch)
+    nothing = np.zeros((batch, *shape), np.int32)
+    solved, sweeps = autoregressive.fixed_point(
+        lambda x: sweep(variables, x, uniform), nothing, nothing > 0
+    )
+    same = int(np.sum(solved == np.asarray(generate(variables, uniform))))
+    rows = [{**common, 'what': 'fixed_point', 'sweeps': sweeps,
+             'passes_of_ancestral': math.prod(shape),
+             'values_that_incremental_draws_too': f'{same} of {solved.size}'}]
+    flips = explained = done = 0
+    while done < num_values:
+        uniform = noise(model, shape, done, batch)
+        x = np.asarray(generate(variables, uniform))
+        flipped = np.asarray(sweep(variables, x, uniform)) != x
+        done, flips = done + x.size, flips + int(flipped.sum())
+        if flipped.any():
+            near = np.zeros_like(flipped)
+            for moved in nearby(np.asarray(uniform)):
+                near |= np.asarray(sweep(variables, x, moved)) == x
+            explained += int((flipped & near).sum())
+        print(f'{name}: {done} values, {flips} flips, {explained} explained', end='\r')
+    print()
+    rows.append({**common, 'what': 'ties', 'values': done, 'flips': flips,
+                 'flips_within_a_tie': explained, 'tie': TIE,
+                 'flips_per_million': round(1e6 * flips / done, 3)})
+    return rows
+
+
+def main(argv: list[str]) -> None:
+    """Times or checks, and writes the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--models', default=','.join(TIMED))
+    parser.add_argument('--runs', default='', help='work directories, comma-separated')
+    parser.add_argument('--batch', type=int, default=64)
+    parser.add_argument('--turns', type=int, default=5)
+    parser.add_argument('--num_values', type=int, default=10_000_000)
+    parser.add_argument('--out', default='results/bench_sampling.json')
+    args = parser.parse_args(argv)
+    rows = []
+    for workdir in filter(None, args.runs.split(',')):
+        rows += check_run(workdir, args.batch, args.num_values)
+    for name in args.models.split(',') if not args.runs else ():
+        (_, width, channels), values = TIMED[name][2]
+        for size in (width // 2, width, 2 * width) if name in GROWING else (width,):
+            shape = (size, size, channels)
+            rows.append(time_sampler(name, shape, values, args.batch, args.turns))
+            print(rows[-1])
+        if name in GROWING:
+            rows.append(time_compile(name))
+            print(rows[-1])
+    command = shlex.join(['python', '-m', 'benchmarks.sampling', *argv])
+    common = {'device': cpu_name(), 'devices': jax.device_count(),
+              'cores': len(os.sched_getaffinity(0)), 'jax': jax.__version__,
+              'command': command}
+    path = pathlib.Path(args.out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([{**row, **common} for row in rows], indent=2) + '\n'
+    path.write_text(text)
+    print(text)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])
