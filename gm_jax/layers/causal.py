@@ -20,7 +20,7 @@ import numpy as np
 from flax import linen as nn
 
 Initializer = nn.initializers.Initializer
-# The parts of one convolution have a bias once and share their fan-in.
+# Of each part of a convolution by its own fan-in; a convolution has one bias.
 LECUN = nn.initializers.lecun_normal()
 
 
