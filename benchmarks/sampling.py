@@ -17,7 +17,7 @@ With `--runs`, work directories of trained models:
 
 Usage:
     python -m benchmarks.sampling --out=results/bench_sampling.json
-    python -m benchmarks.sampling --runs=/tmp/gated,/tmp/made --num_values=10000000 \\
+    python -m benchmarks.sampling --runs=made=/tmp/made,nade=/tmp/nade \\
         --out=results/bench_samplers_agree.json
 """
 
@@ -166,10 +166,9 @@ def time_compile(name: str) -> dict[str, Any]:
     }
 
 
-def trained(workdir: str) -> tuple[str, Any, experiment_lib.Model, Any]:
-    """Returns (name, image set, model, variables) of a finished run."""
+def trained(name: str, workdir: str) -> tuple[Any, experiment_lib.Model, Any]:
+    """Returns (image set, model, variables) of a run's last checkpoint."""
     directory = pathlib.Path(workdir)
-    name = json.loads((directory / 'results.json').read_text())['experiment']
     module = importlib.import_module(f'experiments.{name}')
     config = config_lib.load(str(directory / 'config.json'), module.Config)
     data = image_set.read_facts(str(directory / 'data.json'))
@@ -179,7 +178,7 @@ def trained(workdir: str) -> tuple[str, Any, experiment_lib.Model, Any]:
     state = checkpoints.restore(manager, state).state
     manager.close()
     variables = {'params': state.eval_params, **state.model_state}
-    return name, data, model, jax.tree.map(jnp.asarray, variables)
+    return data, model, jax.tree.map(jnp.asarray, variables)
 
 
 def nearby(uniform: np.ndarray) -> Iterator[np.ndarray]:
@@ -188,9 +187,11 @@ def nearby(uniform: np.ndarray) -> Iterator[np.ndarray]:
         yield np.clip(uniform + TIE * np.array(signs, np.float32), 0, 1 - 2**-24)
 
 
-def check_run(workdir: str, batch: int, num_values: int) -> list[dict[str, Any]]:
+def check_run(
+    name: str, workdir: str, batch: int, num_values: int
+) -> list[dict[str, Any]]:
     """Counts sweeps until the fixed point, and flips among `num_values` values."""
-    name, data, model, variables = trained(workdir)
+    data, model, variables = trained(name, workdir)
     shape = data.image_shape
     generate, sweep = map(jax.jit, samplers(model, shape, batch))
     common = {'model': name, 'dataset': data.name, 'image_shape': list(shape),
@@ -227,15 +228,15 @@ def main(argv: list[str]) -> None:
     """Times or checks, and writes the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--models', default=','.join(TIMED))
-    parser.add_argument('--runs', default='', help='work directories, comma-separated')
+    parser.add_argument('--runs', default='', help='such as made=DIR,nade=DIR')
     parser.add_argument('--batch', type=int, default=64)
     parser.add_argument('--turns', type=int, default=5)
     parser.add_argument('--num_values', type=int, default=10_000_000)
     parser.add_argument('--out', default='results/bench_sampling.json')
     args = parser.parse_args(argv)
     rows = []
-    for workdir in filter(None, args.runs.split(',')):
-        rows += check_run(workdir, args.batch, args.num_values)
+    for run in filter(None, args.runs.split(',')):
+        rows += check_run(*run.split('='), args.batch, args.num_values)
     for name in args.models.split(',') if not args.runs else ():
         (_, width, channels), values = TIMED[name][2]
         for size in (width // 2, width, 2 * width) if name in GROWING else (width,):

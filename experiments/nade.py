@@ -10,13 +10,16 @@ import dataclasses
 import functools
 import math
 import sys
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import autoregressive
 from gm_jax.data import sources
 from gm_jax.models.nade import NADE
+from gm_jax.sampling.autoregressive import Network
 from gm_jax.training import loop
 from gm_jax.training.config import field
 
@@ -57,8 +60,16 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
     model = autoregressive.linen_model(
         module, autoregressive.discrete(values, data.image_shape[2])
     )
+
+    def network(variables: Any, h: jax.Array | None) -> Network:
+        return Network(
+            start=lambda size: module.apply(variables, size, h, method='start'),
+            row=lambda *args: module.apply(variables, *args, method='row'),
+            pixel=lambda *args: module.apply(variables, *args, method='pixel'),
+        )
+
     order = np.arange(num_dims) if order is None else order
-    return model._replace(order=order, heavy=False)
+    return model._replace(network=network, order=order, heavy=False)
 
 
 def build(config: Config, data: sources.ImageSet) -> loop.Experiment:

@@ -87,21 +87,18 @@ class NADE(nn.Module):
         shape = (len(x), *self.image_shape)
         return logits.reshape(shape if self.num_values == 2 else (*shape, -1))
 
-    def start(self, batch_size: int) -> tuple[Any, Any, Any]:
-        """Returns (state, left, features): a of no value yet is made by `row`."""
-        a = jnp.zeros((batch_size, self.hidden), self.dtype)
-        return (), a, ()
+    def start(
+        self, batch_size: int, h: jax.Array | None = None
+    ) -> tuple[Any, Any, Any]:
+        """Returns (state, left, features): a before the first value as `left`."""
+        return (), self._start(batch_size, h), ()
 
     def row(
-        self, state: Any, features: Any, x: jax.Array, r: jax.Array,
-        h: jax.Array | None = None,
+        self, state: Any, features: Any, x: jax.Array, r: jax.Array
     ) -> tuple[Any, Any]:
-        """Returns what `pixel` needs besides the values: c + U h for each of them."""
+        """Returns no context: `pixel` needs the values only."""
         del features, r
-        first = self._start(len(x), h)
-        return state, jnp.broadcast_to(
-            first[:, None], (len(x), x.shape[2], self.hidden)
-        )
+        return state, jnp.zeros(x.shape[:1] + x.shape[2:3])
 
     def pixel(
         self, left: Any, context: Any, x_row: jax.Array, r: jax.Array, w: jax.Array
@@ -109,8 +106,8 @@ class NADE(nn.Module):
         """Adds value w - 1 to a, and computes the logits of value w.
 
         Args:
-          left: [B, H] W x of the values before w - 1.
-          context: [B, H] from `row`.
+          left: [B, H] a before value w - 1.
+          context: nothing.
           x_row: [B, D, 1] integers in the order.
           r: 0, the only row.
           w: the value's place in the order.
@@ -118,12 +115,12 @@ class NADE(nn.Module):
         Returns:
           The next left, the logits [B, 1] or [B, 1, V], and no features to keep.
         """
-        del r
+        del context, r
         weights, v, b = self._weights()
         last = jnp.maximum(w - 1, 0)
         x_d = unit_interval(x_row[:, last], self.num_values).astype(self.dtype)
         left = left + jnp.where(w > 0, x_d * weights[last][None], 0)
-        logits = self._logits(left + context, v[w], b[w])
+        logits = self._logits(left, v[w], b[w])
         return left, logits if self.num_values == 2 else logits[:, None], ()
 
     def _weights(self) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -75,8 +75,8 @@ def make(
         return lambda *args: model.apply({'params': params}, *args, *extra, method=name)
 
     network = Network(
-        start=method('start'),
-        row=method('row') if name == 'made' else method('row', h),
+        start=method('start', h) if name == 'nade' else method('start'),
+        row=method('row') if name in ('nade', 'made') else method('row', h),
         pixel=method('pixel', *more, h) if name == 'made' else method('pixel'),
         by_colour=name != 'pixel_cnn_pp',
     )
