@@ -17,8 +17,10 @@ where u_i belongs to the image and the position (`noise`), whichever way it is s
 All three take a partial image: what `known` marks is kept, the rest is generated given
 it and what comes before. `ancestral` and `fixed_point` call one compiled function, so
 they agree to the last bit. `incremental` adds up in another order: its logits differ by
-rounding, and a draw within rounding of a tie can come out the other way (in float32;
-never seen in float64).
+rounding, and in float32 a draw within rounding of a tie can come out the other way.
+Measured: none in 10 million values of a trained NADE, none in 2 million of a trained
+PixelCNN++ (results/bench_samplers_agree.json); none ever in float64. What is guaranteed
+is that each value is the one that some rounding of its probability draws.
 """
 
 from collections.abc import Callable
