@@ -4,8 +4,8 @@ Without `--runs`, networks with the weights that training starts from:
 
     sample   a batch by `incremental`, `forward_passes` its time over that of one
              forward pass of the same network on the same batch, in turns, medians;
-             `compile` is the compilation of the sampler alone; at 28 x 28, and at 14
-             and 56 where the time is to grow with the number of pixels
+             `compile_seconds` the sampler's compilation; at 28 x 28, and at 14 and
+             56 where the time is to grow with the number of pixels
     compile  that of the sampler for 32 x 32 colour images of 256 values
 
 With `--runs`, work directories of trained models:

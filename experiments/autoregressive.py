@@ -96,14 +96,10 @@ def discrete(num_values: int, channels: int) -> Distribution:
 
 def logistic_mixture(num_values: int, channels: int) -> Distribution:
     """Returns mixtures of discretized logistics, of all colours of a pixel together."""
-    quantile = functools.partial(
-        logistic.logistic_mixture_quantile, num_values=num_values
-    )
+    values = dict(num_values=num_values)
     return Distribution(
-        log_prob=functools.partial(
-            logistic.logistic_mixture_log_prob, num_values=num_values
-        ),
-        quantile=quantile,
+        log_prob=functools.partial(logistic.logistic_mixture_log_prob, **values),
+        quantile=functools.partial(logistic.logistic_mixture_quantile, **values),
         temper=logistic.logistic_mixture_temper,
         num_noise=1 + channels,
     )

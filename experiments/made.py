@@ -51,7 +51,7 @@ PRESETS = {
     # --hidden=8000,8000 --num_masks=32.
     'paper': Config(
         dataset='binarized_mnist', hidden='8000', batch_size=100, learning_rate=1e-3,
-        ema=0.999, num_steps=20_000, log_every=100, eval_every=2_000,
+        ema=0.999, num_steps=10_000, log_every=100, eval_every=2_000,
         checkpoint_every=1_000,
     ),
 }

@@ -10,8 +10,7 @@ the order. With r(i) the number of values before value i,
     M_V[k, i] = m_L(k) <= r(i)       M_A[j, i] = r(j) < r(i)
 
 The same parameters serve any number of orders and masks; their densities average to
-another one, as good as an ensemble. Of V > 2 values, x is the value over V - 1 and the
-output a softmax.
+another one. Of V > 2 values, x is the value over V - 1 and the output a softmax.
 
     model = MADE(image_shape=(28, 28, 1), num_values=2, hidden=(500,))
     masks = draw_masks(np.random.default_rng(0), 784, (500,), shuffle=False)
