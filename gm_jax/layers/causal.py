@@ -50,10 +50,12 @@ def correlate(
             x, kernel, (stride, stride), pad, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
         )
     x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
-    height, width = x.shape[1] - len(kernel) + 1, x.shape[2] - kernel.shape[1] + 1
+    rows, columns, _, features = kernel.shape
+    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
+    # The columns of the kernel side by side, so that a product sums over all of them.
+    x = jnp.concatenate([x[:, :, j:j + width:stride] for j in range(columns)], axis=-1)
     return sum(
-        x[:, i:i + height:stride, j:j + width:stride] @ kernel[i, j]
-        for i, j in np.ndindex(kernel.shape[:2])
+        x[:, i:i + height:stride] @ kernel[i].reshape(-1, features) for i in range(rows)
     )
 
 
