@@ -121,7 +121,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         images = pipeline.first_images(data, POOL)
         pool = jnp.asarray(np.resize(images, (POOL, *data.image_shape)))
         return state_lib.create(
-            params, optimizer.adam(config), ema=config.ema > 0,
+            params, optimizer.make(config), ema=config.ema > 0,
             model_state={'pool': pool},
         )
 
@@ -254,7 +254,7 @@ def make_fit(config: Config, data: sources.ImageSet) -> Callable:
     """
     model = Classifier(make_model(config, data), data.num_classes)
     rng = jax.random.fold_in(jax.random.key(config.seed), _PROBE)
-    tx = optimizer.adam(dataclasses.replace(config, num_steps=config.probe_steps))
+    tx = optimizer.make(dataclasses.replace(config, num_steps=config.probe_steps))
 
     def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
         x = prepare(data, batch['image'], rngs)

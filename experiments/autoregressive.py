@@ -213,7 +213,7 @@ def build(config: Config, data: sources.ImageSet, model: Model) -> loop.Experime
         variables = dict(model.init(rng, x, condition(labels)))
         params = variables.pop('params')
         return state_lib.create(
-            params, optimizer.adam(config), ema=config.ema > 0, model_state=variables
+            params, optimizer.make(config), ema=config.ema > 0, model_state=variables
         )
 
     def loss_fn(params, model_state, batch, rngs, *, step, axis_name):

@@ -249,7 +249,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         if model.likelihood == 'bernoulli' and model.network == 'mlp':
             params['output']['bias'] = pixel_logits(data)
         return state_lib.create(
-            params, optimizer.adam(config), ema=config.ema > 0,
+            params, optimizer.make(config), ema=config.ema > 0,
             model_state={k: v for k, v in variables.items() if k != 'params'},
         )
 

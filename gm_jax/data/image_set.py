@@ -76,7 +76,8 @@ class ImageSet:
     image_shape: tuple[int, int, int]  # H, W, C
     num_values: int  # V
     num_classes: int  # 0: no labels
-    splits: Mapping[str, Examples]  # 'train', 'test'; {} where only facts are known
+    # 'train', 'test', perhaps 'validation'; {} where only facts are known
+    splits: Mapping[str, Examples]
     entropy: float | None = None  # true nats per image, where it is known
     binarize: str = 'none'  # 'dynamic': the images are grey, the step has to draw
 

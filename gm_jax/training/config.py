@@ -96,6 +96,10 @@ class Config:
         choices=('constant', 'cosine', 'stages'),
     )
     warmup_steps: int = field(0, 'steps of linear warm-up', low=0)
+    optimizer: str = field(
+        'adam', 'adam, or muon for kernels and adam for what else there is',
+        choices=('adam', 'muon'),
+    )
     adam_b1: float = field(0.9, 'decay of the gradient average', low=0.0, high=1.0)
     adam_b2: float = field(0.999, 'decay of the squares', low=0.0, high=1.0)
     adam_eps: float = field(1e-8, 'what Adam adds to the root', low=0.0)
@@ -131,7 +135,8 @@ _RUN_FLAGS = (
     ('preset', '', 'start from these settings (listed below) instead of the defaults'),
     ('config', '', "start from a run's config.json"),
     ('checkpoint', 'last', 'last | best: which one eval and sample read; best had the '
-     'least test loss in training, so its test numbers flatter'),
+     'least loss in training on the validation split, or where the set has none on the '
+     'test split, so that its test numbers flatter'),
 )
 
 

@@ -249,7 +249,7 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
                 if last or step % config.eval_every == 0:
                     scalars = _evaluate(job, eval_many, state)
                     loss = scalars['loss']
-                    recorder.test_line(step, scalars)
+                    recorder.eval_line(step, _eval_split(job.data), scalars)
                     grid = plotting.image_grid(_draw_samples(job, sample_many, state))
                     plotting.save_png(_picture(job, f'samples_{step:08d}'), grid)
                     recorder.restart_clock(step)
@@ -279,9 +279,15 @@ def _save(
         checkpoints.save(job.manager, step, state, dataclasses.asdict(note), loss=best)
 
 
+def _eval_split(data: sources.ImageSet) -> str:
+    """Returns what is evaluated in training, and chooses the best checkpoint."""
+    return 'validation' if 'validation' in data.splits else 'test'
+
+
 def _evaluate(job: Job, eval_many: Callable, state: TrainState) -> dict[str, float]:
     arrays = evaluate.over_examples(
-        eval_many, state, job.data.splits['test'], _stream(job.config.seed, _EVAL),
+        eval_many, state, job.data.splits[_eval_split(job.data)],
+        _stream(job.config.seed, _EVAL),
         job.config.eval_batch_size or job.config.batch_size,
     )
     return {

@@ -236,11 +236,11 @@ class Recorder:
         self._bar.update(step, text, left)
         return skipped
 
-    def test_line(self, step: int, scalars: dict[str, float]) -> None:
+    def eval_line(self, step: int, split: str, scalars: dict[str, float]) -> None:
         """Writes the result of an evaluation."""
-        self._writer.write(step, 'test', scalars)
+        self._writer.write(step, split, scalars)
         values = '  '.join(f'{name} {value:.4f}' for name, value in scalars.items())
-        self._bar.note(f'step {step}: test {values}')
+        self._bar.note(f'step {step}: {split} {values}')
 
     def restart_clock(self, step: int) -> None:
         """Measures the speed of training from here: after work that is not training."""

@@ -1,6 +1,10 @@
 """The optimizer that the common settings describe."""
 
+from typing import Any
+
+import jax
 import optax
+import optax.contrib
 
 from gm_jax.training.config import Config
 
@@ -30,12 +34,40 @@ def learning_rate(config: Config) -> optax.Schedule:
     return optax.join_schedules([ramp, main], [warmup])
 
 
-def adam(config: Config) -> optax.GradientTransformation:
-    """Returns Adam with the config's schedule, constants and gradient clipping."""
-    tx = optax.adam(
-        learning_rate(config), b1=config.adam_b1, b2=config.adam_b2,
-        eps=config.adam_eps,
-    )
+def make(config: Config) -> optax.GradientTransformation:
+    """Returns the config's optimizer with its schedule and gradient clipping."""
+    rate = learning_rate(config)
+    constants = dict(b1=config.adam_b1, b2=config.adam_b2)
+    if config.optimizer == 'muon':
+        tx = _muon(rate, **constants)
+    else:
+        tx = optax.adam(rate, **constants, eps=config.adam_eps)
     if config.grad_clip:
         tx = optax.chain(optax.clip_by_global_norm(config.grad_clip), tx)
     return tx
+
+
+def _muon(rate: optax.Schedule, b1: float, b2: float) -> optax.GradientTransformation:
+    """Returns Muon for kernels, Adam with Nesterov's momentum for the rest.
+
+    Muon replaces the averaged gradient of a matrix by the orthogonal matrix nearest to
+    it. A kernel [..., F, G] is a matrix of G columns. Scaled to a root mean square of
+    0.2 an entry, about that of Adam's steps, so that one learning rate serves both: Liu
+    et al. 2025, Muon is Scalable for LLM Training, sec. 2.2,
+    https://arxiv.org/abs/2502.16982.
+    """
+
+    def as_matrices(params: Any) -> Any:
+        def one(x: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+            if x.ndim < 2:
+                return None
+            return optax.contrib.MuonDimensionNumbers(
+                reduction_axis=tuple(range(x.ndim - 1)), output_axis=x.ndim - 1
+            )
+
+        return jax.tree.map(one, params)
+
+    return optax.contrib.muon(
+        rate, adam_b1=b1, adam_b2=b2, consistent_rms=0.2,
+        muon_weight_dimension_numbers=as_matrices,
+    )

@@ -1,5 +1,6 @@
 """Whole runs through the command line: what they leave, and that nothing stops them."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -73,6 +74,26 @@ def test_work_directory(whole):
             picture.load()
     left = [name for name in _content(whole) if 'tmp' in name]
     assert not left
+
+
+def test_validation_split_chooses_the_best_checkpoint(tmp_path, monkeypatch):
+    """Catches a test set that is looked at before the end."""
+    data = sources.load('digits', binarize='threshold')
+    test = data.splits['test']
+    other = sources.ArrayExamples(test.images[:9] * 0, test.labels[:9])
+    splits = {**data.splits, 'validation': other}
+    monkeypatch.setattr(
+        sources, 'load', lambda *args, **kwargs: dataclasses.replace(data, splits=splits)
+    )
+    assert vae.main([f'--workdir={tmp_path}', *PLAIN, '--eval_every=20']) == 0
+    evaluated = [line for line in tiny.metrics(tmp_path) if line['split'] != 'train']
+    assert [line['split'] for line in evaluated] == ['validation', 'validation']
+    manager = checkpoints.open_directory(str(tmp_path))
+    losses = {line['step']: line['loss'] for line in evaluated}
+    assert manager.best_step() == min(losses, key=losses.get)
+    manager.close()
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert (results['split'], results['num_examples']) == ('test', len(test))
 
 
 def test_results(whole):

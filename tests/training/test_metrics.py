@@ -114,7 +114,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     recorder.add(50, 2, _values(1, 2))
     assert capsys.readouterr().out == ''
     recorder.train_line(50, 0)
-    recorder.test_line(50, {'loss': 2.5})
+    recorder.eval_line(50, 'test', {'loss': 2.5})
     recorder.close()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and '\x1b' not in ''.join(lines)

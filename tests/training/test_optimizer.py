@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -53,15 +54,15 @@ def test_adam_follows_the_settings():
         learning_rate=0.1, adam_b1=0.5, adam_b2=0.75, adam_eps=0.01, grad_clip=1.0
     )
     params, grads = jnp.zeros(2), jnp.array([3.0, 4.0])
-    tx = optimizer.adam(config)
+    tx = optimizer.make(config)
     updates, _ = tx.update(grads, tx.init(params), params)
     g = np.array([0.6, 0.8])  # of norm 1; Adam's first step corrects the moments to g
     np.testing.assert_allclose(updates, -0.1 * g / (g + 0.01), rtol=1e-5)
-    tx = optimizer.adam(dataclasses.replace(config, grad_clip=0.0))
+    tx = optimizer.make(dataclasses.replace(config, grad_clip=0.0))
     updates, _ = tx.update(grads, tx.init(params), params)
     g = np.array([3.0, 4.0])
     np.testing.assert_allclose(updates, -0.1 * g / (g + 0.01), rtol=1e-5)
-    tx = optimizer.adam(config)
+    tx = optimizer.make(config)
     state, moments = tx.init(params), np.zeros((2, 2))
     for t, scale in enumerate((0.1, 0.05), start=1):
         g = scale * np.array([3.0, 4.0])
@@ -70,3 +71,29 @@ def test_adam_follows_the_settings():
         updates, state = tx.update(jnp.asarray(g, jnp.float32), state, params)
         m, v = moments[0] / (1 - 0.5**t), moments[1] / (1 - 0.75**t)
         np.testing.assert_allclose(updates, -0.1 * m / (v**0.5 + 0.01), rtol=1e-4)
+
+
+def test_muon_steps_by_orthogonal_matrices():
+    """Catches a kernel taken for another matrix, a bias that is none, and the scale."""
+    config = config_lib.Config(
+        learning_rate=0.1, optimizer='muon', schedule='constant'
+    )
+    rng = np.random.default_rng(0)
+    u, _, v = np.linalg.svd(rng.normal(size=(2 * 3 * 4, 5)), full_matrices=False)
+    # Of very different singular values, of which the step must not depend.
+    gradient = (u * np.geomspace(1, 0.05, 5)) @ v
+    grads = {
+        'kernel': jnp.asarray(gradient.reshape(2, 3, 4, 5), jnp.float32),
+        'bias': jnp.array([3.0, -4.0]),
+    }
+    params = jax.tree.map(jnp.zeros_like, grads)
+    tx = optimizer.make(config)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    # Adam with Nesterov's momentum, whose first step looks one further ahead.
+    first = 0.1 * (1 + 0.9 * 0.1 / (1 - 0.9**2))
+    np.testing.assert_allclose(updates['bias'], [-first, first], rtol=1e-5)
+    step = np.asarray(updates['kernel']).reshape(24, 5) / (-0.1 * 0.2 * 24**0.5)
+    # Five Newton-Schulz iterations bring singular values near 1, not to it.
+    values = np.diag(u.T @ step @ v.T)
+    assert (values > 0.6).all() and (values < 1.3).all()
+    np.testing.assert_allclose(u.T @ step @ v.T, np.diag(values), atol=0.02)
