@@ -186,6 +186,7 @@ def _open_split(
     labelled: bool,
 ) -> StreamedExamples:
     where = f'{builder.data_path}, split {name}'
+    num_values = _NUM_VALUES.get(builder.name, 256)
     skip = {'image': tfds.decode.SkipDecoding()}
     _check_shards(builder.info.splits[name])
     try:
@@ -207,6 +208,11 @@ def _open_split(
         for out, index, record in zip(images, indices, records):
             out[...] = decoding.decode(
                 record['image'], shape, image_size, f'{where}, image {index}'
+            )
+        if images.max(initial=0) >= num_values:
+            raise UserError(
+                f'{where} has values up to {images.max()}; those of {builder.name} are '
+                f'0 ... {num_values - 1}: prepare the set again.'
             )
         labels = [record['label'] if labelled else -1 for record in records]
         return {'image': images, 'label': np.array(labels, np.int32)}

@@ -74,6 +74,10 @@ def test_stored_bits_are_bits(tfds_set, images):
     assert load(path, 'binarized_mnist').num_values == 2
     with pytest.raises(UserError, match='binary already: --binarize=static'):
         load(path, 'binarized_mnist', binarize='static')
+    parts = {key: [(255 * bits, np.zeros(40))] for key in ('train', 'test')}
+    path = tfds_set('binarized_mnist', parts, image_shape=(6, 5, 1), num_classes=0)
+    with pytest.raises(UserError, match='values up to 255; those of binarized_mnist'):
+        load(path, 'binarized_mnist')
 
 
 def test_images_of_different_sizes_need_a_size(tfds_set, images, labels):
