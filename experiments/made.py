@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments import autoregressive
 from gm_jax.data import sources
-from gm_jax.models.made import MADE, Masks, draw_masks
+from gm_jax.models.made import MADE, Masks, ascending, draw_masks
 from gm_jax.sampling.autoregressive import Network
 from gm_jax.training import config as config_lib
 from gm_jax.training import loop
@@ -67,6 +67,7 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
         draw_masks(rng, num_dims, hidden, shuffle=shuffle)
         for _ in range(config.num_masks)
     ]
+    masks[0] = ascending(masks[0])
     module = MADE(
         image_shape=data.image_shape,
         num_values=values,

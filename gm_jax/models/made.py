@@ -13,11 +13,11 @@ The same parameters serve any number of orders and masks; their densities averag
 another one. Of V > 2 values, x is the value over V - 1 and the output a softmax.
 
     model = MADE(image_shape=(28, 28, 1), num_values=2, hidden=(500,))
-    masks = draw_masks(np.random.default_rng(0), 784, (500,), shuffle=False)
+    masks = ascending(draw_masks(np.random.default_rng(0), 784, (500,), shuffle=False))
     logits = model.apply(variables, x, masks)  # x integers [B, H, W, C]
 
 `start`, `row` and `pixel` are the same network for `sampling.autoregressive` to run
-incrementally, in the order of the masks.
+incrementally, in the order of the masks, which must be `ascending`.
 """
 
 import math
@@ -37,7 +37,7 @@ class Masks(NamedTuple):
     """An order of the D values, and the degrees of the hidden units."""
 
     rank: np.ndarray  # [D] r: how many values come before each
-    degrees: tuple[np.ndarray, ...]  # of each layer, ascending; each in 1 ... D - 1
+    degrees: tuple[np.ndarray, ...]  # of each layer's units; each in 1 ... D - 1
 
     @property
     def order(self) -> np.ndarray:
@@ -57,15 +57,23 @@ def draw_masks(
         shuffle: whether the order is random too; otherwise raster.
 
     Returns:
-        The masks. Units are exchangeable, so the degrees are in ascending order.
+        The masks.
     """
     rank = rng.permutation(num_dims) if shuffle else np.arange(num_dims)
     degrees, lowest = [], 1
     for size in hidden:
-        layer = np.sort(rng.integers(lowest, max(num_dims, lowest + 1), size))
-        degrees.append(layer)
-        lowest = int(layer[0])
+        degrees.append(rng.integers(lowest, max(num_dims, lowest + 1), size))
+        lowest = int(degrees[-1].min(initial=num_dims))
     return Masks(rank, tuple(degrees))
+
+
+def ascending(masks: Masks) -> Masks:
+    """Sorts the units of each layer by degree, as `MADE.pixel` needs them.
+
+    Of one mask alone the units are exchangeable. Of several that share their weights
+    only one may be sorted: sorted all, they would be nearly the same mask.
+    """
+    return masks._replace(degrees=tuple(np.sort(layer) for layer in masks.degrees))
 
 
 class MADE(nn.Module):
@@ -136,8 +144,8 @@ class MADE(nn.Module):
         self, state: Any, features: Any, x: jax.Array, r: jax.Array
     ) -> tuple[Any, Any]:
         """Returns no context: `pixel` needs the values only."""
-        del features, r
-        return state, jnp.zeros(x.shape[:1] + x.shape[2:3])
+        del features, x, r
+        return state, ()
 
     def pixel(
         self, left: Any, context: Any, x_row: jax.Array, r: jax.Array,
@@ -155,7 +163,7 @@ class MADE(nn.Module):
           x_row: [B, D, 1] integers in the order.
           r: 0, the only row.
           place: how many values are known.
-          masks: the order and the degrees, as numpy arrays.
+          masks: the order and the degrees, `ascending`, as numpy arrays.
           h: [B, E] what the image is conditioned on.
 
         Returns:

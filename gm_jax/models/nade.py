@@ -97,8 +97,8 @@ class NADE(nn.Module):
         self, state: Any, features: Any, x: jax.Array, r: jax.Array
     ) -> tuple[Any, Any]:
         """Returns no context: `pixel` needs the values only."""
-        del features, r
-        return state, jnp.zeros(x.shape[:1] + x.shape[2:3])
+        del features, x, r
+        return state, ()
 
     def pixel(
         self, left: Any, context: Any, x_row: jax.Array, r: jax.Array, w: jax.Array

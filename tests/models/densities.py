@@ -11,7 +11,7 @@ import numpy as np
 from gm_jax.layers import weight_norm
 from gm_jax.losses import likelihoods
 from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
-from gm_jax.models.made import MADE, draw_masks
+from gm_jax.models.made import MADE, ascending, draw_masks
 from gm_jax.models.nade import NADE
 from gm_jax.models.pixel_cnn import PixelCNN
 from gm_jax.models.pixel_cnn_pp import PixelCNNpp
@@ -52,7 +52,7 @@ def make(
         model = NADE(hidden=24, order=tuple(order.tolist()), **args)
     elif name == 'made':
         model = MADE(hidden=(24, 25), **args)
-        more = (draw_masks(rng, num_dims, (24, 25), shuffle=True),)
+        more = (ascending(draw_masks(rng, num_dims, (24, 25), shuffle=True)),)
         order = more[0].order
     elif name == 'pixel_cnn':
         model = PixelCNN(num_blocks=2, **wide, **args)

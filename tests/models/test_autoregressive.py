@@ -7,6 +7,7 @@ import pytest
 
 from gm_jax.evaluation import checks
 from gm_jax.layers import causal
+from gm_jax.losses import likelihoods
 from gm_jax.models import made, pixel_cnn_pp
 from tests.models import densities
 
@@ -123,6 +124,28 @@ def test_planted_degrees_are_found(monkeypatch):
         lambda self, kernel, seen, degree: masked(self, kernel, seen, degree + 1),
     )
     _leaks('made')
+
+
+def test_several_masks_of_made():
+    """Catches masks that are nearly one, of which an average gains nothing."""
+    rng = np.random.default_rng(0)
+    masks = [made.draw_masks(rng, 4, (900,), shuffle=False) for _ in range(2)]
+    first, second = (m.rank[:, None] < m.degrees[0] for m in masks)
+    # Degrees 1, 2, 3 of D - 1 = 3: values 1 and 2 are seen by 2/3 and by 1/3 of the
+    # units, and two masks differ at 2 p (1 - p) = 4/9 of these.
+    np.testing.assert_allclose((first != second).mean(axis=1), [0, 4/9, 4/9, 0], atol=0.06)
+    model = made.MADE((2, 2, 1), 2, hidden=(900,))
+    for mask in masks:
+        x = jnp.zeros((1, 2, 2, 1), jnp.int32)
+        variables = jax.tree.map(
+            lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size)).reshape(a.shape),
+            model.init(jax.random.key(0), x, mask),
+        )
+        checks.assert_normalized(
+            lambda x: likelihoods.bernoulli_log_prob(
+                model.apply(variables, x, mask), x
+            ), (2, 2, 1), 2,
+        )
 
 
 @pytest.mark.parametrize('name', ['pixel_cnn', 'gated_pixel_cnn'])
