@@ -6,7 +6,7 @@ Without `--runs`, networks with the weights that training starts from:
              forward pass of the same network on the same batch, in turns, medians;
              `compile_seconds` the sampler's compilation; at 28 x 28, and at 14 and
              56 where the time is to grow with the number of pixels
-    compile  that of the sampler for 32 x 32 colour images of 256 values
+    compile  that of the sampler for 32 x 32 colour images of 256 values (MADE: bits)
 
 With `--runs`, work directories of trained models:
 
@@ -73,24 +73,15 @@ def random_images(image_shape: tuple, num_values: int) -> image_set.ImageSet:
     )
 
 
-def samplers(
+def generator(
     model: experiment_lib.Model, image_shape: tuple, batch: int
-) -> tuple[Callable, Callable]:
-    """Returns `generate(variables, noise)` and `sweep(variables, x, noise)`."""
-    quantile = model.distribution.quantile
+) -> Callable:
+    """Returns the compiled `(variables, noise) -> images` by `incremental`."""
+    generate, _ = experiment_lib.samplers(model)
     nothing = jnp.zeros((batch, *image_shape), jnp.int32)
-
-    def generate(variables: Any, uniform: jax.Array) -> jax.Array:
-        return autoregressive.incremental(
-            model.network(variables, None), quantile, uniform, nothing, nothing > 0,
-            order=model.order,
-        )
-
-    def sweep(variables: Any, x: jax.Array, uniform: jax.Array) -> jax.Array:
-        params = model.apply(variables, x, None, rngs=None, step=0, chunk=0)
-        return quantile(params, x, uniform)
-
-    return generate, sweep
+    return jax.jit(
+        lambda variables, uniform: generate(variables, nothing, nothing > 0, uniform)
+    )
 
 
 def noise(
@@ -121,11 +112,11 @@ def time_sampler(
     variables = jax.tree.map(jnp.asarray, model.init(jax.random.key(0), x, None))
     x = jnp.resize(x, (batch, *image_shape))
     uniform = noise(model, image_shape, 0, batch)
-    generate, _ = samplers(model, image_shape, batch)
+    generate = generator(model, image_shape, batch)
     forward = jax.jit(
         lambda variables, x: model.apply(variables, x, None, rngs=None, step=0, chunk=0)
     )
-    lowered, start = jax.jit(generate).lower(variables, uniform), time.perf_counter()
+    lowered, start = generate.lower(variables, uniform), time.perf_counter()
     sample, compile_seconds = lowered.compile(), time.perf_counter() - start
     seconds(forward, variables, x), seconds(sample, variables, uniform)
     times = [
@@ -147,21 +138,22 @@ def time_sampler(
 
 
 def time_compile(name: str) -> dict[str, Any]:
-    """Times the compilation of the sampler for 32 x 32 x 3 images of 256 values."""
+    """Times the compilation of the sampler for 32 x 32 images."""
     module, preset, _ = TIMED[name]
-    image_shape, config = (32, 32, 3), module.PRESETS[preset]
+    # MADE's direct weights for 256 values of 3072 colours would be 9.7 GB.
+    image_shape, values = ((32, 32, 1), 2) if name == 'made' else ((32, 32, 3), 256)
+    config = module.PRESETS[preset]
     if name in ('pixel_cnn', 'gated_pixel_cnn'):
         config = dataclasses.replace(config, features=3 * (config.features // 3))
-    data = random_images(image_shape, 256)
+    data = random_images(image_shape, values)
     model = module.make_model(config, data)
     x, _ = experiment_lib.first_batch(data, jax.random.key(0))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), x, None))
-    generate, _ = samplers(model, image_shape, 64)
-    start = time.perf_counter()
-    jax.jit(generate).lower(variables, noise(model, image_shape, 0, 64)).compile()
+    generate, start = generator(model, image_shape, 64), time.perf_counter()
+    generate.lower(variables, noise(model, image_shape, 0, 64)).compile()
     return {
         'model': name, 'what': 'compile', 'batch': 64,
-        'image_shape': list(image_shape), 'num_values': 256,
+        'image_shape': list(image_shape), 'num_values': values,
         'seconds': round(time.perf_counter() - start, 2),
     }
 
@@ -173,7 +165,8 @@ def trained(name: str, workdir: str) -> tuple[Any, experiment_lib.Model, Any]:
     config = config_lib.load(str(directory / 'config.json'), module.Config)
     data = image_set.read_facts(str(directory / 'data.json'))
     model = module.make_model(config, data)
-    state = module.build(config, data).init(jax.random.key(0))
+    experiment = experiment_lib.build(config, data, make_model=module.make_model)
+    state = experiment.init(jax.random.key(0))
     manager = checkpoints.open_directory(workdir)
     state = checkpoints.restore(manager, state).state
     manager.close()
@@ -193,7 +186,8 @@ def check_run(
     """Counts sweeps until the fixed point, and flips among `num_values` values."""
     data, model, variables = trained(name, workdir)
     shape = data.image_shape
-    generate, sweep = map(jax.jit, samplers(model, shape, batch))
+    generate = generator(model, shape, batch)
+    sweep = jax.jit(experiment_lib.samplers(model)[1])
     common = {'model': name, 'dataset': data.name, 'image_shape': list(shape),
               'num_values': data.num_values, 'batch': batch}
     uniform = noise(model, shape, 0, batch)
@@ -243,9 +237,8 @@ def main(argv: list[str]) -> None:
             shape = (size, size, channels)
             rows.append(time_sampler(name, shape, values, args.batch, args.turns))
             print(rows[-1])
-        if name in GROWING:
-            rows.append(time_compile(name))
-            print(rows[-1])
+        rows.append(time_compile(name))
+        print(rows[-1])
     command = shlex.join(['python', '-m', 'benchmarks.sampling', *argv])
     common = {'device': cpu_name(), 'devices': jax.device_count(),
               'cores': len(os.sched_getaffinity(0)), 'jax': jax.__version__,

@@ -7,7 +7,7 @@ samplers, completion of given images, and pictures.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gm_jax import plotting
-from gm_jax.data import binarize, sources
+from gm_jax.data import binarize, readers, sources
 from gm_jax.errors import UserError
 from gm_jax.evaluation import likelihood
 from gm_jax.losses import likelihoods
-from gm_jax.losses import logistic_mixture as logistic
 from gm_jax.sampling import autoregressive
 from gm_jax.training import config as config_lib
 from gm_jax.training import loop, metrics, optimizer, parallel
@@ -27,6 +26,8 @@ from gm_jax.training import state as state_lib
 from gm_jax.training.config import field
 
 _FIRST_BATCH = 64  # images
+# Below, likely values are all that is drawn, and logits would overflow.
+_MIN_TEMPERATURE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,10 +64,10 @@ class Config(config_lib.Config):
     def __post_init__(self) -> None:
         """Raises UserError for the first setting that is not allowed."""
         super().__post_init__()
-        if self.temperature <= 0:
+        if self.temperature < _MIN_TEMPERATURE:
             raise UserError(
-                f'--temperature must be above 0, got {self.temperature}: near 0 the '
-                f'likeliest value is taken.'
+                f'--temperature must be {_MIN_TEMPERATURE} or more, got '
+                f'{self.temperature}: there the likeliest value is taken already.'
             )
 
 
@@ -98,9 +99,9 @@ def logistic_mixture(num_values: int, channels: int) -> Distribution:
     """Returns mixtures of discretized logistics, of all colours of a pixel together."""
     values = dict(num_values=num_values)
     return Distribution(
-        log_prob=functools.partial(logistic.logistic_mixture_log_prob, **values),
-        quantile=functools.partial(logistic.logistic_mixture_quantile, **values),
-        temper=logistic.logistic_mixture_temper,
+        log_prob=functools.partial(likelihoods.logistic_mixture_log_prob, **values),
+        quantile=functools.partial(likelihoods.logistic_mixture_quantile, **values),
+        temper=likelihoods.logistic_mixture_temper,
         num_noise=1 + channels,
     )
 
@@ -121,15 +122,20 @@ class Model(NamedTuple):
     heavy: bool = True
 
 
-def linen_model(module: Any, distribution: Distribution) -> Model:
-    """Makes the functions of a module with `__call__`, `start`, `row` and `pixel`."""
+def linen_model(
+    module: Any, distribution: Distribution, *, conditioned: str = 'row'
+) -> Model:
+    """Makes the functions of a module with `__call__`, `start`, `row` and `pixel`.
+
+    `conditioned` is the one of the last three that h is given to.
+    """
 
     def network(variables: Any, h: jax.Array | None) -> autoregressive.Network:
-        return autoregressive.Network(
-            start=lambda size: module.apply(variables, size, method='start'),
-            row=lambda *args: module.apply(variables, *args, h, method='row'),
-            pixel=lambda *args: module.apply(variables, *args, method='pixel'),
-        )
+        def method(name: str) -> Callable:
+            more = (h,) if name == conditioned else ()
+            return lambda *args: module.apply(variables, *args, *more, method=name)
+
+        return autoregressive.Network(method('start'), method('row'), method('pixel'))
 
     return Model(
         init=lambda rng, x, h: module.init(rng, x[:1], None if h is None else h[:1]),
@@ -179,26 +185,68 @@ def check_colours(features: int, channels: int) -> None:
 def micro_batch_size(config: Config, *, heavy: bool) -> int:
     """Returns how many examples' gradient is taken together, 0 for all of a device's.
 
-    Raises:
-        UserError: --micro_batch does not divide what a device gets of the batch.
+    By default as many as the caches of a CPU hold of the activations.
     """
-    of_device = config.batch_size // jax.device_count()
-    if config.micro_batch:
-        if of_device % config.micro_batch:
-            raise UserError(
-                f'--micro_batch={config.micro_batch} must divide the {of_device} '
-                f'examples a step that each device gets.'
-            )
+    if config.micro_batch or not heavy or jax.default_backend() != 'cpu':
         return config.micro_batch
-    # As many as the caches of a CPU hold of the activations.
-    return math.gcd(of_device, 2) if heavy and jax.default_backend() == 'cpu' else 0
+    return math.gcd(config.batch_size // jax.device_count(), 2)
 
 
-def build(config: Config, data: sources.ImageSet, model: Model) -> loop.Experiment:
-    """Makes the pure functions of an experiment."""
+def samplers(model: Model, temperature: float = 1.0) -> tuple[Callable, Callable]:
+    """Returns what the three methods compile: all pixels in turn, and all at once.
+
+    Both compute in full float32: by default a GPU or a TPU multiplies matrices in less,
+    and draws would differ between the methods.
+
+    Args:
+        model: with a network that computes in float32.
+        temperature: of the distributions.
+
+    Returns:
+        `generate(variables, x, known, uniform, h)`, the images by `incremental`, and
+        `sweep(variables, x, uniform, h)`, for each value what its noise draws given x.
+    """
+
+    def quantile(params: Any, x: jax.Array, uniform: jax.Array) -> jax.Array:
+        tempered = model.distribution.temper(params, temperature)
+        return model.distribution.quantile(tempered, x, uniform)
+
+    def generate(variables, x, known, uniform, h=None):
+        with jax.default_matmul_precision('float32'):
+            return autoregressive.incremental(
+                model.network(variables, h), quantile, uniform, x, known,
+                order=model.order,
+            )
+
+    def sweep(variables, x, uniform, h=None):
+        with jax.default_matmul_precision('float32'):
+            params = model.apply(variables, x, h, rngs=None, step=None, chunk=0)
+            return quantile(params, x, uniform)
+
+    return generate, sweep
+
+
+def build(
+    config: Config, data: sources.ImageSet, *, make_model: Callable
+) -> loop.Experiment:
+    """Makes the pure functions of an experiment.
+
+    Args:
+        config: the settings.
+        data: the image set.
+        make_model: (config, data) -> Model.
+    """
+    model = make_model(config, data)
     values, distribution = num_values(config, data), model.distribution
     num_dims = math.prod(data.image_shape)
-    partial = read_given(config.given, data.image_shape, values)
+    partial = read_given(config, data.image_shape, values)
+    generate, sweep = samplers(
+        make_model(dataclasses.replace(config, dtype='float32'), data),
+        config.temperature,
+    )
+    levels = jnp.asarray(plotting.to_uint8(np.arange(values), num_values=values))
+
+    micro_batch = micro_batch_size(config, heavy=model.heavy)
 
     def condition(labels: jax.Array) -> jax.Array | None:
         if not config.class_conditional:
@@ -257,34 +305,32 @@ def build(config: Config, data: sources.ImageSet, model: Model) -> loop.Experime
             labels = jnp.full_like(labels, config.label)
         return {'x': images, 'known': known, 'uniform': uniform, 'label': labels}
 
-    def quantile(params: Any, x: jax.Array, uniform: jax.Array) -> jax.Array:
-        tempered = distribution.temper(params, config.temperature)
-        return distribution.quantile(tempered, x, uniform)
+    def sample(state, rngs, index):
+        begin = start(state, rngs, index)
+        label = begin.pop('label')
+        return levels[generate(variables_of(state), **begin, h=condition(label))]
 
-    def generate(state, x, known, uniform, label):
-        network = model.network(variables_of(state), condition(label))
-        return autoregressive.incremental(
-            network, quantile, uniform, x, known, order=model.order
-        )
-
-    def sweep(state, batch, rng):
+    def redraw_step(state, batch, rng):
         del rng
-        out = model.apply(
-            variables_of(state), batch['x'], condition(batch['label']), rngs=None,
-            step=state.step, chunk=jnp.int32(0),
+        return sweep(
+            variables_of(state), batch['x'], batch['uniform'], condition(batch['label'])
         )
-        return {'x': quantile(out, batch['x'], batch['uniform'])}
 
     def host_sampler() -> Callable:
-        start_many, sweep_many = parallel.sample_many(start), parallel.eval_many(sweep)
+        start_many = parallel.sample_many(start)
+        redraw_many = parallel.eval_many(redraw_step)
 
-        def sample(state: Any, indices: np.ndarray, rng: jax.Array) -> np.ndarray:
+        def sample(
+            state: Any, indices: np.ndarray, rng: jax.Array, *, warm_up: bool = False
+        ) -> np.ndarray:
             begin = start_many(state, indices, rng)
             x, known = np.asarray(begin['x']), np.asarray(begin['known'])
 
             def redraw(x: np.ndarray) -> np.ndarray:
-                return np.asarray(sweep_many(state, {**begin, 'x': x}, rng)['x'])
+                return np.asarray(redraw_many(state, {**begin, 'x': x}, rng))
 
+            if warm_up:
+                return redraw(x)
             if config.sampler == 'ancestral':
                 report = metrics.reporter('values drawn', num_dims)
                 x = autoregressive.ancestral(
@@ -294,13 +340,9 @@ def build(config: Config, data: sources.ImageSet, model: Model) -> loop.Experime
                 x, sweeps = autoregressive.fixed_point(redraw, x, known)
                 metrics.say(f'fixed point of {x[..., 0, 0, 0].size} images after '
                             f'{sweeps} sweeps')
-            return plotting.to_uint8(x, num_values=values)
+            return np.asarray(levels)[x]
 
         return sample
-
-    def sample(state, rngs, index):
-        x = generate(state, **start(state, rngs, index))
-        return jnp.round(x * (255 / (values - 1))).astype(jnp.uint8)
 
     def pictures(state, batch, rng):
         rows = np.minimum(np.arange(8), len(batch['index']) - 1)
@@ -309,13 +351,14 @@ def build(config: Config, data: sources.ImageSet, model: Model) -> loop.Experime
         known = np.zeros(x.shape, bool)
         known[:, :x.shape[1] // 2] = True
         complete, columns = jax.jit(generate), [x * known, x]
+        h = condition(batch['label'][rows])
         for draw in range(1, 4):
             uniform = autoregressive.noise(
                 jax.vmap(jax.random.fold_in, (0, None))(rngs, draw),
                 data.image_shape, distribution.num_noise,
             )
             columns.insert(
-                -1, complete(state, x, known, uniform, batch['label'][rows])
+                -1, complete(variables_of(state), x, known, uniform, h)
             )
         grid = np.stack([np.asarray(column) for column in columns], axis=1)
         return {
@@ -328,9 +371,9 @@ def build(config: Config, data: sources.ImageSet, model: Model) -> loop.Experime
     return loop.Experiment(
         init=init,
         train_step=state_lib.make_train_step(
-            loss_fn, ema_decay=config.ema,
-            micro_batch=micro_batch_size(config, heavy=model.heavy),
+            loss_fn, ema_decay=config.ema, micro_batch=micro_batch
         ),
+        micro_batch=micro_batch,
         eval_step=eval_step,
         test_step=test_step,
         test_chunks=model.test_chunks,
@@ -344,7 +387,7 @@ def build(config: Config, data: sources.ImageSet, model: Model) -> loop.Experime
 
 
 def read_given(
-    path: str, image_shape: tuple[int, int, int], num_values: int
+    config: Config, image_shape: tuple[int, int, int], num_values: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads the partial images of --given: (int32 [N, H, W, C], bool [N, H, W, C]).
 
@@ -353,19 +396,22 @@ def read_given(
     Raises:
         UserError: the file cannot be read, or its arrays do not fit the model.
     """
+    path = config.given
     if not path:
         return np.zeros((1, *image_shape), np.int32), np.zeros((1, *image_shape), bool)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images, mask = file['images'], file['mask']
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"--given={path} must be an npz file with 'images' and 'mask': {error}."
-        ) from None
+    arrays = readers.read_npz(path, flag='given')
+    if not {'images', 'mask'} <= set(arrays):
+        raise UserError(f"--given={path} must hold the arrays 'images' and 'mask'.")
+    images, mask = arrays['images'], arrays['mask']
     if images.shape[1:] != image_shape or not len(images):
         raise UserError(
             f'--given={path}: images are {list(images.shape)}, the model makes '
             f'[N, {", ".join(map(str, image_shape))}].'
+        )
+    if len(images) > config.num_samples:
+        raise UserError(
+            f'--given={path} has {len(images)} images: --num_samples must be as many, '
+            f'or more, not {config.num_samples}.'
         )
     if mask.shape == image_shape[:2]:
         mask = np.broadcast_to(mask[None, :, :, None], images.shape)
@@ -374,6 +420,8 @@ def read_given(
             f'--given={path}: mask is {list(mask.shape)}; it must be '
             f'{list(image_shape[:2])} or {list(images.shape)}.'
         )
+    if mask.dtype.kind not in 'buif' or not np.isin(mask, (0, 1)).all():
+        raise UserError(f'--given={path}: mask must be of 0 and 1, or of booleans.')
     mask, whole = mask.astype(bool), np.issubdtype(images.dtype, np.integer)
     if not whole or images[mask].min(initial=0) < 0 or (
         images[mask].max(initial=0) >= num_values
@@ -383,3 +431,19 @@ def read_given(
             f'values of the model.'
         )
     return np.where(mask, images, 0).astype(np.int32), np.array(mask)
+
+
+def main(
+    argv: list[str],
+    *,
+    module: str,
+    about: str,
+    config_class: type[Config],
+    presets: Mapping[str, Config],
+    make_model: Callable,
+) -> int:
+    """Runs the experiment of a model; see `loop.main` and `build`."""
+    return loop.main(
+        argv, module=module, about=about, config_class=config_class, presets=presets,
+        build=functools.partial(build, make_model=make_model),
+    )

@@ -17,7 +17,6 @@ from gm_jax.data import sources
 from gm_jax.errors import UserError
 from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
 from gm_jax.training import config as config_lib
-from gm_jax.training import loop
 from gm_jax.training.config import field
 
 
@@ -66,14 +65,9 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
     return autoregressive.linen_model(module, distribution)
 
 
-def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
-    """Makes the pure functions of the experiment."""
-    return autoregressive.build(config, data, make_model(config, data))
-
-
 main = functools.partial(
-    loop.main, module='gated_pixel_cnn', about=__doc__, config_class=Config,
-    presets=PRESETS, build=build,
+    autoregressive.main, module='gated_pixel_cnn', about=__doc__, config_class=Config,
+    presets=PRESETS, make_model=make_model,
 )
 
 if __name__ == '__main__':

@@ -10,17 +10,13 @@ import dataclasses
 import functools
 import math
 import sys
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import autoregressive
 from gm_jax.data import sources
 from gm_jax.models.nade import NADE
-from gm_jax.sampling.autoregressive import Network
-from gm_jax.training import loop
 from gm_jax.training.config import field
 
 
@@ -58,28 +54,16 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
         dtype=jnp.dtype(config.dtype),
     )
     model = autoregressive.linen_model(
-        module, autoregressive.discrete(values, data.image_shape[2])
+        module, autoregressive.discrete(values, data.image_shape[2]),
+        conditioned='start',
     )
-
-    def network(variables: Any, h: jax.Array | None) -> Network:
-        return Network(
-            start=lambda size: module.apply(variables, size, h, method='start'),
-            row=lambda *args: module.apply(variables, *args, method='row'),
-            pixel=lambda *args: module.apply(variables, *args, method='pixel'),
-        )
-
     order = np.arange(num_dims) if order is None else order
-    return model._replace(network=network, order=order, heavy=False)
-
-
-def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
-    """Makes the pure functions of the experiment."""
-    return autoregressive.build(config, data, make_model(config, data))
+    return model._replace(order=order, heavy=False)
 
 
 main = functools.partial(
-    loop.main, module='nade', about=__doc__, config_class=Config,
-    presets=PRESETS, build=build,
+    autoregressive.main, module='nade', about=__doc__, config_class=Config,
+    presets=PRESETS, make_model=make_model,
 )
 
 if __name__ == '__main__':

@@ -16,7 +16,6 @@ from experiments import autoregressive
 from gm_jax.data import sources
 from gm_jax.errors import UserError
 from gm_jax.models.pixel_cnn import PixelCNN
-from gm_jax.training import loop
 from gm_jax.training.config import field
 
 
@@ -64,14 +63,9 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
     return autoregressive.linen_model(module, distribution)
 
 
-def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
-    """Makes the pure functions of the experiment."""
-    return autoregressive.build(config, data, make_model(config, data))
-
-
 main = functools.partial(
-    loop.main, module='pixel_cnn', about=__doc__, config_class=Config,
-    presets=PRESETS, build=build,
+    autoregressive.main, module='pixel_cnn', about=__doc__, config_class=Config,
+    presets=PRESETS, make_model=make_model,
 )
 
 if __name__ == '__main__':

@@ -19,7 +19,6 @@ from gm_jax.data import sources
 from gm_jax.layers import weight_norm
 from gm_jax.models.pixel_cnn_pp import PixelCNNpp
 from gm_jax.sampling.autoregressive import Network
-from gm_jax.training import loop
 from gm_jax.training.config import field
 
 
@@ -31,7 +30,9 @@ class Config(autoregressive.Config):
     num_resnets: int = field(1, 'layers of each level on the way down, and up', low=1)
     num_levels: int = field(2, 'resolutions, each half of the one before', low=1)
     num_mixtures: int = field(5, 'components of the mixtures', low=1)
-    dropout: float = field(0.0, 'share of features that are dropped', low=0.0, high=1.0)
+    dropout: float = field(
+        0.0, 'share of features that are dropped', low=0.0, high=0.99
+    )
 
 
 PRESETS = {
@@ -67,9 +68,11 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
     )
 
     def init(rng: jax.Array, x: jax.Array, h: jax.Array | None) -> Any:
-        params = weight_norm.directions(rng, module, x, h)
+        weight_rng, dropout_rng = jax.random.split(rng)
+        params = weight_norm.directions(weight_rng, module, x, h)
         first = functools.partial(weight_norm.data_dependent_init, module)
-        return {'params': weight_norm.split(jax.jit(first)(params, x, h))}
+        rngs = jax.random.split(dropout_rng, len(x))
+        return {'params': weight_norm.split(jax.jit(first)(params, x, h, rngs))}
 
     def merged(variables: Any) -> Any:
         return {'params': weight_norm.merge(variables['params'])}
@@ -79,30 +82,17 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
         return module.apply(merged(variables), x, h, rngs)
 
     def network(variables: Any, h: jax.Array | None) -> Network:
-        variables = merged(variables)
-        return Network(
-            start=lambda size: module.apply(variables, size, method='start'),
-            row=lambda *args: module.apply(variables, *args, h, method='row'),
-            pixel=lambda *args: module.apply(variables, *args, method='pixel'),
-            by_colour=False,
-        )
+        return plain.network(merged(variables), h)._replace(by_colour=False)
 
-    return autoregressive.Model(
-        init=init,
-        apply=apply,
-        network=network,
-        distribution=autoregressive.logistic_mixture(values, channels),
+    plain = autoregressive.linen_model(
+        module, autoregressive.logistic_mixture(values, channels)
     )
-
-
-def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
-    """Makes the pure functions of the experiment."""
-    return autoregressive.build(config, data, make_model(config, data))
+    return plain._replace(init=init, apply=apply, network=network)
 
 
 main = functools.partial(
-    loop.main, module='pixel_cnn_pp', about=__doc__, config_class=Config,
-    presets=PRESETS, build=build,
+    autoregressive.main, module='pixel_cnn_pp', about=__doc__, config_class=Config,
+    presets=PRESETS, make_model=make_model,
 )
 
 if __name__ == '__main__':

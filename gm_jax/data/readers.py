@@ -136,7 +136,7 @@ def npz(path: str) -> ImageSet:
     Raises:
         UserError: the file is missing, damaged or holds something else.
     """
-    arrays = _read_npz(path)
+    arrays = read_npz(path)
     values = arrays.pop('num_values', np.array(256))
     if values.ndim or values.dtype.kind not in 'ui':
         raise UserError(f'{path}: num_values is no single integer.')
@@ -176,9 +176,18 @@ def npz(path: str) -> ImageSet:
     return _image_set(path, splits, num_values)
 
 
-def _read_npz(path: str) -> dict[str, np.ndarray]:
+def read_npz(path: str, flag: str = 'dataset') -> dict[str, np.ndarray]:
+    """Read all arrays of a NumPy archive, none of which may need pickle.
+
+    Args:
+        path: the file.
+        flag: the flag that names it, for the error.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     if not os.path.isfile(path):
-        raise UserError(f'There is no file {path}: check --dataset.')
+        raise UserError(f'There is no file {path}: check --{flag}.')
     if not zipfile.is_zipfile(path):
         raise UserError(f'{path} is no .npz file, or is cut short: get it again.')
     try:

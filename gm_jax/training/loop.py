@@ -6,6 +6,7 @@ or the clock. The loop never sees a model.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -53,7 +54,9 @@ class Experiment(NamedTuple):
     test_chunks: int  # calls of test_step for a batch, with batch['chunk'] = 0, 1, ...
     convolutional: bool  # XLA on the CPU is slow for convolutions inside a loop
     finish: Callable | None = None  # (state, say) -> more metrics, such as probes
-    # () -> what parallel.sample_many returns, for a sampler that is no one program
+    micro_batch: int = 0  # examples of a device whose gradient is taken together
+    # () -> what parallel.sample_many returns, for a sampler that is no one program;
+    # with `warm_up` it only compiles
     host_sampler: Callable | None = None
 
 
@@ -122,6 +125,7 @@ def start(run: Run, config: Config, module: str, build: Callable) -> None:
     experiment = build(config, data)
     if run.mode == 'train' or (run.mode == 'eval' and experiment.finish is not None):
         parallel.check_batch_size(config.batch_size)
+        parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
     _claim(run, config, data)
     manager = checkpoints.open_directory(run.workdir)
     state, note = _restore(run, config, experiment, manager)
@@ -250,7 +254,9 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
                     scalars = _evaluate(job, eval_many, state)
                     loss = scalars['loss']
                     recorder.eval_line(step, _eval_split(job.data), scalars)
-                    grid = plotting.image_grid(_draw_samples(job, sample_many, state))
+                    grid = plotting.image_grid(
+                        _draw_samples(job, sample_many, state, config.num_samples)
+                    )
                     plotting.save_png(_picture(job, f'samples_{step:08d}'), grid)
                     recorder.restart_clock(step)
                 due = last or loss is not None or step % config.checkpoint_every == 0
@@ -296,9 +302,11 @@ def _evaluate(job: Job, eval_many: Callable, state: TrainState) -> dict[str, flo
     }
 
 
-def _draw_samples(job: Job, sample_many: Callable, state: TrainState) -> np.ndarray:
+def _draw_samples(
+    job: Job, sample_many: Callable, state: TrainState, num: int
+) -> np.ndarray:
     return evaluate.samples(
-        sample_many, state, job.config.num_samples, _stream(job.config.seed, _SAMPLE),
+        sample_many, state, num, _stream(job.config.seed, _SAMPLE),
         job.config.batch_size,
     )
 
@@ -353,11 +361,12 @@ def _sample(job: Job, state: TrainState) -> None:
     experiment = job.experiment
     if experiment.host_sampler is not None:
         sample_many = experiment.host_sampler()
+        warm_up = functools.partial(sample_many, warm_up=True)
     else:
-        sample_many = parallel.sample_many(experiment.sample)
-        _draw_samples(job, sample_many, state)  # compiles, which is not timed
+        sample_many = warm_up = parallel.sample_many(experiment.sample)
+    _draw_samples(job, warm_up, state, 1)  # compiles, which is not timed
     started = time.monotonic()
-    images = _draw_samples(job, sample_many, state)
+    images = _draw_samples(job, sample_many, state, job.config.num_samples)
     seconds = time.monotonic() - started
     plotting.save_png(_picture(job, 'generated'), plotting.image_grid(images))
     path = os.path.join(job.run.workdir, 'samples.npz')

@@ -30,6 +30,16 @@ def check_batch_size(batch_size: int, flag: str = 'batch_size') -> None:
         )
 
 
+def check_micro_batch(batch_size: int, micro_batch: int) -> None:
+    """Raises UserError unless micro-batches divide what each device gets of a batch."""
+    of_device = batch_size // jax.device_count()
+    if micro_batch and of_device % micro_batch:
+        raise UserError(
+            f'--micro_batch={micro_batch} must divide the {of_device} examples a step '
+            f'that each device gets.'
+        )
+
+
 def replicate(tree: Any) -> Any:
     """Copies every leaf of a pytree to each device of this process."""
     mesh = Mesh(np.array(jax.local_devices()), (AXIS,))

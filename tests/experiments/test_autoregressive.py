@@ -2,10 +2,19 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import gated_pixel_cnn, made, nade, pixel_cnn, pixel_cnn_pp
+from experiments import (
+    autoregressive,
+    gated_pixel_cnn,
+    made,
+    nade,
+    pixel_cnn,
+    pixel_cnn_pp,
+)
 from gm_jax.data import sources
 
 TINY = ('--num_steps=2', '--batch_size=8', '--num_samples=8', '--eval_every=2')
@@ -83,10 +92,49 @@ def test_three_samplers_give_the_same_images(run, tmp_path, monkeypatch):
         np.testing.assert_array_equal(expected[image][mask], images[image % 2][mask])
 
 
+def test_samplers_compute_in_float32(monkeypatch):
+    """Catches draws that differ because a GPU, a TPU or --dtype rounds to less."""
+    config = gated_pixel_cnn.Config(
+        features=4, num_layers=1, head=4, first_kernel=3, dtype='bfloat16'
+    )
+    data = sources.load('digits')
+    built, precise = [], []
+
+    def make_model(config, data):
+        built.append(gated_pixel_cnn.make_model(config, data))
+        return built[-1]
+
+    def samplers(model, temperature):
+        precise.append(model)
+        return real(model, temperature)
+
+    real = autoregressive.samplers
+    monkeypatch.setattr(autoregressive, 'samplers', samplers)
+    experiment = autoregressive.build(config, data, make_model=make_model)
+    variables = {'params': experiment.init(jax.random.key(0)).params}
+    x = jnp.zeros((1, 8, 8, 1), jnp.int32)
+    texts = [
+        jax.jit(lambda x: model.apply(variables, x, None)).lower(x).as_text()
+        for model in (built[0], precise[0])
+    ]
+    assert ['bf16' in text for text in texts] == [True, False]
+    uniform = jnp.zeros((1, 8, 8, 1))
+    generate, sweep = real(precise[0], 1.0)
+    for lowered in (
+        jax.jit(generate).lower(variables, x, x > 0, uniform),
+        jax.jit(sweep).lower(variables, x, uniform),
+    ):
+        products = [
+            line for line in lowered.as_text().splitlines() if 'dot_general' in line
+        ]
+        assert products and all('HIGHEST' in line for line in products)
+
+
 @pytest.mark.parametrize('flags, sentence', [
-    (('--temperature=0',), 'must be above 0'),
+    (('--temperature=0',), 'must be 0.001 or more'),
+    (('--temperature=nan',), 'temperature'),
     (('--label=2',), 'is not a class of'),
-    (('--given=nowhere.npz',), 'must be an npz file'),
+    (('--given=nowhere.npz',), 'There is no file'),
 ])
 def test_mistakes(run, flags, sentence, capfd):
     """Catches a traceback, or a mistake that is taken for something else."""
@@ -101,6 +149,9 @@ def test_mistakes(run, flags, sentence, capfd):
     (np.zeros((2, 4, 3, 1), int), np.ones((3, 4)), 'mask is'),
     (np.full((2, 4, 3, 1), V), np.ones((4, 3)), 'from 0 to 255'),
     (np.zeros((2, 4, 3, 1)), np.ones((4, 3)), 'integers'),
+    (np.zeros((2, 4, 3, 1), int), np.full((4, 3), np.nan), 'of 0 and 1'),
+    (np.zeros((2, 4, 3, 1), int), np.full((4, 3), 'x'), 'of 0 and 1'),
+    (np.zeros((9, 4, 3, 1), int), np.ones((4, 3)), 'num_samples must be'),
 ])
 def test_partial_images_that_do_not_fit(images, mask, sentence, run, tmp_path, capfd):
     """Catches an image that is completed although it is none of the model's."""
@@ -109,6 +160,17 @@ def test_partial_images_that_do_not_fit(images, mask, sentence, run, tmp_path, c
     assert main([*given, '--mode=sample', f'--given={tmp_path / "given.npz"}']) == 2
     error = capfd.readouterr().err
     assert sentence in error and error.count('\n') == 1
+
+
+@pytest.mark.parametrize('content', [b'', b'no archive', b'PK\x05\x06' + bytes(18)])
+def test_partial_images_that_cannot_be_read(content, run, tmp_path, capfd):
+    """Catches a traceback for a damaged file, and for one without the arrays."""
+    main, _, given = run
+    path = tmp_path / 'given.npz'
+    path.write_bytes(content)
+    assert main([*given, '--mode=sample', f'--given={path}']) == 2
+    error = capfd.readouterr().err
+    assert str(path) in error and error.count('\n') == 1
 
 
 def test_settings_that_contradict_the_data(data, tmp_path, capfd):

@@ -82,9 +82,8 @@ def test_validation_split_chooses_the_best_checkpoint(tmp_path, monkeypatch):
     test = data.splits['test']
     other = sources.ArrayExamples(test.images[:9] * 0, test.labels[:9])
     splits = {**data.splits, 'validation': other}
-    monkeypatch.setattr(
-        sources, 'load', lambda *args, **kwargs: dataclasses.replace(data, splits=splits)
-    )
+    data = dataclasses.replace(data, splits=splits)
+    monkeypatch.setattr(sources, 'load', lambda *args, **kwargs: data)
     assert vae.main([f'--workdir={tmp_path}', *PLAIN, '--eval_every=20']) == 0
     evaluated = [line for line in tiny.metrics(tmp_path) if line['split'] != 'train']
     assert [line['split'] for line in evaluated] == ['validation', 'validation']
