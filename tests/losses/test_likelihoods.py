@@ -98,6 +98,20 @@ def test_categorical_sums_to_one():
     np.testing.assert_allclose(total, 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize('num_values', [2, 3, 17, 256])
+def test_categorical_of_any_number_of_values(num_values):
+    """Catches a number of values that is built in."""
+    logits = 5 * jax.random.normal(jax.random.key(1), (1, num_values))
+    tiled = jnp.tile(logits[None], (num_values, 1, 1))
+    log_px = likelihoods.categorical_log_prob(tiled, jnp.arange(num_values)[:, None])
+    expected = _categorical_reference(
+        np.asarray(tiled), np.arange(num_values)[:, None]
+    )
+    # A likely value's log is a difference of numbers near 10.
+    np.testing.assert_allclose(log_px, expected, rtol=2e-6, atol=2e-6)
+    np.testing.assert_allclose(jnp.sum(jnp.exp(log_px)), 1, rtol=1e-5)
+
+
 def test_gaussian_integrates_to_one():
     """Catches a variance taken for a standard deviation."""
     x = np.linspace(-30, 30, 6001, dtype=np.float32)[:, None]

@@ -8,7 +8,7 @@ import pytest
 from gm_jax.evaluation import checks
 from gm_jax.layers import causal
 from gm_jax.losses import likelihoods
-from gm_jax.models import made, pixel_cnn_pp
+from gm_jax.models import made, pixel_cnn, pixel_cnn_pp
 from tests.models import densities
 
 every_model = pytest.mark.parametrize('name', densities.NAMES)
@@ -133,7 +133,8 @@ def test_several_masks_of_made():
     first, second = (m.rank[:, None] < m.degrees[0] for m in masks)
     # Degrees 1, 2, 3 of D - 1 = 3: values 1 and 2 are seen by 2/3 and by 1/3 of the
     # units, and two masks differ at 2 p (1 - p) = 4/9 of these.
-    np.testing.assert_allclose((first != second).mean(axis=1), [0, 4/9, 4/9, 0], atol=0.06)
+    differ = (first != second).mean(axis=1)
+    np.testing.assert_allclose(differ, [0, 4 / 9, 4 / 9, 0], atol=0.06)
     model = made.MADE((2, 2, 1), 2, hidden=(900,))
     for mask in masks:
         x = jnp.zeros((1, 2, 2, 1), jnp.int32)
@@ -155,6 +156,20 @@ def test_planted_mask_b_is_found(name, monkeypatch):
     model = densities.make(name, (1, 1, 3), 3)
     with pytest.raises(AssertionError):
         checks.assert_normalized(model.log_prob, (1, 1, 3), 3)
+
+
+def test_planted_swap_of_masks_is_found(monkeypatch):
+    """Catches masks A and B swapped, where there are no colours to tell."""
+    setup = pixel_cnn.MaskedConv.setup
+
+    def swapped(self):
+        object.__setattr__(self, 'strict', not self.strict)
+        setup(self)
+
+    monkeypatch.setattr(pixel_cnn.MaskedConv, 'setup', swapped)
+    model = densities.make('pixel_cnn', (2, 2, 1), 2)
+    with pytest.raises(AssertionError):
+        checks.assert_normalized(model.log_prob, (2, 2, 1), 2)
 
 
 @pytest.mark.parametrize('channels, conditional', [(1, False), (3, True)])
