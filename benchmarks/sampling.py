@@ -54,9 +54,9 @@ BINARY, BYTE = ((28, 28, 1), 2), ((28, 28, 1), 256)
 TIMED = {
     'nade': (nade, 'paper', BINARY),
     'made': (made, 'paper', BINARY),
-    'pixel_cnn': (pixel_cnn, 'paper', BINARY),
-    'gated_pixel_cnn': (gated_pixel_cnn, 'paper', BINARY),
-    'pixel_cnn_pp': (pixel_cnn_pp, 'small', BYTE),
+    'pixel_cnn': (pixel_cnn, 'hour', BINARY),
+    'gated_pixel_cnn': (gated_pixel_cnn, 'hour', BINARY),
+    'pixel_cnn_pp': (pixel_cnn_pp, 'fashion', BYTE),
 }
 GROWING = ('pixel_cnn', 'gated_pixel_cnn', 'pixel_cnn_pp')
 

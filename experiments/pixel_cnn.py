@@ -36,11 +36,16 @@ class Config(autoregressive.Config):
             raise UserError('--kernel and --first_kernel must be odd.')
 
 
+_PAPER = Config(
+    dataset='binarized_mnist', features=16, num_blocks=15, head=32, optimizer='muon',
+    batch_size=32, learning_rate=2.5e-3, ema=0.999, num_steps=80_000, log_every=50,
+    eval_every=4_000, checkpoint_every=250, eval_batch_size=50,
+)
 PRESETS = {
-    'paper': Config(
-        dataset='binarized_mnist', features=16, num_blocks=15, head=32, batch_size=64,
-        learning_rate=2e-3, ema=0.999, num_steps=40_000, log_every=50,
-        eval_every=4_000, checkpoint_every=500,
+    'paper': _PAPER,
+    # Wider kernels in fewer blocks see as far and learn as much in less time.
+    'hour': dataclasses.replace(
+        _PAPER, features=32, num_blocks=10, kernel=5, head=64, num_steps=8_000
     ),
 }
 

@@ -44,11 +44,11 @@ PRESETS = {
         checkpoint_every=1_000,
     ),
     # Small enough for a CPU; not a recipe of the paper.
-    'small': Config(
-        dataset='fashion_mnist', features=32, num_resnets=2, num_levels=2,
-        num_mixtures=10, dropout=0.0, batch_size=16, learning_rate=2e-3, adam_b1=0.95,
-        ema=0.999, num_steps=10_000, log_every=50, eval_every=5_000,
-        checkpoint_every=250,
+    'fashion': Config(
+        dataset='fashion_mnist', features=32, num_resnets=1, num_levels=2,
+        num_mixtures=10, dropout=0.0, optimizer='muon', batch_size=16,
+        learning_rate=3e-3, ema=0.999, num_steps=5_000, log_every=50,
+        eval_every=2_500, checkpoint_every=250, eval_batch_size=50,
     ),
 }
 
