@@ -245,7 +245,6 @@ def build(
         config.temperature,
     )
     levels = jnp.asarray(plotting.to_uint8(np.arange(values), num_values=values))
-
     micro_batch = micro_batch_size(config, heavy=model.heavy)
 
     def condition(labels: jax.Array) -> jax.Array | None:

@@ -103,6 +103,9 @@ class Config:
     adam_b1: float = field(0.9, 'decay of the gradient average', low=0.0, high=1.0)
     adam_b2: float = field(0.999, 'decay of the squares', low=0.0, high=1.0)
     adam_eps: float = field(1e-8, 'what Adam adds to the root', low=0.0)
+    weight_decay: float = field(
+        0.0, 'share of a kernel that a step of learning rate 1 would take off', low=0.0
+    )
     grad_clip: float = field(0.0, 'largest gradient norm; 0: no limit', low=0.0)
     ema: float = field(
         0.0, 'decay of the parameter average that evaluation uses; 0: none',

@@ -37,17 +37,24 @@ def learning_rate(config: Config) -> optax.Schedule:
 def make(config: Config) -> optax.GradientTransformation:
     """Returns the config's optimizer with its schedule and gradient clipping."""
     rate = learning_rate(config)
-    constants = dict(b1=config.adam_b1, b2=config.adam_b2)
     if config.optimizer == 'muon':
-        tx = _muon(rate, **constants)
+        tx = _muon(config, rate)
     else:
-        tx = optax.adam(rate, **constants, eps=config.adam_eps)
+        tx = optax.adamw(
+            rate, b1=config.adam_b1, b2=config.adam_b2, eps=config.adam_eps,
+            weight_decay=config.weight_decay, mask=_are_kernels,
+        )
     if config.grad_clip:
         tx = optax.chain(optax.clip_by_global_norm(config.grad_clip), tx)
     return tx
 
 
-def _muon(rate: optax.Schedule, b1: float, b2: float) -> optax.GradientTransformation:
+def _are_kernels(params: Any) -> Any:
+    """Returns for each array whether it is a kernel: not a bias, nor a scale."""
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+def _muon(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
     """Returns Muon for kernels, Adam with Nesterov's momentum for the rest.
 
     Muon replaces the averaged gradient of a matrix by the orthogonal matrix nearest to
@@ -68,6 +75,6 @@ def _muon(rate: optax.Schedule, b1: float, b2: float) -> optax.GradientTransform
         return jax.tree.map(one, params)
 
     return optax.contrib.muon(
-        rate, adam_b1=b1, adam_b2=b2, consistent_rms=0.2,
-        muon_weight_dimension_numbers=as_matrices,
+        rate, adam_b1=config.adam_b1, adam_b2=config.adam_b2, consistent_rms=0.2,
+        weight_decay=config.weight_decay, muon_weight_dimension_numbers=as_matrices,
     )

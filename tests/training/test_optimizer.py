@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gm_jax.training import config as config_lib
 from gm_jax.training import optimizer
@@ -97,3 +98,22 @@ def test_muon_steps_by_orthogonal_matrices():
     values = np.diag(u.T @ step @ v.T)
     assert (values > 0.6).all() and (values < 1.3).all()
     np.testing.assert_allclose(u.T @ step @ v.T, np.diag(values), atol=0.02)
+
+
+@pytest.mark.parametrize('name', ['adam', 'muon'])
+def test_weight_decay_is_of_kernels(name):
+    """Catches a decay of biases, and one that goes through the moments."""
+    params = {'kernel': jnp.full((4, 3), 2.0), 'bias': jnp.full((3,), 2.0)}
+    grads = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size)).reshape(x.shape), params)
+
+    def step(decay):
+        config = config_lib.Config(
+            learning_rate=0.1, schedule='constant', optimizer=name, weight_decay=decay
+        )
+        tx = optimizer.make(config)
+        return tx.update(grads, tx.init(params), params)[0]
+
+    without, with_decay = step(0.0), step(0.5)
+    np.testing.assert_array_equal(with_decay['bias'], without['bias'])
+    difference = with_decay['kernel'] - without['kernel']
+    np.testing.assert_allclose(difference, np.full((4, 3), -0.1 * 0.5 * 2), rtol=1e-4)
