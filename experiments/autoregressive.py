@@ -7,7 +7,7 @@ samplers, completion of given images, and pictures.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -430,19 +430,3 @@ def read_given(
             f'values of the model.'
         )
     return np.where(mask, images, 0).astype(np.int32), np.array(mask)
-
-
-def main(
-    argv: list[str],
-    *,
-    module: str,
-    about: str,
-    config_class: type[Config],
-    presets: Mapping[str, Config],
-    make_model: Callable,
-) -> int:
-    """Runs the experiment of a model; see `loop.main` and `build`."""
-    return loop.main(
-        argv, module=module, about=about, config_class=config_class, presets=presets,
-        build=functools.partial(build, make_model=make_model),
-    )

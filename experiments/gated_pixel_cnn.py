@@ -17,6 +17,7 @@ from gm_jax.data import sources
 from gm_jax.errors import UserError
 from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
 from gm_jax.training import config as config_lib
+from gm_jax.training import loop
 from gm_jax.training.config import field
 
 
@@ -72,8 +73,9 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
 
 
 main = functools.partial(
-    autoregressive.main, module='gated_pixel_cnn', about=__doc__, config_class=Config,
-    presets=PRESETS, make_model=make_model,
+    loop.main, module='gated_pixel_cnn', about=__doc__, config_class=Config,
+    presets=PRESETS,
+    build=functools.partial(autoregressive.build, make_model=make_model),
 )
 
 if __name__ == '__main__':

@@ -25,6 +25,7 @@ from gm_jax.data import sources
 from gm_jax.models.made import MADE, Masks, ascending, draw_masks
 from gm_jax.sampling.autoregressive import Network
 from gm_jax.training import config as config_lib
+from gm_jax.training import loop
 from gm_jax.training.config import field
 
 
@@ -103,8 +104,9 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
 
 
 main = functools.partial(
-    autoregressive.main, module='made', about=__doc__, config_class=Config,
-    presets=PRESETS, make_model=make_model,
+    loop.main, module='made', about=__doc__, config_class=Config,
+    presets=PRESETS,
+    build=functools.partial(autoregressive.build, make_model=make_model),
 )
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ import numpy as np
 from experiments import autoregressive
 from gm_jax.data import sources
 from gm_jax.models.nade import NADE
+from gm_jax.training import loop
 from gm_jax.training.config import field
 
 
@@ -62,8 +63,9 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
 
 
 main = functools.partial(
-    autoregressive.main, module='nade', about=__doc__, config_class=Config,
-    presets=PRESETS, make_model=make_model,
+    loop.main, module='nade', about=__doc__, config_class=Config,
+    presets=PRESETS,
+    build=functools.partial(autoregressive.build, make_model=make_model),
 )
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ from experiments import autoregressive
 from gm_jax.data import sources
 from gm_jax.errors import UserError
 from gm_jax.models.pixel_cnn import PixelCNN
+from gm_jax.training import loop
 from gm_jax.training.config import field
 
 
@@ -43,7 +44,7 @@ _PAPER = Config(
 )
 PRESETS = {
     'paper': _PAPER,
-    # Wider kernels in fewer blocks see as far and learn as much in less time.
+    # As was run here: 10 blocks of 5 x 5 kernels see 23 rows up, the 15 above 18.
     'hour': dataclasses.replace(
         _PAPER, features=32, num_blocks=10, kernel=5, head=64, num_steps=8_000
     ),
@@ -69,8 +70,9 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
 
 
 main = functools.partial(
-    autoregressive.main, module='pixel_cnn', about=__doc__, config_class=Config,
-    presets=PRESETS, make_model=make_model,
+    loop.main, module='pixel_cnn', about=__doc__, config_class=Config,
+    presets=PRESETS,
+    build=functools.partial(autoregressive.build, make_model=make_model),
 )
 
 if __name__ == '__main__':

@@ -19,6 +19,7 @@ from gm_jax.data import sources
 from gm_jax.layers import weight_norm
 from gm_jax.models.pixel_cnn_pp import PixelCNNpp
 from gm_jax.sampling.autoregressive import Network
+from gm_jax.training import loop
 from gm_jax.training.config import field
 
 
@@ -91,8 +92,9 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
 
 
 main = functools.partial(
-    autoregressive.main, module='pixel_cnn_pp', about=__doc__, config_class=Config,
-    presets=PRESETS, make_model=make_model,
+    loop.main, module='pixel_cnn_pp', about=__doc__, config_class=Config,
+    presets=PRESETS,
+    build=functools.partial(autoregressive.build, make_model=make_model),
 )
 
 if __name__ == '__main__':
