@@ -11,6 +11,7 @@ Without `--runs`, networks with the weights that training starts from:
 With `--runs`, work directories of trained models:
 
     fixed_point  the sweeps that a batch took until nothing changed
+    float64      values of a batch that the samplers draw otherwise in float64: none
     ties         values of incremental samples that the full network, given the same
                  values before them, draws otherwise from the same noise. A flip is
                  explained if noise within `TIE` of the true one gives what was sampled.
@@ -33,6 +34,7 @@ import shlex
 import statistics
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -158,20 +160,25 @@ def time_compile(name: str) -> dict[str, Any]:
     }
 
 
-def trained(name: str, workdir: str) -> tuple[Any, experiment_lib.Model, Any]:
-    """Returns (image set, model, variables) of a run's last checkpoint."""
+def trained(name: str, workdir: str) -> tuple[Any, Callable, Any]:
+    """Returns (image set, dtype -> model, variables) of a run's last checkpoint."""
     directory = pathlib.Path(workdir)
     module = importlib.import_module(f'experiments.{name}')
     config = config_lib.load(str(directory / 'config.json'), module.Config)
     data = image_set.read_facts(str(directory / 'data.json'))
-    model = module.make_model(config, data)
     experiment = experiment_lib.build(config, data, make_model=module.make_model)
     state = experiment.init(jax.random.key(0))
     manager = checkpoints.open_directory(workdir)
     state = checkpoints.restore(manager, state).state
     manager.close()
     variables = {'params': state.eval_params, **state.model_state}
-    return data, model, jax.tree.map(jnp.asarray, variables)
+
+    def make_model(dtype: str) -> experiment_lib.Model:
+        # Not a Config: that has no float64, in which nothing is trained.
+        settings = types.SimpleNamespace(**{**vars(config), 'dtype': dtype})
+        return module.make_model(settings, data)
+
+    return data, make_model, jax.tree.map(np.asarray, variables)
 
 
 def nearby(uniform: np.ndarray) -> Iterator[np.ndarray]:
@@ -180,12 +187,29 @@ def nearby(uniform: np.ndarray) -> Iterator[np.ndarray]:
         yield np.clip(uniform + TIE * np.array(signs, np.float32), 0, 1 - 2**-24)
 
 
+def flips_in_float64(
+    make_model: Callable, variables: Any, image_shape: tuple, batch: int
+) -> int:
+    """Counts the values of a batch that the samplers draw otherwise in float64."""
+    with jax.enable_x64(True):
+        model = make_model('float64')
+        variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), variables)
+        sweep = jax.jit(experiment_lib.samplers(model)[1])
+        uniform = noise(model, image_shape, 0, batch)
+        nothing = np.zeros((batch, *image_shape), np.int32)
+        solved, _ = autoregressive.fixed_point(
+            lambda x: sweep(variables, x, uniform), nothing, nothing > 0
+        )
+        sampled = generator(model, image_shape, batch)(variables, uniform)
+        return int(np.sum(solved != np.asarray(sampled)))
+
+
 def check_run(
     name: str, workdir: str, batch: int, num_values: int
 ) -> list[dict[str, Any]]:
     """Counts sweeps until the fixed point, and flips among `num_values` values."""
-    data, model, variables = trained(name, workdir)
-    shape = data.image_shape
+    data, make_model, variables = trained(name, workdir)
+    model, shape = make_model('float32'), data.image_shape
     generate = generator(model, shape, batch)
     sweep = jax.jit(experiment_lib.samplers(model)[1])
     common = {'model': name, 'dataset': data.name, 'image_shape': list(shape),
@@ -198,7 +222,9 @@ def check_run(
     same = int(np.sum(solved == np.asarray(generate(variables, uniform))))
     rows = [{**common, 'what': 'fixed_point', 'sweeps': sweeps,
              'passes_of_ancestral': math.prod(shape),
-             'values_that_incremental_draws_too': f'{same} of {solved.size}'}]
+             'values_that_incremental_draws_too': f'{same} of {solved.size}'},
+            {**common, 'what': 'float64', 'values': solved.size,
+             'flips': flips_in_float64(make_model, variables, shape, batch)}]
     flips = explained = done = 0
     while done < num_values:
         uniform = noise(model, shape, done, batch)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import sampling
 from experiments import (
     autoregressive,
     gated_pixel_cnn,
@@ -90,6 +91,15 @@ def test_three_samplers_give_the_same_images(run, tmp_path, monkeypatch):
     assert not np.array_equal(expected, plain)
     for image in range(8):
         np.testing.assert_array_equal(expected[image][mask], images[image % 2][mask])
+
+
+def test_trained_samplers_agree_in_float64(run):
+    """Catches what random weights of one scale hide."""
+    _, workdir, _ = run
+    name = json.loads((workdir / 'results.json').read_text())['experiment']
+    data, make_model, variables = sampling.trained(name, str(workdir))
+    flips = sampling.flips_in_float64(make_model, variables, data.image_shape, batch=8)
+    assert flips == 0
 
 
 def test_samplers_compute_in_float32(monkeypatch):

@@ -112,6 +112,14 @@ def test_samples_have_the_probabilities_of_the_model():
     assert ((counts - expected) ** 2 / expected).sum() < 44
 
 
+def test_ancestral_reports_every_value():
+    """Catches a progress bar that stops at what is known, or short of the end."""
+    x, known, told = np.zeros((1, 2, 2, 1), np.int32), np.zeros((1, 2, 2, 1), bool), []
+    known[0, 1] = True
+    autoregressive.ancestral(lambda x: x, x, known, report=told.append)
+    assert told == [1, 2, 3, 4]
+
+
 def test_fixed_point_of_a_function_that_is_not_causal():
     """Catches an endless loop where there is no fixed point."""
     x = np.zeros((1, 2, 2, 1), np.int32)

@@ -133,3 +133,26 @@ def test_bar_on_a_terminal(monkeypatch, capsys):
     bar.close()
     out = capsys.readouterr().out
     assert 'a sentence' in out and '60/100' in out and 'loss 1.0' in out
+
+
+def test_reporter_prints_a_line_every_ten_seconds(monkeypatch, capsys):
+    """Catches hours of silence in a log file, and a line for each of 784 values."""
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(metrics.time, 'monotonic', lambda: next(clock))
+    report = metrics.reporter('values drawn', 9)
+    for done in range(1, 10):
+        report(done)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines and all(line.startswith('values drawn: ') for line in lines)
+    assert 1 < len(lines) < 9
+
+
+def test_reporter_is_a_bar_on_a_terminal(monkeypatch, capsys):
+    """Catches a bar without its name, and one that is left running."""
+    monkeypatch.setattr(metrics.sys.stdout, 'isatty', lambda: True)
+    monkeypatch.setenv('TERM', 'xterm')
+    report = metrics.reporter('values drawn', 3)
+    for done in range(1, 4):
+        report(done)
+    out = capsys.readouterr().out
+    assert 'values drawn' in out and '3/3' in out
