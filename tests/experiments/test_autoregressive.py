@@ -15,6 +15,7 @@ from experiments import (
     nade,
     pixel_cnn,
     pixel_cnn_pp,
+    pixel_rnn,
 )
 from gm_jax.data import sources
 
@@ -29,6 +30,8 @@ EXPERIMENTS = {
         pixel_cnn_pp.main,
         ('--features=4', '--num_levels=1', '--num_mixtures=2', '--dropout=0.5'),
     ),
+    'row_lstm': (pixel_rnn.main, ('--cell=row_lstm', '--num_layers=1', *NARROW)),
+    'diagonal_bilstm': (pixel_rnn.main, ('--num_layers=1', *NARROW)),
 }
 V = 256
 

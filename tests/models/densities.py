@@ -15,9 +15,13 @@ from gm_jax.models.made import MADE, ascending, draw_masks
 from gm_jax.models.nade import NADE
 from gm_jax.models.pixel_cnn import PixelCNN
 from gm_jax.models.pixel_cnn_pp import PixelCNNpp
+from gm_jax.models.pixel_rnn import CELLS, PixelRNN
 from gm_jax.sampling.autoregressive import Network
 
-NAMES = ('nade', 'made', 'pixel_cnn', 'gated_pixel_cnn', 'pixel_cnn_pp')
+NAMES = (
+    'nade', 'made', 'pixel_cnn', 'gated_pixel_cnn', 'pixel_cnn_pp', 'row_lstm',
+    'diagonal_bilstm',
+)
 
 
 class Density(NamedTuple):
@@ -58,6 +62,8 @@ def make(
         model = PixelCNN(num_blocks=2, **wide, **args)
     elif name == 'gated_pixel_cnn':
         model = GatedPixelCNN(num_layers=2, kernel_sizes=(3,), **wide, **args)
+    elif name in CELLS:
+        model = PixelRNN(cell=name, num_layers=2, **wide, **args)
     else:
         model = PixelCNNpp(
             features=8, num_resnets=1, num_levels=2, num_mixtures=3, **args

@@ -1,4 +1,4 @@
-"""Five networks are autoregressive densities, in both of their faces."""
+"""The networks are autoregressive densities, in both of their faces."""
 
 import jax
 import jax.numpy as jnp
@@ -8,24 +8,28 @@ import pytest
 from gm_jax.evaluation import checks
 from gm_jax.layers import causal
 from gm_jax.losses import likelihoods
-from gm_jax.models import made, pixel_cnn, pixel_cnn_pp
+from gm_jax.models import made, pixel_cnn, pixel_cnn_pp, pixel_rnn
 from tests.models import densities
 
 every_model = pytest.mark.parametrize('name', densities.NAMES)
 
 
-def _reached(height, width, channels, num_blocks):
-    """Returns [D, D]: the values that masked 3 x 3 convolutions reach, layer on layer.
+def _reached(name, height, width, channels):
+    """Returns [D, D]: the values that two layers reach after a 3 x 3 mask A.
 
     All but the first may stay at the pixel (mask B).
     """
     rows, columns = np.divmod(np.arange(height * width), width)
     down, right = rows[:, None] - rows, columns[:, None] - columns
-    step = ((down == 1) & (abs(right) <= 1)) | ((down == 0) & (right == 1))
-    stay = np.eye(height * width, dtype=bool)
-    reached = step.astype(int)
-    for _ in range(num_blocks):
-        reached = np.minimum((step | stay) @ reached + reached @ (step | stay), 1)
+    stay, left = np.eye(height * width, dtype=bool), (down == 0) & (right == 1)
+    above = (down == 1) & (abs(right) <= 1)
+    reached = (above | left).astype(int)
+    if name == 'pixel_cnn':
+        layer = above | left | stay
+    else:  # from row to row as far as there are rows: a triangle
+        layer = np.linalg.matrix_power(stay + above, height) @ (stay + left)
+    for _ in range(2):
+        reached = np.minimum(layer @ reached, 1)
     earlier = np.tril(np.ones((channels, channels)), -1)
     others = np.kron(reached, np.ones((channels, channels)))
     return others + np.kron(stay, earlier) > 0
@@ -33,8 +37,8 @@ def _reached(height, width, channels, num_blocks):
 
 def _visible(name, shape):
     """Returns what a model must see of what comes before; None for all of it."""
-    if name == 'pixel_cnn':  # which has its blind spot
-        return _reached(*shape, num_blocks=2)
+    if name in ('pixel_cnn', 'row_lstm'):  # which have their blind spots
+        return _reached(name, *shape)
     if name == 'pixel_cnn_pp' and shape[2] > 1:  # whose mixture links the colours
         pixels = np.arange(np.prod(shape)) // shape[2]
         return pixels[:, None] > pixels
@@ -114,6 +118,21 @@ def test_planted_lack_of_a_shift_is_found(shift, monkeypatch):
     model = densities.make('pixel_cnn_pp', (1, 2, 1), 4)
     with pytest.raises(AssertionError):
         checks.assert_normalized(model.log_prob, (1, 2, 1), 4)
+
+
+def test_planted_lack_of_the_shift_of_the_mirrored_copy_is_found(monkeypatch):
+    """Catches a check that would pass what everyone forgets of the Diagonal BiLSTM."""
+    monkeypatch.setattr(pixel_rnn, 'shift_down', lambda x: x)
+    _leaks('diagonal_bilstm')
+
+
+def test_skew():
+    """Catches a row that is shifted by another number than its own."""
+    x = np.arange(1, 25.0).reshape(2, 3, 4, 1)
+    skewed = pixel_rnn.skew(x)
+    expected = [[1, 2, 3, 4, 0, 0], [0, 5, 6, 7, 8, 0], [0, 0, 9, 10, 11, 12]]
+    np.testing.assert_array_equal(skewed[0, ..., 0], expected)
+    np.testing.assert_array_equal(pixel_rnn.unskew(skewed, 4), x)
 
 
 def test_planted_degrees_are_found(monkeypatch):

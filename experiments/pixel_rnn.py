@@ -1,0 +1,75 @@
+"""PixelRNN: exact likelihood by LSTM layers that run over the image.
+
+van den Oord et al. 2016, Pixel Recurrent Neural Networks.
+
+    python -m experiments.pixel_rnn --workdir=/tmp/rnn
+    python -m experiments.pixel_rnn --workdir=/tmp/row --cell=row_lstm
+    python -m experiments.pixel_rnn --workdir=/tmp/rnn --mode=sample
+"""
+
+import dataclasses
+import functools
+import sys
+
+import jax.numpy as jnp
+
+from experiments import autoregressive
+from gm_jax.data import sources
+from gm_jax.errors import UserError
+from gm_jax.models.pixel_rnn import CELLS, PixelRNN
+from gm_jax.training import loop
+from gm_jax.training.config import field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(autoregressive.Config):
+    """Settings of the PixelRNN."""
+
+    cell: str = field('diagonal_bilstm', 'kind of the layers', choices=tuple(CELLS))
+    features: int = field(16, 'maps of each LSTM', low=1)
+    num_layers: int = field(4, 'LSTM layers', low=1)
+    first_kernel: int = field(7, 'side of the first kernel, odd', low=3)
+    head: int = field(32, 'maps of the layer before the logits', low=1)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for settings that are not allowed."""
+        super().__post_init__()
+        if self.first_kernel % 2 == 0:
+            raise UserError('--first_kernel must be odd.')
+
+
+# The sizes of the paper for MNIST; it gives no learning rate.
+_PAPER = Config(
+    dataset='binarized_mnist', num_layers=7, batch_size=16, learning_rate=1e-3,
+    ema=0.999, num_steps=100_000, log_every=50, eval_every=5_000, checkpoint_every=250,
+    eval_batch_size=50,
+)
+PRESETS = {'paper': _PAPER}
+
+
+def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
+    """Makes the functions of the network."""
+    channels, values = data.image_shape[2], autoregressive.num_values(config, data)
+    autoregressive.check_colours(config.features, channels)
+    module = PixelRNN(
+        image_shape=data.image_shape,
+        num_values=values,
+        cell=config.cell,
+        features=config.features,
+        num_layers=config.num_layers,
+        first_kernel=config.first_kernel,
+        head=config.head,
+        dtype=jnp.dtype(config.dtype),
+    )
+    distribution = autoregressive.discrete(values, channels)
+    return autoregressive.linen_model(module, distribution)
+
+
+main = functools.partial(
+    loop.main, module='pixel_rnn', about=__doc__, config_class=Config,
+    presets=PRESETS,
+    build=functools.partial(autoregressive.build, make_model=make_model),
+)
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
