@@ -42,6 +42,18 @@ class Head(nn.Module):
         return x if binary else x.reshape(*x.shape[:-1], self.channels, -1)
 
 
+def as_map(h: jax.Array | None) -> jax.Array | None:
+    """Gives a condition [B, E] the axes of a map [B, H, W, E], of length one."""
+    return h[:, None, None] if h is not None and h.ndim == 2 else h
+
+
+def row_of_map(h: jax.Array | None, r: jax.Array) -> jax.Array | None:
+    """Returns row r of a condition: [B, W, E] of a map, else [B, 1, E]."""
+    if h is None or h.ndim == 2:
+        return None if h is None else h[:, None]
+    return jax.lax.dynamic_index_in_dim(h, r, axis=1, keepdims=False)
+
+
 def rows_above(x: jax.Array, r: jax.Array, num: int) -> jax.Array:
     """Returns rows r - num ... r - 1 of [B, H, W, F], zeros above the image."""
     padded = jnp.pad(x, ((0, 0), (num, 0), (0, 0), (0, 0)))

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gm_jax.layers.causal import Above, Here, Left, window
-from gm_jax.layers.pixels import Head, encode, left_of, rows_above
+from gm_jax.layers.pixels import Head, as_map, encode, left_of, row_of_map, rows_above
 
 
 def gate(x: jax.Array) -> jax.Array:
@@ -66,9 +66,7 @@ class GatedLayer(nn.Module):
     def __call__(
         self, v: jax.Array, u: jax.Array, h: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Maps v [B, H, W, F], u [B, H, W, F] and h [B, E] to the next v, u, skip."""
-        if h is not None:
-            h = h[:, None]  # as in `row`, with an axis for the rows
+        """Maps v, u [B, H, W, F] and the map h to the next v, u and to skip."""
         a = self._plus(self.above(v), self.above_h, h)
         b = self.left(u) + self._plus(self.link(a), self.left_h, h)
         return gate(a), *self._finish(u, b)
@@ -76,7 +74,10 @@ class GatedLayer(nn.Module):
     def row(
         self, rows: jax.Array, h: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """Maps the rows of v that row r sees to v [B, W, p] and N a [B, W, 2p]."""
+        """Maps the rows of v that row r sees to v [B, W, p] and N a [B, W, 2p].
+
+        Of the map h it is given row r.
+        """
         a = self._plus(self.above.row(rows), self.above_h, h)
         return gate(a), self._plus(self.link(a), self.left_h, h)
 
@@ -87,7 +88,7 @@ class GatedLayer(nn.Module):
         return self._finish(u, self.left.pixel(left) + context)
 
     def _plus(self, x: jax.Array, dense: nn.Dense, h: jax.Array | None) -> jax.Array:
-        return x if h is None else x + dense(h)[:, None]
+        return x if h is None else x + dense(h)
 
     def _finish(self, u: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
         if self.sees_itself:
@@ -130,14 +131,15 @@ class GatedPixelCNN(nn.Module):
 
         Args:
           x: [B, H, W, C] integers in [0, V).
-          h: [B, E] what the image is conditioned on, such as a class as one-hot.
+          h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
+            map [B, H, W, E] such as a small image scaled up.
 
         Returns:
           Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
         """
         chex.assert_shape(x, (None, *self.image_shape))
         v = u = encode(x, self.num_values)
-        skips = 0.0
+        h, skips = as_map(h), 0.0
         for layer in self.layers:
             v, u, skip = layer(v, u, h)
             skips += skip
@@ -167,7 +169,7 @@ class GatedPixelCNN(nn.Module):
         """
         del features
         rows = rows_above(encode(x, self.num_values), r, self.first_kernel // 2)
-        kept, context = [], []
+        h, kept, context = row_of_map(h, r), [], []
         for layer, cache in zip(self.layers, (*state, None)):
             v, link = layer.row(rows, h)
             context.append(link)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gm_jax.layers.causal import Above, Here, Left, window
-from gm_jax.layers.pixels import Head, encode, left_of, rows_above
+from gm_jax.layers.pixels import Head, as_map, encode, left_of, row_of_map, rows_above
 
 
 class MaskedConv(nn.Module):
@@ -125,7 +125,8 @@ class PixelCNN(nn.Module):
 
         Args:
           x: [B, H, W, C] integers in [0, V).
-          h: [B, E] what the image is conditioned on, such as a class as one-hot.
+          h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
+            map [B, H, W, E] such as a small image scaled up.
 
         Returns:
           Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
@@ -133,7 +134,7 @@ class PixelCNN(nn.Module):
         chex.assert_shape(x, (None, *self.image_shape))
         y = self.first(encode(x, self.num_values))
         if h is not None:
-            y = y + self.condition(h)[:, None, None]
+            y = y + self.condition(as_map(h))
         for block in self.blocks:
             y = block(y)
         return self.to_logits(y)
@@ -172,7 +173,7 @@ class PixelCNN(nn.Module):
         rows = rows_above(encode(x, self.num_values), r, self.first_kernel // 2)
         first = self.first.row(rows)
         if h is not None:
-            first = first + self.condition(h)[:, None]
+            first = first + self.condition(row_of_map(h, r))
         state = tuple(window(old, new) for old, new in zip(state, features))
         added = (block.conv.row(rows) for block, rows in zip(self.blocks, state))
         return state, (first, *added)

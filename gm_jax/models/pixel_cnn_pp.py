@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gm_jax.layers.dropout import Dropout
-from gm_jax.layers.pixels import encode, left_of, rows_above
+from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
 from gm_jax.layers.shifted import (
     Nin,
     ShiftedConv,
@@ -70,7 +70,7 @@ class GatedResnet(nn.Module):
         if shortcuts:
             c = c + self.nin(*shortcuts)
         y = self.conv_out(self.drop(concat_elu(c), rngs=rngs))
-        return x + _gate(y + self._conditioned(h)[:, None, None])
+        return x + _gate(y + self._conditioned(h))
 
     def row(
         self, before: Any, x: jax.Array, *shortcuts: jax.Array, h: jax.Array | None
@@ -80,12 +80,12 @@ class GatedResnet(nn.Module):
         if shortcuts:
             c = c + self.nin(*shortcuts)
         y = self.conv_out.row(concat_elu(jnp.stack([before[1], c], axis=1)))
-        return x + _gate(y + self._conditioned(h)[:, None]), (x, c)
+        return x + _gate(y + self._conditioned(h)), (x, c)
 
     def above(self, before: Any, u: jax.Array, *, h: jax.Array | None) -> Any:
         """Computes what is known of a row of ul before its first pixel, [B, W, .]."""
         x, c = (concat_elu(a[:, None]) for a in before)
-        above_out = self.conv_out.above(c) + self._conditioned(h)[:, None]
+        above_out = self.conv_out.above(c) + self._conditioned(h)
         return self.conv_in.above(x) + self.nin.part(0, u), above_out
 
     def pixel(
@@ -99,9 +99,7 @@ class GatedResnet(nn.Module):
         return x + _gate(y), (x, c)
 
     def _conditioned(self, h: jax.Array | None) -> jax.Array:
-        if h is None:
-            return jnp.zeros((1, 2 * self.features), self.dtype)
-        return self.condition(h)
+        return jnp.zeros((), self.dtype) if h is None else self.condition(h)
 
 
 def _gate(y: jax.Array) -> jax.Array:
@@ -161,7 +159,8 @@ class Level(nn.Module):
             ul = layer_ul(ul, u, **mode)
             shortcuts.append((u, ul))
         if self.depth:
-            u, ul = self.lower(self.halve_u(u), self.halve_ul(ul), h, rngs)
+            half = jax.tree.map(lambda a: a[:, ::2, ::2], h)
+            u, ul = self.lower(self.halve_u(u), self.halve_ul(ul), half, rngs)
             u = self.double_u(u)[:, :height, :width]
             ul = self.double_ul(ul)[:, :height, :width]
         else:
@@ -210,7 +209,7 @@ class Level(nn.Module):
           left: what each pixel of the row before left, [B, W, ...].
           u: [B, W, F] row r of the stream.
           r: the row, of this level.
-          h: what the image is conditioned on.
+          h: row r of the map that the image is conditioned on.
 
         Returns:
           The next state, the row of u, and for `pixel` what is above, [B, W, ...].
@@ -256,7 +255,8 @@ class Level(nn.Module):
         """Computes a row of the lower level if r is even; else the last one stays."""
         def compute() -> tuple:
             return self.lower.row(
-                state['lower'], left, self.halve_u.row(rows), r // 2, h
+                state['lower'], left, self.halve_u.row(rows), r // 2,
+                _every_second(h),
             )
 
         nothing = jax.tree.map(
@@ -362,7 +362,8 @@ class PixelCNNpp(nn.Module):
 
         Args:
           x: [B, H, W, C] integers in [0, V).
-          h: [B, E] what the image is conditioned on, such as a class as one-hot.
+          h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
+            map [B, H, W, E] such as a small image scaled up.
           rngs: [B] keys of the dropout; None for none.
 
         Returns:
@@ -372,7 +373,7 @@ class PixelCNNpp(nn.Module):
         x = self._input(x)
         u = self.first_u(shift_down(x))
         ul = self.first_above(shift_down(x)) + self.first_left(shift_right(x))
-        _, ul = self.level(u, ul, h, rngs)
+        _, ul = self.level(u, ul, as_map(h), rngs)
         return self._mixture(ul)
 
     def start(self, batch_size: int) -> tuple[Any, Any, Any]:
@@ -393,7 +394,9 @@ class PixelCNNpp(nn.Module):
         ul = self.first_above.row(rows[:, 1:]) + self.first_left.above(
             shift_right(rows[:, 1:])
         )
-        state, _, above = self.level.row(state, features, self.first_u.row(rows), r, h)
+        state, _, above = self.level.row(
+            state, features, self.first_u.row(rows), r, row_of_map(h, r)
+        )
         return state, (ul, above)
 
     def pixel(

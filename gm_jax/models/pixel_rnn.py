@@ -39,7 +39,7 @@ import numpy as np
 from flax import linen as nn
 
 from gm_jax.layers.causal import LECUN, Here, Left, window
-from gm_jax.layers.pixels import Head, encode, left_of, rows_above
+from gm_jax.layers.pixels import Head, as_map, encode, left_of, row_of_map, rows_above
 from gm_jax.layers.shifted import shift_down
 from gm_jax.models.pixel_cnn import MaskedConv
 
@@ -299,7 +299,8 @@ class PixelRNN(nn.Module):
 
         Args:
           x: [B, H, W, C] integers in [0, V).
-          h: [B, E] what the image is conditioned on, such as a class as one-hot.
+          h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
+            map [B, H, W, E] such as a small image scaled up.
 
         Returns:
           Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
@@ -308,7 +309,7 @@ class PixelRNN(nn.Module):
         pixels, skips = encode(x, self.num_values), 0.0
         y = self.first(pixels)
         if h is not None:
-            y = y + self.condition(h)[:, None, None]
+            y = y + self.condition(as_map(h))
         for layer, out in zip(self.layers, self.out):
             residual, skip = jnp.split(out(layer(y, pixels)), 2, axis=-1)
             y, skips = y + residual, skips + skip
@@ -332,7 +333,7 @@ class PixelRNN(nn.Module):
         rows = rows_above(encode(x, self.num_values), r, self.first_kernel // 2)
         first = self.first.row(rows)
         if h is not None:
-            first = first + self.condition(h)[:, None]
+            first = first + self.condition(row_of_map(h, r))
         made = [
             layer.row(*before, rows[:, -1], r)
             for layer, *before in zip(self.layers, state, features)
