@@ -25,6 +25,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,38 +96,41 @@ def torch_runner(images: np.ndarray) -> Runner:
     return run
 
 
-def gm_jax_runner(images: np.ndarray, steps_per_dispatch: int) -> Runner:
+def gm_jax_runner(
+    build: Callable, config: Any, images: np.ndarray, num_values: int,
+    steps_per_dispatch: int,
+) -> Runner:
     """Makes the loop of a real run: the same step, feed and dispatch.
 
     Args:
+        build: of the experiment.
+        config: its settings.
         images: [N, H, W, C] uint8.
+        num_values: V.
         steps_per_dispatch: K; steps are run in multiples of it.
 
     Returns:
         A Runner that goes on from where its last call ended.
     """
-    config = vae.Config(
-        binarize='dynamic', batch_size=BATCH, hidden=str(HIDDEN),
-        latent_dims=str(LATENT), learning_rate=LEARNING_RATE, schedule='constant',
-    )
     examples = image_set.ArrayExamples(images, np.full(len(images), -1, np.int32))
     data = image_set.ImageSet(
-        name='random', image_shape=IMAGE_SHAPE, num_values=256, num_classes=0,
-        splits={'train': examples, 'test': examples}, entropy=None, binarize='dynamic',
+        name='random', image_shape=images.shape[1:], num_values=num_values,
+        num_classes=0, splits={'train': examples, 'test': examples}, entropy=None,
+        binarize=config.binarize,
     )
-    experiment = vae.build(config, data)
+    experiment, batch = build(config, data), config.batch_size
     train_many = parallel.train_many(experiment.train_step, steps_per_dispatch)
     rng = jax.random.key(0)
     state = parallel.replicate(experiment.init(rng))
     resident = parallel.replicate({'image': images, 'label': examples.labels})
-    place = np.tile(np.arange(BATCH, dtype=np.int32), (steps_per_dispatch, 1))
+    place = np.tile(np.arange(batch, dtype=np.int32), (steps_per_dispatch, 1))
 
     def run(num_steps: int) -> None:
         nonlocal state
         first = int(state.step)
         for step in range(first, first + num_steps, steps_per_dispatch):
             rows = pipeline.example_order(
-                0, step, BATCH, len(images), num_steps=steps_per_dispatch
+                0, step, batch, len(images), num_steps=steps_per_dispatch
             )
             batches = {'row': rows.astype(np.int32), 'index': place}
             state, _ = train_many(
@@ -187,7 +191,8 @@ def timed(run: Runner, num_steps: int) -> tuple[float, float]:
 
 
 def compare(
-    ours: Runner, theirs: Runner, turns: int, num_steps: int, max_load: float
+    ours: Runner, theirs: Runner, turns: int, num_steps: int, max_load: float,
+    batch: int,
 ) -> dict:
     """Times two loops turn by turn, the first to go alternating.
 
@@ -197,6 +202,7 @@ def compare(
         turns: how many quiet turns to time.
         num_steps: steps in a turn.
         max_load: the share of the cores that others may use in a quiet turn.
+        batch: images in a step.
 
     Returns:
         The figures of a row: medians over the quiet turns, their least and greatest
@@ -222,8 +228,8 @@ def compare(
     ratios = [b / a for a, b in quiet]
     return {
         'seconds': seconds / num_steps,
-        'images_per_s': round(num_steps * BATCH / seconds),
-        'torch_images_per_s': round(num_steps * BATCH / torch_seconds),
+        'images_per_s': round(num_steps * batch / seconds, 1),
+        'torch_images_per_s': round(num_steps * batch / torch_seconds, 1),
         'ratio': round(statistics.median(ratios), 2),
         'ratio_range': [round(min(ratios), 2), round(max(ratios), 2)],
         'turns': turns,
@@ -245,7 +251,11 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (NUM_IMAGES, *IMAGE_SHAPE), dtype=np.uint8)
-    ours = gm_jax_runner(images, args.steps_per_dispatch)
+    config = vae.Config(
+        binarize='dynamic', batch_size=BATCH, hidden=str(HIDDEN),
+        latent_dims=str(LATENT), learning_rate=LEARNING_RATE, schedule='constant',
+    )
+    ours = gm_jax_runner(vae.build, config, images, 256, args.steps_per_dispatch)
     theirs = torch_runner(images)
     first, _ = timed(ours, args.steps_per_dispatch)
     products = products_runner()
@@ -260,7 +270,9 @@ def main(argv: list[str]) -> None:
     }
     rows = [
         {**common, 'what': 'train',
-         **compare(ours, theirs, args.turns, args.num_steps, args.max_load)},
+         **compare(
+             ours, theirs, args.turns, args.num_steps, args.max_load, BATCH
+         )},
         {**common, 'what': 'matrix_products',
          'seconds': statistics.median(
              timed(products, args.num_steps)[0] / args.num_steps

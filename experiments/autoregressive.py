@@ -113,13 +113,15 @@ class Model(NamedTuple):
     # (variables, x, h, *, rngs [B] or None, step, chunk) -> params; rngs are given in
     # training, with the step; chunk, from 0 to test_chunks - 1, in the evaluation
     apply: Callable
-    network: Callable  # (variables, h) -> autoregressive.Network
+    network: Callable | None  # (variables, h) -> autoregressive.Network
     distribution: Distribution
     test_chunks: int = 1  # densities over which the evaluation averages
     order: np.ndarray | None = None  # of the values; None: raster
     # whether a step takes so long that each is dispatched alone on a CPU, and its
     # gradient is taken for few images at a time
     heavy: bool = True
+    # in place of `network`: (variables, h, quantile, uniform, x, known) -> images
+    incremental: Callable | None = None
 
 
 def linen_model(
@@ -213,6 +215,8 @@ def samplers(model: Model, temperature: float = 1.0) -> tuple[Callable, Callable
 
     def generate(variables, x, known, uniform, h=None):
         with jax.default_matmul_precision('float32'):
+            if model.incremental is not None:
+                return model.incremental(variables, h, quantile, uniform, x, known)
             return autoregressive.incremental(
                 model.network(variables, h), quantile, uniform, x, known,
                 order=model.order,

@@ -42,6 +42,22 @@ class Head(nn.Module):
         return x if binary else x.reshape(*x.shape[:-1], self.channels, -1)
 
 
+def quarters(x: jax.Array) -> list[jax.Array]:
+    """Splits [B, 2H, 2W, ...] into four [B, H, W, ...] by the parity of the position.
+
+    In the order: every second pixel, those to the right of them, below, and diagonal.
+    """
+    return [x[:, r::2, w::2] for r in (0, 1) for w in (0, 1)]
+
+
+def join(parts: list[jax.Array]) -> jax.Array:
+    """Undoes `quarters`."""
+    even, odd = (jnp.stack(parts[n:n + 2], axis=3) for n in (0, 2))
+    x = jnp.stack([even, odd], axis=2)  # [B, H, 2, W, 2, ...]
+    batch, height, _, width, _ = x.shape[:5]
+    return x.reshape(batch, 2 * height, 2 * width, *x.shape[5:])
+
+
 def as_map(h: jax.Array | None) -> jax.Array | None:
     """Gives a condition [B, E] the axes of a map [B, H, W, E], of length one."""
     return h[:, None, None] if h is not None and h.ndim == 2 else h

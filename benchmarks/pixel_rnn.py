@@ -1,0 +1,217 @@
+"""A training step of PixelRNN against PyTorch with a Python loop, on this CPU.
+
+Both sides train the network of the paper for MNIST (7 layers, h = 16) with Adam on the
+same random binary images. PyTorch's runs over rows or diagonals in Python, which is how
+PixelRNN is written there. They take turns as in `benchmarks.train_step`.
+
+Usage:
+    python -m benchmarks.pixel_rnn --out=results/bench_pixel_rnn.json
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import shlex
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.machine import cpu_name
+from benchmarks.train_step import Runner, compare, gm_jax_runner, timed
+from experiments import autoregressive, pixel_rnn
+
+IMAGE_SHAPE, NUM_IMAGES, KERNEL = (28, 28, 1), 1_000, 7
+
+
+class Masked(nn.Conv2d):
+    """A convolution whose weights after the centre, or from it on, are 0."""
+
+    def __init__(self, features: int, outputs: int, size: tuple, strict: bool) -> None:
+        super().__init__(features, outputs, size, padding=[n // 2 for n in size])
+        mask = torch.ones(size)
+        mask[size[0] // 2, size[1] // 2 + (0 if strict else 1):] = 0
+        mask[size[0] // 2 + 1:] = 0
+        self.register_buffer('mask', mask)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [B, F, H, W] to [B, G, H, W]."""
+        return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
+
+
+def cell(gates: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes h and c from K_ss * h' + K_is * x, [B, 4h, W]."""
+    o, f, i, g = gates.chunk(4, dim=1)
+    c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+class RowLSTM(nn.Module):
+    """Runs down the rows."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.input = Masked(2 * features, 4 * features, (1, 3), strict=False)
+        self.state = nn.Conv1d(features, 4 * features, 3, padding=1, bias=False)
+        self.start = nn.Parameter(torch.zeros(2, 1, features, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [B, 2h, H, W] to [B, h, H, W]."""
+        gates = self.input(x)
+        h, c = self.start.expand(2, len(x), -1, x.shape[3])
+        rows = []
+        for r in range(x.shape[2]):
+            h, c = cell(gates[:, :, r] + self.state(h), c)
+            rows.append(h)
+        return torch.stack(rows, dim=2)
+
+
+class DiagonalLSTM(nn.Module):
+    """Runs along the diagonals, from the left."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.input = nn.Conv2d(2 * features, 4 * features, 1)
+        self.state = nn.Conv1d(features, 4 * features, 2, bias=False)
+        self.start = nn.Parameter(torch.zeros(2, 1, features, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [B, 2h, H, W] to [B, h, H, W]."""
+        batch, _, height, width = x.shape
+        gates = F.pad(self.input(x), (0, height))
+        gates = gates.flatten(2)[:, :, :-height].unflatten(2, (height, -1))
+        h, c = self.start.expand(2, batch, -1, height)
+        top, columns = h[:, :, :1], []
+        for j in range(height + width - 1):
+            state = self.state(torch.cat([top, h], dim=2))
+            h, c = cell(gates[:, :, :, j] + state, c)
+            columns.append(h)
+        h = F.pad(torch.stack(columns, dim=3).flatten(2), (0, height))
+        return h.unflatten(2, (height, -1))[..., :width]
+
+
+class DiagonalBiLSTM(nn.Module):
+    """Runs along the diagonals in both directions."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.rightward, self.leftward = DiagonalLSTM(features), DiagonalLSTM(features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [B, 2h, H, W] to [B, h, H, W]."""
+        mirrored = self.leftward(x.flip(3)).flip(3)
+        return self.rightward(x) + F.pad(mirrored, (0, 0, 1, 0))[:, :, :-1]
+
+
+class TorchPixelRNN(nn.Module):
+    """The same network."""
+
+    def __init__(self, config: pixel_rnn.Config) -> None:
+        super().__init__()
+        kind = {'row_lstm': RowLSTM, 'diagonal_bilstm': DiagonalBiLSTM}[config.cell]
+        maps, layers = 2 * config.features, range(config.num_layers)
+        self.first = Masked(1, maps, (KERNEL, KERNEL), strict=True)
+        self.layers = nn.ModuleList(kind(config.features) for _ in layers)
+        self.out = nn.ModuleList(
+            nn.Conv2d(config.features, 2 * maps, 1) for _ in layers
+        )
+        self.head = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(maps, config.head, 1),
+            nn.ReLU(), nn.Conv2d(config.head, 1, 1),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps bits [B, 1, H, W] to logits."""
+        y, skips = self.first(2 * x - 1), 0
+        for layer, out in zip(self.layers, self.out):
+            residual, skip = out(layer(y)).chunk(2, dim=1)
+            y, skips = y + residual, skips + skip
+        return self.head(y + skips)
+
+
+def torch_runner(config: pixel_rnn.Config, images: np.ndarray) -> Runner:
+    """Makes the PyTorch loop: fused Adam, every core."""
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.manual_seed(0)
+    data = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    model = TorchPixelRNN(config)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=config.learning_rate, fused=True
+    )
+
+    def run(num_steps: int) -> None:
+        for _ in range(num_steps):
+            x = data[torch.randint(len(data), (config.batch_size,))]
+            loss = F.binary_cross_entropy_with_logits(model(x), x, reduction='sum')
+            optimizer.zero_grad(set_to_none=True)
+            (loss / len(x)).backward()
+            optimizer.step()
+
+    return run
+
+
+def rows_of(cell: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Times one kind of layer: the first step, which compiles, and the others."""
+    config = dataclasses.replace(
+        pixel_rnn.PRESETS['paper'], cell=cell, batch_size=args.batch, optimizer='adam',
+        schedule='constant', ema=0.0,
+    )
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 2, (NUM_IMAGES, *IMAGE_SHAPE), dtype=np.uint8)
+    build = functools.partial(
+        autoregressive.build, make_model=pixel_rnn.make_model
+    )
+    start = time.perf_counter()
+    ours = gm_jax_runner(build, config, images, 2, 1)
+    ours(1)
+    first = time.perf_counter() - start
+    theirs = torch_runner(config, images)
+    timed(theirs, 1)
+    common = {
+        'model': f'pixel_rnn {cell}', 'device': cpu_name(), 'batch': args.batch,
+        'image_shape': list(IMAGE_SHAPE), 'num_layers': config.num_layers,
+        'features': config.features,
+    }
+    return [
+        {**common, 'what': 'first_step', 'seconds': round(first, 1)},
+        {**common, 'what': 'train', **compare(
+            ours, theirs, args.turns, args.num_steps, args.max_load, args.batch
+        )},
+    ]
+
+
+def main(argv: list[str]) -> None:
+    """Times both kinds of layer and writes the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--batch', type=int, default=16)
+    parser.add_argument('--turns', type=int, default=5)
+    parser.add_argument('--num_steps', type=int, default=5, help='steps in a turn')
+    parser.add_argument('--out', default='results/bench_pixel_rnn.json')
+    parser.add_argument(
+        '--max_load', type=float, default=0.05,
+        help='share of the CPU that other processes may use in a turn that counts',
+    )
+    args = parser.parse_args(argv)
+    rows = [row for cell in pixel_rnn.CELLS for row in rows_of(cell, args)]
+    common = {
+        'versions': {'jax': jax.__version__, 'torch': torch.__version__},
+        'command': shlex.join(['python', '-m', 'benchmarks.pixel_rnn', *argv]),
+    }
+    text = json.dumps([{**row, **common} for row in rows], indent=2) + '\n'
+    path = pathlib.Path(args.out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    print(text)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

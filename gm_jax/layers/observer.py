@@ -1,0 +1,46 @@
+"""A network that may see all of what it is given, for conditions that are images."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gm_jax.layers.causal import LECUN, correlate
+
+
+class Conv3x3(nn.Module):
+    """A 3 x 3 convolution with zeros around the image."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, H, W, F] to [B, H, W, G]."""
+        kernel = self.param('kernel', LECUN, (3, 3, x.shape[-1], self.features))
+        bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        y = correlate(x, kernel, ((1, 1), (1, 1)))
+        return y + bias.astype(self.dtype)[None, None, None]
+
+
+class Observer(nn.Module):
+    """Maps what is given, [B, H, W, E], to a map [B, H, W, F] by residual blocks.
+
+    A block is ReLU, 3 x 3, ReLU, 3 x 3, as in He et al. 2016, Identity Mappings in Deep
+    Residual Networks, figure 1(b), without BatchNorm.
+    """
+
+    features: int
+    num_blocks: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, H, W, E] to [B, H, W, F]."""
+        x = Conv3x3(self.features, self.dtype)(x)
+        for _ in range(self.num_blocks):
+            y = Conv3x3(self.features, self.dtype)(jax.nn.relu(x))
+            x = x + Conv3x3(self.features, self.dtype)(jax.nn.relu(y))
+        return jax.nn.relu(x)

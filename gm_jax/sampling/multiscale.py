@@ -1,0 +1,98 @@
+"""Generate a small image, then larger ones around its pixels.
+
+    images = multiscale(base, stages, uniform, x, known)
+
+where `base` and `stages` fill in what is not known, a stage given the image before:
+`raster` one pixel after another, `parallel` in three groups. The noise of a pixel
+decides it, as in `sampling.autoregressive`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from gm_jax.layers.pixels import join, quarters
+from gm_jax.sampling.autoregressive import Network, Quantile, incremental
+
+# (uniform [B, H, W, N], x and known [B, H, W, C]) -> [B, H, W, C]
+Base = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# the same, and the image before, [B, H / 2, W / 2, C]
+Stage = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def multiscale(
+    base: Base,
+    stages: Sequence[Stage],
+    uniform: jax.Array,
+    x: jax.Array,
+    known: jax.Array,
+) -> jax.Array:
+    """Generates every 2^L-th pixel, then every 2^(L-1)-th, until all are there.
+
+    Args:
+        base: generates the small image.
+        stages: L functions, each of which doubles the sides.
+        uniform: [B, H, W, N] noise of every pixel.
+        x: [B, H, W, C] integers, of which the known ones matter.
+        known: [B, H, W, C] bool, what to keep.
+
+    Returns:
+        [B, H, W, C] int32.
+    """
+    chex.assert_equal_shape([x, known])
+    chex.assert_rank([x, uniform], 4)
+    given, part = (uniform, x, known), 2 ** len(stages)
+    image = base(*(a[:, ::part, ::part] for a in given))
+    for stage in stages:
+        part //= 2
+        image = stage(*(a[:, ::part, ::part] for a in given), image)
+    return image
+
+
+def raster(network: Callable[[jax.Array], Network], quantile: Quantile) -> Stage:
+    """Returns a stage that generates the new pixels in raster order.
+
+    Args:
+        network: of the larger image, given the smaller one.
+        quantile: picks the values.
+    """
+    def stage(
+        uniform: jax.Array, x: jax.Array, known: jax.Array, small: jax.Array
+    ) -> jax.Array:
+        x = join([small, *quarters(x)[1:]])
+        known = join([jnp.ones(small.shape, bool), *quarters(known)[1:]])
+        return incremental(network(small), quantile, uniform, x, known)
+
+    return stage
+
+
+def parallel(
+    observe: Callable[[int, jax.Array], jax.Array],
+    params: Callable[[int, jax.Array, jax.Array], jax.Array],
+    quantile: Quantile,
+) -> Stage:
+    """Returns a stage that generates three groups, the pixels of a group at once.
+
+    Args:
+        observe: (group, what is there [B, H, W, (group + 1) C]) -> features.
+        params: (group, features, the group's pixels [B, H, W, C]) -> the parameters of
+            their distribution; those of a colour depend on the colours before it.
+        quantile: picks the values.
+    """
+    def stage(
+        uniform: jax.Array, x: jax.Array, known: jax.Array, small: jax.Array
+    ) -> jax.Array:
+        parts = [small]
+        news = zip(quarters(uniform)[1:], quarters(x)[1:], quarters(known)[1:])
+        for group, (u, new, keep) in enumerate(news):
+            features = observe(group, jnp.concatenate(parts, axis=-1))
+            for c in range(x.shape[-1]):
+                drawn = quantile(params(group, features, new), new, u)[..., c]
+                value = jnp.where(keep[..., c], new[..., c], drawn)
+                new = new.at[..., c].set(value)
+            parts.append(new)
+        return join(parts)
+
+    return stage

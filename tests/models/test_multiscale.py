@@ -1,0 +1,129 @@
+"""The multi-scale PixelCNN is a density, and its samplers agree, in both kinds."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import autoregressive as experiment_lib
+from experiments import multiscale_pixel_cnn
+from gm_jax.data import image_set
+from gm_jax.evaluation import checks
+from gm_jax.layers.pixels import join, quarters
+from gm_jax.models.multiscale_pixel_cnn import ParallelStage
+from gm_jax.sampling import autoregressive
+
+both_kinds = pytest.mark.parametrize('stages', ['parallel', 'raster'])
+
+
+def _make(stages, image_shape, num_values, num_stages=1, dtype='float32'):
+    """Returns (model, variables) away from where training starts."""
+    config = vars(multiscale_pixel_cnn.Config(
+        stages=stages, num_stages=num_stages, features=24, num_layers=1, head=24
+    ))
+    data = image_set.ImageSet(
+        name='none', image_shape=image_shape, num_values=num_values, num_classes=0,
+        splits={},
+    )
+    model = multiscale_pixel_cnn.make_model(
+        types.SimpleNamespace(**{**config, 'dtype': dtype}), data
+    )
+    x = jnp.zeros((1, *image_shape), jnp.int32)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), x, None))()
+    return model, jax.tree.map(
+        lambda a: (2 * a + 0.2 * jnp.cos(jnp.arange(a.size)).reshape(a.shape))
+        .astype(dtype), variables,
+    )
+
+
+def _logits(model, variables):
+    return lambda x: model.apply(variables, x, None, rngs=None, step=0, chunk=0)
+
+
+@pytest.mark.parametrize('channels, num_values', [(1, 2), (3, 4)])
+@both_kinds
+def test_sees_the_past_and_nothing_else(stages, channels, num_values):
+    """Catches a group that sees itself, mixed colours, and a group left out."""
+    shape = (2, 4, 4, channels)
+    model, variables = _make(stages, shape[1:], num_values)
+    logits = _logits(model, variables)
+
+    def terms(x):
+        out = logits(x)
+        if num_values == 2:
+            return out - jax.nn.softplus(out)
+        return jax.nn.log_softmax(out)[..., 1]
+
+    visible = None
+    if stages == 'parallel':
+        rank = np.argsort(model.order)
+        groups = 4 * rank // len(rank)  # of equal size
+        pixels = np.arange(np.prod(shape[1:])) // channels
+        visible = groups[:, None] > groups
+        # In the small image, and among the colours of a pixel.
+        visible |= (groups[:, None] == 0) & (rank[:, None] > rank)
+        visible |= (pixels[:, None] == pixels) & (rank[:, None] > rank)
+    checks.assert_causal(terms, shape, order=model.order, visible=visible)
+
+
+@pytest.mark.parametrize('shape, num_values', [((2, 2, 1), 2), ((2, 2, 1), 4),
+                                               ((2, 2, 3), 2), ((4, 4, 1), 2)])
+@both_kinds
+def test_is_normalised(stages, shape, num_values):
+    """Catches a factor that is counted twice, or not at all."""
+    num_stages = 2 if shape[0] == 4 else 1
+    model, variables = _make(stages, shape, num_values, num_stages)
+    logits = _logits(model, variables)
+    checks.assert_normalized(
+        lambda x: model.distribution.log_prob(logits(x), x), shape, num_values
+    )
+
+
+def test_planted_group_that_sees_itself_is_found(monkeypatch):
+    """Catches a check that would pass pixels that are generated from themselves."""
+    original = ParallelStage.logits
+    monkeypatch.setattr(
+        ParallelStage, 'logits', lambda self, n, y, x: original(self, n, y + x, x)
+    )
+    model, variables = _make('parallel', (2, 2, 1), 2)
+    logits = _logits(model, variables)
+    with pytest.raises(AssertionError):
+        checks.assert_normalized(
+            lambda x: model.distribution.log_prob(logits(x), x), (2, 2, 1), 2
+        )
+
+
+@pytest.mark.parametrize('shape, num_values, num_stages', [
+    ((8, 8, 1), 2, 2), ((4, 8, 3), 256, 1),
+])
+@both_kinds
+def test_same_integers(stages, shape, num_values, num_stages):
+    """Catches noise that goes to another pixel, and given pixels that are not kept."""
+    with jax.enable_x64(True):
+        model, variables = _make(stages, shape, num_values, num_stages, 'float64')
+        generate, sweep = map(jax.jit, experiment_lib.samplers(model))
+        rngs, rng = jax.random.split(jax.random.key(2), 3), np.random.default_rng(3)
+        uniform = autoregressive.noise(rngs, shape, model.distribution.num_noise)
+        x = rng.integers(0, num_values, (3, *shape), np.int32)
+        half = rng.random(x.shape) < 0.5
+        for known in (np.zeros_like(half), half):
+            expected = autoregressive.ancestral(
+                lambda x: sweep(variables, x, uniform), x, known, order=model.order
+            )
+            solved, _ = autoregressive.fixed_point(
+                lambda x: sweep(variables, x, uniform), np.where(known, x, 0), known
+            )
+            np.testing.assert_array_equal(solved, expected)
+            got = generate(variables, x, known, uniform)
+            np.testing.assert_array_equal(got, expected)
+            np.testing.assert_array_equal(expected[known], x[known])
+
+
+def test_quarters():
+    """Catches rows that are taken for columns."""
+    x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    parts = quarters(x)
+    np.testing.assert_array_equal(parts[1], x[:, ::2, 1::2])
+    np.testing.assert_array_equal(join(parts), x)
