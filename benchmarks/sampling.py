@@ -44,7 +44,7 @@ import numpy as np
 
 from benchmarks.machine import cpu_name
 from experiments import autoregressive as experiment_lib
-from experiments import gated_pixel_cnn, made, nade, pixel_cnn, pixel_cnn_pp
+from experiments import gated_pixel_cnn, made, nade, pixel_cnn, pixel_cnn_pp, pixel_rnn
 from gm_jax.data import image_set
 from gm_jax.sampling import autoregressive
 from gm_jax.training import checkpoints
@@ -59,6 +59,8 @@ TIMED = {
     'pixel_cnn': (pixel_cnn, 'hour', BINARY),
     'gated_pixel_cnn': (gated_pixel_cnn, 'hour', BINARY),
     'pixel_cnn_pp': (pixel_cnn_pp, 'fashion', BYTE),
+    'row_lstm': (pixel_rnn, 'row_lstm', BINARY),
+    'diagonal_bilstm': (pixel_rnn, 'paper', BINARY),
 }
 GROWING = ('pixel_cnn', 'gated_pixel_cnn', 'pixel_cnn_pp')
 
@@ -145,7 +147,7 @@ def time_compile(name: str) -> dict[str, Any]:
     # MADE's direct weights for 256 values of 3072 colours would be 9.7 GB.
     image_shape, values = ((32, 32, 1), 2) if name == 'made' else ((32, 32, 3), 256)
     config = module.PRESETS[preset]
-    if name in ('pixel_cnn', 'gated_pixel_cnn'):
+    if name not in ('nade', 'made', 'pixel_cnn_pp'):
         config = dataclasses.replace(config, features=3 * (config.features // 3))
     data = random_images(image_shape, values)
     model = module.make_model(config, data)

@@ -124,6 +124,15 @@ class Model(NamedTuple):
     incremental: Callable | None = None
 
 
+class Task(NamedTuple):
+    """Part of an image is given to the network, which generates the rest."""
+
+    name: str
+    given: Callable  # x [B, H, W, C] -> what h is of it, a map [B, H, W, E]
+    shown: Callable  # x -> integers [B, H, W, C]: a picture of what is given
+    missing: np.ndarray  # [H, W] bool: the pixels that are not themselves given
+
+
 def linen_model(
     module: Any, distribution: Distribution, *, conditioned: str = 'row'
 ) -> Model:
@@ -231,7 +240,8 @@ def samplers(model: Model, temperature: float = 1.0) -> tuple[Callable, Callable
 
 
 def build(
-    config: Config, data: sources.ImageSet, *, make_model: Callable
+    config: Config, data: sources.ImageSet, *, make_model: Callable,
+    task: Task | None = None,
 ) -> loop.Experiment:
     """Makes the pure functions of an experiment.
 
@@ -239,11 +249,16 @@ def build(
         config: the settings.
         data: the image set.
         make_model: (config, data) -> Model.
+        task: what of an image is given; then log-probabilities are those of the rest.
     """
     model = make_model(config, data)
     values, distribution = num_values(config, data), model.distribution
     num_dims = math.prod(data.image_shape)
-    partial = read_given(config, data.image_shape, values)
+    if task is None:
+        partial = read_given(config, data.image_shape, values)
+    else:
+        num_dims = int(task.missing.sum()) * data.image_shape[2]
+        partial = given_images(config, data, values, task)
     generate, sweep = samplers(
         make_model(dataclasses.replace(config, dtype='float32'), data),
         config.temperature,
@@ -251,17 +266,24 @@ def build(
     levels = jnp.asarray(plotting.to_uint8(np.arange(values), num_values=values))
     micro_batch = micro_batch_size(config, heavy=model.heavy)
 
-    def condition(labels: jax.Array) -> jax.Array | None:
+    def condition(x: jax.Array, labels: jax.Array) -> jax.Array | None:
+        if task is not None:
+            return task.given(x)
         if not config.class_conditional:
             return None
         return jax.nn.one_hot(labels, data.num_classes)
+
+    def log_prob_of(params: Any, x: jax.Array) -> jax.Array:
+        if task is None or task.missing.all():
+            return distribution.log_prob(params, x)
+        return distribution.log_prob(*pick((params, x), task.missing))
 
     def variables_of(state: state_lib.TrainState) -> dict[str, Any]:
         return {'params': state.eval_params, **state.model_state}
 
     def init(rng: jax.Array) -> state_lib.TrainState:
         x, labels = first_batch(data, rng)
-        variables = dict(model.init(rng, x, condition(labels)))
+        variables = dict(model.init(rng, x, condition(x, labels)))
         params = variables.pop('params')
         return state_lib.create(
             params, optimizer.make(config), ema=config.ema > 0, model_state=variables
@@ -271,10 +293,10 @@ def build(
         pixel_rngs, model_rngs = jnp.moveaxis(jax.vmap(jax.random.split)(rngs), 1, 0)
         x = binarize.integers(pixel_rngs, batch['image'], data)
         out = model.apply(
-            {'params': params, **model_state}, x, condition(batch['label']),
+            {'params': params, **model_state}, x, condition(x, batch['label']),
             rngs=model_rngs, step=step, chunk=jnp.int32(0),
         )
-        log_px = distribution.log_prob(out, x)
+        log_px = log_prob_of(out, x)
         bits = likelihoods.bits_per_dim(log_px, num_dims).mean()
         return state_lib.LossOutput(
             -log_px.mean(), {'bits_per_dim': bits}, model_state
@@ -284,10 +306,10 @@ def build(
         rngs = state_lib.fold_in_each(rng, batch['index'])
         x = binarize.integers(rngs, batch['image'], data)
         out = model.apply(
-            variables_of(state), x, condition(batch['label']), rngs=None,
+            variables_of(state), x, condition(x, batch['label']), rngs=None,
             step=state.step, chunk=chunk,
         )
-        return distribution.log_prob(out, x)
+        return log_prob_of(out, x)
 
     def eval_step(state, batch, rng):
         return {'loss': -log_prob(state, batch, rng, jnp.int32(0))}
@@ -297,7 +319,8 @@ def build(
 
     def summarize(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         log_px = likelihood.combine(arrays['log_px'])
-        return likelihood.report(log_px, num_dims, 'exact')
+        numbers = likelihood.report(log_px, num_dims, 'exact')
+        return numbers if task is None else {**numbers, 'task': task.name}
 
     def start(state, rngs, index):
         """Makes what a sampler starts from: noise, given pixels, conditions."""
@@ -306,18 +329,20 @@ def build(
         labels = index % max(data.num_classes, 1)
         if config.label >= 0:
             labels = jnp.full_like(labels, config.label)
-        return {'x': images, 'known': known, 'uniform': uniform, 'label': labels}
+        return {
+            'x': jnp.where(known, images, 0), 'known': known, 'uniform': uniform,
+            'given': images, 'label': labels,
+        }
 
     def sample(state, rngs, index):
         begin = start(state, rngs, index)
-        label = begin.pop('label')
-        return levels[generate(variables_of(state), **begin, h=condition(label))]
+        h = condition(begin.pop('given'), begin.pop('label'))
+        return levels[generate(variables_of(state), **begin, h=h)]
 
     def redraw_step(state, batch, rng):
         del rng
-        return sweep(
-            variables_of(state), batch['x'], batch['uniform'], condition(batch['label'])
-        )
+        h = condition(batch['given'], batch['label'])
+        return sweep(variables_of(state), batch['x'], batch['uniform'], h)
 
     def host_sampler() -> Callable:
         start_many = parallel.sample_many(start)
@@ -351,10 +376,15 @@ def build(
         rows = np.minimum(np.arange(8), len(batch['index']) - 1)
         rngs = state_lib.fold_in_each(rng, batch['index'][rows])
         x = binarize.integers(rngs, batch['image'][rows], data)
-        known = np.zeros(x.shape, bool)
-        known[:, :x.shape[1] // 2] = True
-        complete, columns = jax.jit(generate), [x * known, x]
-        h = condition(batch['label'][rows])
+        if task is None:
+            known = np.zeros(x.shape, bool)
+            known[:, :x.shape[1] // 2] = True
+            shown = x * known
+        else:
+            known = np.broadcast_to(~task.missing[..., None], x.shape)
+            shown = task.shown(x)
+        complete, columns = jax.jit(generate), [shown, x]
+        h = condition(x, batch['label'][rows])
         for draw in range(1, 4):
             uniform = autoregressive.noise(
                 jax.vmap(jax.random.fold_in, (0, None))(rngs, draw),
@@ -365,7 +395,7 @@ def build(
             )
         grid = np.stack([np.asarray(column) for column in columns], axis=1)
         return {
-            'completions': plotting.image_grid(
+            'completions' if task is None else task.name: plotting.image_grid(
                 grid.reshape(-1, *data.image_shape), columns=len(columns),
                 num_values=values,
             )
@@ -389,12 +419,46 @@ def build(
     )
 
 
+def pick(tree: Any, where: np.ndarray) -> Any:
+    """Takes the pixels of leaves [B, H, W, ...] that [H, W] marks: [B, N, 1, ...]."""
+    rows, columns = np.nonzero(where)
+    return jax.tree.map(lambda a: a[:, rows, columns][:, :, None], tree)
+
+
+def given_images(
+    config: Config, data: sources.ImageSet, num_values: int, task: Task
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images to condition on and what of them is known, as `read_given` does.
+
+    Those of --given, or the first of the test set.
+
+    Raises:
+        UserError: there are neither.
+    """
+    if config.given:
+        images, _ = read_given(config, data.image_shape, num_values, masked=False)
+    elif 'test' in data.splits:
+        test = data.splits['test']
+        rows = np.arange(min(config.num_samples, len(test)))
+        rngs = jax.random.split(jax.random.key(config.seed), len(rows))
+        x = binarize.integers(rngs, test.fetch(rows)['image'], data)
+        images = np.asarray(x, np.int32)
+    else:
+        raise UserError(
+            f'--task={task.name} needs --given=FILE: an npz with the images, of which '
+            f'the network is given its part.'
+        )
+    return images, np.broadcast_to(~task.missing[..., None], images.shape)
+
+
 def read_given(
-    config: Config, image_shape: tuple[int, int, int], num_values: int
+    config: Config, image_shape: tuple[int, int, int], num_values: int, *,
+    masked: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads the partial images of --given: (int32 [N, H, W, C], bool [N, H, W, C]).
 
-    Without a path one image of which nothing is known.
+    Without a path one image of which nothing is known; all, where they are not
+    `masked`.
 
     Raises:
         UserError: the file cannot be read, or its arrays do not fit the model.
@@ -403,8 +467,11 @@ def read_given(
     if not path:
         return np.zeros((1, *image_shape), np.int32), np.zeros((1, *image_shape), bool)
     arrays = readers.read_npz(path, flag='given')
+    if not masked and 'images' in arrays:
+        arrays['mask'] = np.ones(image_shape[:2], bool)
     if not {'images', 'mask'} <= set(arrays):
-        raise UserError(f"--given={path} must hold the arrays 'images' and 'mask'.")
+        names = "arrays 'images' and 'mask'" if masked else "array 'images'"
+        raise UserError(f'--given={path} must hold the {names}.')
     images, mask = arrays['images'], arrays['mask']
     if images.shape[1:] != image_shape or not len(images):
         raise UserError(

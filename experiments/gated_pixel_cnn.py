@@ -12,7 +12,7 @@ import sys
 
 import jax.numpy as jnp
 
-from experiments import autoregressive
+from experiments import autoregressive, conditional
 from gm_jax.data import sources
 from gm_jax.errors import UserError
 from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
@@ -22,7 +22,7 @@ from gm_jax.training.config import field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(autoregressive.Config):
+class Config(conditional.Config):
     """Settings of the Gated PixelCNN."""
 
     features: int = field(24, 'maps of each layer', low=1)
@@ -47,7 +47,9 @@ _PAPER = Config(
 )
 PRESETS = {
     'paper': _PAPER,
-    'hour': dataclasses.replace(_PAPER, num_steps=6_000),
+    'hour': dataclasses.replace(
+        _PAPER, weight_decay=0.2, num_steps=12_000, eval_every=4_000
+    ),
     'fashion': dataclasses.replace(
         _PAPER, dataset='fashion_mnist', kernels='3', batch_size=16, num_steps=6_000,
     ),
@@ -75,7 +77,7 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
 main = functools.partial(
     loop.main, module='gated_pixel_cnn', about=__doc__, config_class=Config,
     presets=PRESETS,
-    build=functools.partial(autoregressive.build, make_model=make_model),
+    build=functools.partial(conditional.build, make_model=make_model),
 )
 
 if __name__ == '__main__':

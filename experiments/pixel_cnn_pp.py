@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import autoregressive
+from experiments import autoregressive, conditional
 from gm_jax.data import sources
 from gm_jax.layers import weight_norm
 from gm_jax.models.pixel_cnn_pp import PixelCNNpp
@@ -24,7 +24,7 @@ from gm_jax.training.config import field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(autoregressive.Config):
+class Config(conditional.Config):
     """Settings of PixelCNN++."""
 
     features: int = field(20, 'maps of each layer', low=1)
@@ -94,7 +94,7 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
 main = functools.partial(
     loop.main, module='pixel_cnn_pp', about=__doc__, config_class=Config,
     presets=PRESETS,
-    build=functools.partial(autoregressive.build, make_model=make_model),
+    build=functools.partial(conditional.build, make_model=make_model),
 )
 
 if __name__ == '__main__':

@@ -44,7 +44,10 @@ _PAPER = Config(
     ema=0.999, num_steps=100_000, log_every=50, eval_every=5_000, checkpoint_every=250,
     eval_batch_size=50,
 )
-PRESETS = {'paper': _PAPER}
+PRESETS = {
+    'paper': _PAPER,
+    'row_lstm': dataclasses.replace(_PAPER, cell='row_lstm'),
+}
 
 
 def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
