@@ -19,9 +19,10 @@ it and what comes before. `ancestral` and `fixed_point` call one compiled functi
 they agree to the last bit. `incremental` adds up in another order: its logits differ by
 rounding, and in float32 a draw within rounding of a tie can come out the other way.
 Measured (results/bench_samplers_agree.json): of bits, none in 10 million each of a
-trained NADE, PixelCNN and Gated PixelCNN; of 256 values, whose edges lie closer, 7 in a
-million of a trained PixelCNN++, each within 1e-5 of a tie; none ever in float64. What
-is guaranteed is that each value is the one that some rounding of its probability draws.
+trained NADE, MADE, PixelCNN and Gated PixelCNN; of 256 values, whose edges lie closer,
+7 in a million of a trained PixelCNN++, each within 1e-5 of a tie; none ever in float64.
+What is guaranteed is that each value is the one that some rounding of its probability
+draws.
 """
 
 from collections.abc import Callable
