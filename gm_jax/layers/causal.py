@@ -6,7 +6,7 @@ columns before it that the kernel reaches, for sampling. Only the taps that a ma
 keep have parameters and are computed.
 
 A masked k x k convolution (van den Oord et al. 2016, Pixel Recurrent Neural Networks,
-sec. 3.3, https://arxiv.org/abs/1601.06759) is the sum of its three parts: the rows
+sec. 3.4, https://arxiv.org/abs/1601.06759) is the sum of its three parts: the rows
 above (`Above`), the pixels to the left (`Left`) and the pixel itself (`Here`), where
 mask A and mask B differ.
 """

@@ -50,7 +50,7 @@ def cell(gates: jax.Array, c: jax.Array) -> States:
     """Computes h and c, [..., h], from K_ss * h' + K_is * x, [..., 4h], and c'.
 
     The forget gate is open at first: Jozefowicz et al. 2015, An Empirical Exploration
-    of Recurrent Network Architectures, sec. 2.2.
+    of Recurrent Network Architectures.
     """
     o, f, i, g = jnp.split(gates.astype(c.dtype), 4, axis=-1)
     c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
