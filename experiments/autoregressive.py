@@ -122,8 +122,9 @@ class Model(NamedTuple):
     test_chunks: int = 1  # densities over which the evaluation averages
     order: np.ndarray | None = None  # of the values; None: raster
     # whether a step takes so long that each is dispatched alone on a CPU, and its
-    # gradient is taken for few images at a time
+    # gradient is taken for few images at a time: this many
     heavy: bool = True
+    micro_batch: int = 2
     # in place of `network`: (variables, h, quantile, uniform, x, known) -> images
     incremental: Callable | None = None
 
@@ -197,14 +198,14 @@ def check_colours(features: int, channels: int) -> None:
         )
 
 
-def micro_batch_size(config: Config, *, heavy: bool) -> int:
+def micro_batch_size(config: Config, model: Model) -> int:
     """Returns how many examples' gradient is taken together, 0 for all of a device's.
 
     By default as many as the caches of a CPU hold of the activations.
     """
-    if config.micro_batch or not heavy or jax.default_backend() != 'cpu':
+    if config.micro_batch or not model.heavy or jax.default_backend() != 'cpu':
         return config.micro_batch
-    return math.gcd(config.batch_size // jax.device_count(), 2)
+    return math.gcd(config.batch_size // jax.device_count(), model.micro_batch)
 
 
 def samplers(model: Model, temperature: float = 1.0) -> tuple[Callable, Callable]:
@@ -268,7 +269,7 @@ def build(
         config.temperature,
     )
     levels = jnp.asarray(plotting.to_uint8(np.arange(values), num_values=values))
-    micro_batch = micro_batch_size(config, heavy=model.heavy)
+    micro_batch = micro_batch_size(config, model)
 
     def condition(x: jax.Array, labels: jax.Array) -> jax.Array | None:
         if task is not None:

@@ -65,7 +65,8 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
         dtype=jnp.dtype(config.dtype),
     )
     distribution = autoregressive.discrete(values, channels)
-    return autoregressive.linen_model(module, distribution)
+    model = autoregressive.linen_model(module, distribution)
+    return model._replace(micro_batch=4)
 
 
 main = functools.partial(

@@ -248,6 +248,47 @@ def curves(
     _write(Path(path), buffer.getvalue())
 
 
+def fan_charts(x: np.ndarray, draws: np.ndarray, num_values: int = 256) -> np.ndarray:
+    """Draw time series with the quantiles of their forecasts.
+
+    Args:
+      x: [N, T] series, N even.
+      draws: [N, K, h] continuations of all but their last h values.
+      num_values: V, the axis goes from 0 to V - 1.
+
+    Returns:
+      [H', W', 3] uint8: of each series a panel with the truth, the median of the draws
+      and what lies between their 5, 25, 75 and 95 % quantiles.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 2.4 * len(x) / 2), layout='constrained')
+    canvas = FigureCanvasAgg(figure)
+    future = np.arange(x.shape[1] - draws.shape[2], x.shape[1])
+    panels = figure.subplots(len(x) // 2, 2, sharex=True, sharey=True, squeeze=False)
+    for panel, series, drawn in zip(panels.flat, x, draws):
+        quantiles = np.quantile(drawn, (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
+        panel.fill_between(
+            future, quantiles[0], quantiles[4], color='C0', alpha=0.2, lw=0,
+            label='5 to 95 %',
+        )
+        panel.fill_between(
+            future, quantiles[1], quantiles[3], color='C0', alpha=0.4, lw=0,
+            label='25 to 75 %',
+        )
+        panel.plot(future, quantiles[2], color='C0', label='median')
+        panel.plot(series, color='black', lw=1, label='truth')
+        panel.set_ylim(0, num_values - 1)
+        panel.margins(x=0)
+    figure.supxlabel('time')
+    figure.supylabel('value')
+    lines = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*lines, loc='outside upper center', ncols=4)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def _flatten_rows(rows: np.ndarray) -> np.ndarray:
     """Return [R, K, H, W, C] as [R * K, H, W, C]."""
     rows = np.asarray(rows)

@@ -179,3 +179,14 @@ def test_curves_names_the_file_that_is_wrong(tmp_path, content, message):
         path.write_text(content)
     with pytest.raises(UserError, match=f'metrics.jsonl {message}'):
         plotting.curves(path, tmp_path / 'c.png')
+
+
+def test_fan_charts_show_truth_and_forecast():
+    """Catches forecasts drawn at the wrong time: the future alone has colour."""
+    x = np.full((2, 10), 200)
+    draws = np.random.default_rng(0).integers(50, 100, (2, 30, 5))
+    chart = plotting.fan_charts(x, draws)
+    assert chart.dtype == np.uint8 and chart.shape[2] == 3
+    colour = (chart.max(2).astype(int) - chart.min(2) > 20)[40:]  # below the legend
+    left = colour[:, :chart.shape[1] // 2].any(0)
+    assert not left[:chart.shape[1] // 4].any() and left[-40:-20].all()

@@ -1,4 +1,4 @@
-"""Sets drawn from distributions whose entropy is known: the best nats there can be.
+"""Synthetic sets: distributions whose entropy is known, and a chaotic time series.
 
 `ising` is binary, 8x8: the Ising model on a square grid with free borders,
 
@@ -11,6 +11,9 @@ from them exact samples and the exact entropy.
 `checkers` is 4x4 with 4 values: each of the four 2x2 blocks is a checker of two
 different values a, b (a on its diagonal), all pairs equally likely: 4 log 12 nats. The
 label is a of the first block.
+
+`mackey_glass` is 1x96 with 256 values: pieces of solutions of a delay equation that is
+chaotic; no solution is in both splits. Its entropy is not known.
 """
 
 from typing import NamedTuple
@@ -23,6 +26,7 @@ from gm_jax.errors import UserError
 COUPLING = 0.4
 _ISING_SIDE = 8
 _SEED = 2016
+_LENGTH, _INTERVAL, _DELAY = 96, 3.0, 17.0  # values, time between two, tau
 # So many comparisons of float64 at a time, [chunk, 2^W].
 _CHUNK = 4096
 
@@ -31,21 +35,18 @@ def make(name: str) -> ImageSet:
     """Return a synthetic set: the same images in every run.
 
     Args:
-        name: 'ising' or 'checkers'.
+        name: 'ising', 'checkers' or 'mackey_glass'.
 
     Returns:
-        The set, in memory, with `entropy` in nats per image.
+        The set, in memory, with `entropy` in nats per image where it is known.
 
     Raises:
         UserError: there is no set of this name.
     """
-    if name == 'ising':
-        return _ising()
-    if name == 'checkers':
-        return _checkers()
-    raise UserError(
-        f'There is no synthetic:{name}, only synthetic:ising and synthetic:checkers.'
-    )
+    sets = {'ising': _ising, 'checkers': _checkers, 'mackey_glass': _mackey_glass}
+    if name not in sets:
+        raise UserError(f'There is no synthetic:{name}, only {", ".join(sets)}.')
+    return sets[name]()
 
 
 class RowChain(NamedTuple):
@@ -129,6 +130,46 @@ def sample(chain: RowChain, uniforms: np.ndarray) -> np.ndarray:
     return bits[states][..., None].astype(np.uint8)
 
 
+def mackey_glass(start: np.ndarray, times: np.ndarray, step: float = 0.1) -> np.ndarray:
+    """Solve dx/dt = 0.2 x(t - 17) / (1 + x(t - 17)^10) - 0.1 x.
+
+    What decays is taken exactly, and what comes in by the trapezoidal rule: since it is
+    17 old, it is known, and a step is explicit.
+
+    Args:
+        start: [N] x at all times up to 0.
+        times: [T] multiples of `step`, ascending, when x is wanted.
+        step: of the integration, a whole part of 17.
+
+    Returns:
+        x [N, T].
+
+    References:
+        Mackey and Glass 1977, Oscillation and Chaos in Physiological Control Systems.
+        https://doi.org/10.1126/science.267326
+    """
+    rate, delay = 0.1, round(_DELAY / step)
+
+    def inflow(x: np.ndarray) -> np.ndarray:
+        square = x * x
+        fourth = square * square
+        return 0.2 * x / (1 + fourth * fourth * square)
+
+    decay = np.exp(-rate * step)
+    weight = (1 - decay) / rate / 2
+    # The inflows of the last 17, in a ring.
+    ring = np.broadcast_to(inflow(start), (delay + 1, *start.shape)).copy()
+    wanted = {round(time / step): i for i, time in enumerate(times)}
+    x, out = start.copy(), np.empty((len(times), *start.shape))
+    for k in range(max(wanted) + 1):
+        if k in wanted:
+            out[wanted[k]] = x
+        ring[k % (delay + 1)] = inflow(x)
+        old, new = ring[(k + 1) % (delay + 1)], ring[(k + 2) % (delay + 1)]
+        x = decay * x + weight * (old + new)
+    return out.T
+
+
 def _bits(width: int) -> np.ndarray:
     """Returns [2^W, W]: the pixels of each row state."""
     return np.arange(2**width)[:, None] >> np.arange(width) & 1
@@ -182,6 +223,25 @@ def _checkers() -> ImageSet:
     return ImageSet(
         name='synthetic:checkers', image_shape=(4, 4, 1), num_values=num_values,
         num_classes=num_values, entropy=4 * float(np.log(12)),
+        splits={
+            'train': ArrayExamples(images[:num_train], labels[:num_train]),
+            'test': ArrayExamples(images[num_train:], labels[num_train:]),
+        },
+    )
+
+
+def _mackey_glass() -> ImageSet:
+    num_train, num_test, num_pieces = 10_000, 1_000, 10
+    start = 0.4 + 0.8 * _uniforms((num_train + num_test) // num_pieces, 1)[:, 0]
+    # Two starts drift apart as about exp(0.007 t), which after 3,000 is enough.
+    times = 3000 + _INTERVAL * np.arange(num_pieces * _LENGTH)
+    # There the values lie between 0.41 and 1.33.
+    levels = np.rint((mackey_glass(start, times) - 0.4) / 0.95 * 255)
+    images = np.clip(levels, 0, 255).astype(np.uint8).reshape(-1, 1, _LENGTH, 1)
+    labels = np.full(len(images), -1, np.int32)
+    return ImageSet(
+        name='synthetic:mackey_glass', image_shape=images.shape[1:], num_values=256,
+        num_classes=0,
         splits={
             'train': ArrayExamples(images[:num_train], labels[:num_train]),
             'test': ArrayExamples(images[num_train:], labels[num_train:]),
