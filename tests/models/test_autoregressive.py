@@ -135,6 +135,18 @@ def test_skew():
     np.testing.assert_array_equal(pixel_rnn.unskew(skewed, 4), x)
 
 
+@pytest.mark.parametrize('batch', [2, 3])
+def test_images_side_by_side_do_not_meet(batch):
+    """Catches a diagonal that carries the states of one image into the next."""
+    layer = pixel_rnn.Diagonals(features=3)
+    gates = jax.random.normal(jax.random.key(0), (batch, 4, 5, 12))
+    params = layer.init(jax.random.key(1), gates)
+    # Of states outside the image that are 0 nothing would be seen to be missing.
+    params = jax.tree.map(lambda a: a + 0.5, params)
+    alone = jnp.concatenate([layer.apply(params, x[None]) for x in gates])
+    np.testing.assert_allclose(layer.apply(params, gates), alone, atol=1e-6)
+
+
 def test_planted_degrees_are_found(monkeypatch):
     """Catches a check that would pass a MADE whose masks keep one degree too many."""
     masked = made.MADE._masked
