@@ -1,0 +1,103 @@
+"""How the time of a sample grows with the image: three ways to generate it.
+
+    gated_pixel_cnn        one pixel after another, by `incremental`
+    multiscale, raster     an 8 x 8 image, then larger ones around its pixels, one pixel
+                           after another
+    multiscale, parallel   the same, but every doubling in three groups of pixels
+
+The networks have as many maps and layers and the weights that training starts from; the
+samplers take turns, and a time is the median of them. Compilation does not count.
+
+Usage:
+    python -m benchmarks.multiscale --out=results/bench_multiscale.json
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import shlex
+import statistics
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.machine import cpu_name
+from benchmarks.sampling import generator, noise, random_images, seconds
+from experiments import autoregressive, gated_pixel_cnn, multiscale_pixel_cnn
+
+BASE, NUM_VALUES = 8, 256
+WIDTH = dict(features=24, num_layers=4, head=64)
+
+
+def samplers_of(side: int, batch: int) -> dict[str, tuple[Callable, int]]:
+    """Returns of each way a compiled call without arguments, and its parameters."""
+    data = random_images((side, side, 1), NUM_VALUES)
+    stages = dict(num_stages=int(math.log2(side // BASE)), **WIDTH)
+    models = {
+        'gated_pixel_cnn': gated_pixel_cnn.make_model(
+            gated_pixel_cnn.Config(**WIDTH), data
+        ),
+        **{
+            f'multiscale, {kind}': multiscale_pixel_cnn.make_model(
+                multiscale_pixel_cnn.Config(stages=kind, **stages), data
+            )
+            for kind in ('raster', 'parallel')
+        },
+    }
+    return {name: compiled(model, data, batch) for name, model in models.items()}
+
+
+def compiled(
+    model: autoregressive.Model, data: Any, batch: int
+) -> tuple[Callable, int]:
+    """Compiles the sampler of a model."""
+    x, _ = autoregressive.first_batch(data, jax.random.key(0))
+    variables = jax.tree.map(jnp.asarray, model.init(jax.random.key(0), x, None))
+    uniform = noise(model, data.image_shape, 0, batch)
+    generate = generator(model, data.image_shape, batch)
+    generate = generate.lower(variables, uniform).compile()
+    number = sum(a.size for a in jax.tree.leaves(variables))
+    return lambda: generate(variables, uniform), number
+
+
+def main(argv: list[str]) -> None:
+    """Times all sizes and writes the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--sides', default='16,32,64,128')
+    parser.add_argument('--batch', type=int, default=8)
+    parser.add_argument('--turns', type=int, default=3)
+    parser.add_argument('--out', default='results/bench_multiscale.json')
+    args = parser.parse_args(argv)
+    common = {
+        'batch': args.batch, 'num_values': NUM_VALUES, 'turns': args.turns,
+        'device': cpu_name(), 'devices': jax.device_count(),
+        'cores': len(os.sched_getaffinity(0)), 'jax': jax.__version__,
+        'command': shlex.join(['python', '-m', 'benchmarks.multiscale', *argv]),
+    }
+    rows = []
+    for side in map(int, args.sides.split(',')):
+        samplers = samplers_of(side, args.batch)
+        turns = [
+            {name: seconds(call) for name, (call, _) in samplers.items()}
+            for _ in range(args.turns + 1)
+        ][1:]
+        for name, (_, num_parameters) in samplers.items():
+            taken = statistics.median(turn[name] for turn in turns)
+            rows.append({
+                'model': name, 'side': side, 'seconds': taken,
+                'images_per_s': args.batch / taken,
+                'num_parameters': num_parameters, **common,
+            })
+            print(f'{side:4} {name:24} {args.batch / taken:10.2f} images/s', flush=True)
+    path = pathlib.Path(args.out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

@@ -1,0 +1,209 @@
+"""Losses of the two players of an adversarial game; each is to be minimised.
+
+Goodfellow et al. 2014, Generative Adversarial Networks, https://arxiv.org/abs/1406.2661
+play the minimax game
+
+    min_G max_D V(D, G) = E_x[log D(x)] + E_z[log(1 - D(G(z)))]
+
+with D = sigmoid(logits):
+
+    d_loss = adversarial.discriminator_loss(d(x), d(g(z)))       # -V
+    g_loss = adversarial.generator_loss_minimax(d(g(z)))         # V's part of G
+    g_loss = adversarial.generator_loss_non_saturating(d(g(z)))  # the same fixed point
+
+A game in code is two gradients, each with respect to its own player's parameters: the
+other player's need no stop_gradient, as nobody asks for theirs.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from gm_jax.losses import numerics
+
+Critic = Callable[[jax.Array], jax.Array]
+
+
+def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+    """Compute -mean log D(x) - mean log(1 - D(G(z))): -V of the minimax game.
+
+    At D = 1/2 everywhere, where the discriminator knows nothing, it is log 4.
+
+    Args:
+      real_logits: [B] of data.
+      fake_logits: [B'] of generated samples.
+
+    Returns:
+      Scalar, at least float32.
+
+    Raises:
+      AssertionError: an array is not of rank 1.
+
+    References:
+      Goodfellow et al. 2014, eq. 1.
+    """
+    real, fake = _scores(real_logits, fake_logits)
+    return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
+
+
+def generator_loss_minimax(fake_logits: jax.Array) -> jax.Array:
+    """Compute mean log(1 - D(G(z))): what the generator minimises in the game.
+
+    Its gradient with respect to a logit is -D(G(z)) / B: it vanishes where the
+    discriminator is sure that a sample is fake, just where there is most to learn.
+
+    Args:
+      fake_logits: [B] of generated samples.
+
+    Returns:
+      Scalar, at least float32, never above 0.
+
+    Raises:
+      AssertionError: the array is not of rank 1.
+
+    References:
+      Goodfellow et al. 2014, eq. 1.
+    """
+    fake, = _scores(fake_logits)
+    return -jnp.mean(jax.nn.softplus(fake))
+
+
+def generator_loss_non_saturating(fake_logits: jax.Array) -> jax.Array:
+    """Compute -mean log D(G(z)): the same fixed point with a gradient from the start.
+
+    Its gradient with respect to a logit is -(1 - D(G(z))) / B.
+
+    Args:
+      fake_logits: [B] of generated samples.
+
+    Returns:
+      Scalar, at least float32, never below 0.
+
+    Raises:
+      AssertionError: the array is not of rank 1.
+
+    References:
+      Goodfellow et al. 2014, sec. 3.
+    """
+    fake, = _scores(fake_logits)
+    return jnp.mean(jax.nn.softplus(-fake))
+
+
+def critic_loss(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
+    """Compute mean f(G(z)) - mean f(x): minus the estimate of Wasserstein's distance.
+
+    It is one only for a critic f whose slope is nowhere above 1.
+
+    Args:
+      real_scores: [B] of data.
+      fake_scores: [B'] of generated samples.
+
+    Returns:
+      Scalar, at least float32.
+
+    Raises:
+      AssertionError: an array is not of rank 1.
+
+    References:
+      Arjovsky, Chintala and Bottou 2017, Wasserstein GAN, eq. 3.
+      https://arxiv.org/abs/1701.07875
+    """
+    real, fake = _scores(real_scores, fake_scores)
+    return jnp.mean(fake) - jnp.mean(real)
+
+
+def critic_generator_loss(fake_scores: jax.Array) -> jax.Array:
+    """Compute -mean f(G(z)), the generator's part of Wasserstein's and hinge losses.
+
+    Args:
+      fake_scores: [B] of generated samples.
+
+    Returns:
+      Scalar, at least float32.
+
+    Raises:
+      AssertionError: the array is not of rank 1.
+
+    References:
+      Arjovsky, Chintala and Bottou 2017, Wasserstein GAN, algorithm 1.
+    """
+    fake, = _scores(fake_scores)
+    return -jnp.mean(fake)
+
+
+def hinge_loss(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
+    """Compute mean max(0, 1 - f(x)) + mean max(0, 1 + f(G(z))).
+
+    A sample that is on its side of the margin is left alone.
+
+    Args:
+      real_scores: [B] of data.
+      fake_scores: [B'] of generated samples.
+
+    Returns:
+      Scalar, at least float32, never below 0.
+
+    Raises:
+      AssertionError: an array is not of rank 1.
+
+    References:
+      Lim and Ye 2017, Geometric GAN, https://arxiv.org/abs/1705.02894; Miyato et al.
+      2018, Spectral Normalization for GANs, eq. 16, https://arxiv.org/abs/1802.05957
+    """
+    real, fake = _scores(real_scores, fake_scores)
+    return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
+
+
+def gradient_penalty(
+    critic_fn: Critic, rng: jax.Array, real: jax.Array, fake: jax.Array
+) -> jax.Array:
+    """Compute mean (|grad f(y)| - 1)^2 at points y = x + u (G(z) - x), u uniform.
+
+    One u and one norm an example. A critic that compares examples, by BatchNorm, has no
+    gradient of one example alone: use another norm in it.
+
+    Args:
+      critic_fn: f, [B, ...] -> [B].
+      rng: one key; or a key for each example, [B], so that u does not depend on how the
+        examples are spread over devices.
+      real: [B, ...] data.
+      fake: [B, ...] generated samples.
+
+    Returns:
+      Scalar, at least float32, without the weight (10 in the paper). Its gradient is
+      finite where the critic's is zero.
+
+    Raises:
+      AssertionError: the shapes differ, or f does not return [B].
+
+    References:
+      Gulrajani et al. 2017, Improved Training of Wasserstein GANs, eq. 3.
+      https://arxiv.org/abs/1704.00028
+    """
+    chex.assert_equal_shape([real, fake])
+    real, fake = numerics.upcast(real, fake)
+    batch = len(real)
+    if rng.ndim:
+        chex.assert_shape(rng, (batch,))
+        u = jax.vmap(jax.random.uniform)(rng)
+    else:
+        u = jax.random.uniform(rng, (batch,))
+    u = u.astype(real.dtype).reshape(batch, *[1] * (real.ndim - 1))
+
+    def total(y: jax.Array) -> jax.Array:
+        scores = critic_fn(y)
+        chex.assert_shape(scores, (batch,))
+        return jnp.sum(scores)
+
+    gradient, = numerics.flatten_events(jax.grad(total)(real + u * (fake - real)))
+    square = jnp.sum(jnp.square(gradient), axis=1)
+    # The root has no slope at 0; there the norm's gradient is taken as 0.
+    norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return jnp.mean(jnp.square(norm - 1))
+
+
+def _scores(*scores: jax.Array) -> tuple[jax.Array, ...]:
+    chex.assert_rank(scores, 1)
+    return numerics.upcast(*scores)
