@@ -173,7 +173,7 @@ def trained(name: str, workdir: str) -> tuple[Any, Callable, Any]:
     manager = checkpoints.open_directory(workdir)
     state = checkpoints.restore(manager, state).state
     manager.close()
-    variables = {'params': state.eval_params, **state.model_state}
+    variables = state.eval_variables
 
     def make_model(dtype: str) -> experiment_lib.Model:
         # Not a Config: that has no float64, in which nothing is trained.

@@ -14,15 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import given
-from gm_jax import plotting
+from experiments import generation
 from gm_jax.data import binarize, sources
 from gm_jax.errors import UserError
 from gm_jax.evaluation import likelihood
 from gm_jax.losses import likelihoods
 from gm_jax.sampling import autoregressive
 from gm_jax.training import config as config_lib
-from gm_jax.training import loop, metrics, optimizer, parallel
+from gm_jax.training import loop, optimizer
 from gm_jax.training import state as state_lib
 from gm_jax.training.config import field
 
@@ -244,6 +243,34 @@ def samplers(model: Model, temperature: float = 1.0) -> tuple[Callable, Callable
     return generate, sweep
 
 
+class Setting(NamedTuple):
+    """What the functions of one experiment have in common."""
+
+    config: Config
+    data: sources.ImageSet
+    model: Model
+    task: Task | None
+    num_values: int  # V
+    num_dims: int  # values whose log-probability it is about
+    generate: Callable  # see `samplers`
+    sweep: Callable
+
+    def condition(self, x: jax.Array, labels: jax.Array) -> jax.Array | None:
+        """Returns what an image is conditioned on."""
+        if self.task is not None:
+            return self.task.given(x)
+        if not self.config.class_conditional:
+            return None
+        return jax.nn.one_hot(labels, self.data.num_classes)
+
+    def log_prob(self, params: Any, x: jax.Array) -> jax.Array:
+        """Returns log-probabilities [B], with a task those of what is missing."""
+        log_prob, task = self.model.distribution.log_prob, self.task
+        if task is None or task.missing.all():
+            return log_prob(params, x)
+        return log_prob(*pick((params, x), task.missing))
+
+
 def build(
     config: Config, data: sources.ImageSet, *, make_model: Callable,
     task: Task | None = None,
@@ -257,171 +284,87 @@ def build(
         task: what of an image is given; then log-probabilities are those of the rest.
     """
     model = make_model(config, data)
-    values, distribution = num_values(config, data), model.distribution
-    num_dims = math.prod(data.image_shape)
-    if task is None:
-        partial = given.partial_images(config, data.image_shape, values)
-    else:
-        num_dims = int(task.missing.sum()) * data.image_shape[2]
-        partial = given.whole_images(config, data, values, task.missing)
-    generate, sweep = samplers(
-        make_model(dataclasses.replace(config, dtype='float32'), data),
-        config.temperature,
+    in_float32 = make_model(dataclasses.replace(config, dtype='float32'), data)
+    generate, sweep = samplers(in_float32, config.temperature)
+    pixels = math.prod(data.image_shape[:2]) if task is None else task.missing.sum()
+    s = Setting(
+        config, data, model, task, num_values(config, data),
+        int(pixels) * data.image_shape[2], generate, sweep,
     )
-    levels = jnp.asarray(plotting.to_uint8(np.arange(values), num_values=values))
     micro_batch = micro_batch_size(config, model)
-
-    def condition(x: jax.Array, labels: jax.Array) -> jax.Array | None:
-        if task is not None:
-            return task.given(x)
-        if not config.class_conditional:
-            return None
-        return jax.nn.one_hot(labels, data.num_classes)
-
-    def log_prob_of(params: Any, x: jax.Array) -> jax.Array:
-        if task is None or task.missing.all():
-            return distribution.log_prob(params, x)
-        return distribution.log_prob(*pick((params, x), task.missing))
-
-    def variables_of(state: state_lib.TrainState) -> dict[str, Any]:
-        return {'params': state.eval_params, **state.model_state}
-
-    def init(rng: jax.Array) -> state_lib.TrainState:
-        x, labels = first_batch(data, rng)
-        variables = dict(model.init(rng, x, condition(x, labels)))
-        params = variables.pop('params')
-        return state_lib.create(
-            params, optimizer.make(config), ema=config.ema > 0, model_state=variables
-        )
-
-    def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
-        pixel_rngs, model_rngs = jnp.moveaxis(jax.vmap(jax.random.split)(rngs), 1, 0)
-        x = binarize.integers(pixel_rngs, batch['image'], data)
-        out = model.apply(
-            {'params': params, **model_state}, x, condition(x, batch['label']),
-            rngs=model_rngs, step=step, chunk=jnp.int32(0),
-        )
-        log_px = log_prob_of(out, x)
-        bits = likelihoods.bits_per_dim(log_px, num_dims).mean()
-        return state_lib.LossOutput(
-            -log_px.mean(), {'bits_per_dim': bits}, model_state
-        )
-
-    def log_prob(state, batch, rng, chunk):
-        rngs = state_lib.fold_in_each(rng, batch['index'])
-        x = binarize.integers(rngs, batch['image'], data)
-        out = model.apply(
-            variables_of(state), x, condition(x, batch['label']), rngs=None,
-            step=state.step, chunk=chunk,
-        )
-        return log_prob_of(out, x)
-
-    def eval_step(state, batch, rng):
-        return {'loss': -log_prob(state, batch, rng, jnp.int32(0))}
-
-    def test_step(state, batch, rng):
-        return {'log_px': log_prob(state, batch, rng, batch['chunk'][0])}
-
-    def summarize(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-        log_px = likelihood.combine(arrays['log_px'])
-        numbers = likelihood.report(log_px, num_dims, 'exact')
-        return numbers if task is None else {**numbers, 'task': task.name}
-
-    def start(state, rngs, index):
-        """Makes what a sampler starts from: noise, given pixels, conditions."""
-        uniform = autoregressive.noise(rngs, data.image_shape, distribution.num_noise)
-        images, known = (jnp.asarray(a)[index % len(a)] for a in partial)
-        labels = index % max(data.num_classes, 1)
-        if config.label >= 0:
-            labels = jnp.full_like(labels, config.label)
-        return {
-            'x': jnp.where(known, images, 0), 'known': known, 'uniform': uniform,
-            'given': images, 'label': labels,
-        }
-
-    def sample(state, rngs, index):
-        begin = start(state, rngs, index)
-        h = condition(begin.pop('given'), begin.pop('label'))
-        return levels[generate(variables_of(state), **begin, h=h)]
-
-    def redraw_step(state, batch, rng):
-        del rng
-        h = condition(batch['given'], batch['label'])
-        return sweep(variables_of(state), batch['x'], batch['uniform'], h)
-
-    def host_sampler() -> Callable:
-        start_many = parallel.sample_many(start)
-        redraw_many = parallel.eval_many(redraw_step)
-
-        def sample(
-            state: Any, indices: np.ndarray, rng: jax.Array, *, warm_up: bool = False
-        ) -> np.ndarray:
-            begin = start_many(state, indices, rng)
-            x, known = np.asarray(begin['x']), np.asarray(begin['known'])
-
-            def redraw(x: np.ndarray) -> np.ndarray:
-                return np.asarray(redraw_many(state, {**begin, 'x': x}, rng))
-
-            if warm_up:
-                return redraw(x)
-            if config.sampler == 'ancestral':
-                report = metrics.reporter('values drawn', num_dims)
-                x = autoregressive.ancestral(
-                    redraw, x, known, order=model.order, report=report
-                )
-            else:
-                x, sweeps = autoregressive.fixed_point(redraw, x, known)
-                metrics.say(f'fixed point of {x[..., 0, 0, 0].size} images after '
-                            f'{sweeps} sweeps')
-            return np.asarray(levels)[x]
-
-        return sample
-
-    def pictures(state, batch, rng):
-        rows = np.minimum(np.arange(8), len(batch['index']) - 1)
-        rngs = state_lib.fold_in_each(rng, batch['index'][rows])
-        x = binarize.integers(rngs, batch['image'][rows], data)
-        if task is None:
-            known = np.zeros(x.shape, bool)
-            known[:, :x.shape[1] // 2] = True
-            shown = x * known
-        else:
-            known = np.broadcast_to(~task.missing[..., None], x.shape)
-            shown = task.shown(x)
-        complete, columns = jax.jit(generate), [shown, x]
-        h = condition(x, batch['label'][rows])
-        for draw in range(1, 4):
-            uniform = autoregressive.noise(
-                jax.vmap(jax.random.fold_in, (0, None))(rngs, draw),
-                data.image_shape, distribution.num_noise,
-            )
-            columns.insert(
-                -1, complete(variables_of(state), x, known, uniform, h)
-            )
-        grid = np.stack([np.asarray(column) for column in columns], axis=1)
-        return {
-            'completions' if task is None else task.name: plotting.image_grid(
-                grid.reshape(-1, *data.image_shape), columns=len(columns),
-                num_values=values,
-            )
-        }
-
+    draw, host_sampler = generation.samplers_of(s)
     return loop.Experiment(
-        init=init,
+        init=functools.partial(_init, s),
         train_step=state_lib.make_train_step(
-            loss_fn, ema_decay=config.ema, micro_batch=micro_batch
+            functools.partial(_loss, s), ema_decay=config.ema, micro_batch=micro_batch
         ),
         micro_batch=micro_batch,
-        eval_step=eval_step,
-        test_step=test_step,
+        eval_step=functools.partial(_eval_step, s),
+        test_step=functools.partial(_test_step, s),
         test_chunks=model.test_chunks,
-        summarize=summarize,
-        sample=sample,
+        summarize=functools.partial(_summarize, s),
+        sample=draw,
         sampler=config.sampler,
-        pictures=pictures,
+        pictures=functools.partial(generation.pictures, s),
         convolutional=model.heavy,
         host_sampler=None if config.sampler == 'incremental' else host_sampler,
     )
+
+
+def _init(s: Setting, rng: jax.Array) -> state_lib.TrainState:
+    x, labels = first_batch(s.data, rng)
+    variables = dict(s.model.init(rng, x, s.condition(x, labels)))
+    params = variables.pop('params')
+    return state_lib.create(
+        params, optimizer.make(s.config), ema=s.config.ema > 0, model_state=variables
+    )
+
+
+def _loss(
+    s: Setting, params: Any, model_state: Any, batch: state_lib.Batch, rngs: jax.Array,
+    *, step: jax.Array, axis_name: str | None,
+) -> state_lib.LossOutput:
+    """The mean of -log p(x) of a batch, in nats."""
+    pixel_rngs, model_rngs = jnp.moveaxis(jax.vmap(jax.random.split)(rngs), 1, 0)
+    x = binarize.integers(pixel_rngs, batch['image'], s.data)
+    out = s.model.apply(
+        {'params': params, **model_state}, x, s.condition(x, batch['label']),
+        rngs=model_rngs, step=step, chunk=jnp.int32(0),
+    )
+    log_px = s.log_prob(out, x)
+    bits = likelihoods.bits_per_dim(log_px, s.num_dims).mean()
+    return state_lib.LossOutput(-log_px.mean(), {'bits_per_dim': bits}, model_state)
+
+
+def _log_prob(
+    s: Setting, state: state_lib.TrainState, batch: state_lib.Batch, rng: jax.Array,
+    chunk: jax.Array,
+) -> jax.Array:
+    rngs = state_lib.fold_in_each(rng, batch['index'])
+    x = binarize.integers(rngs, batch['image'], s.data)
+    out = s.model.apply(
+        state.eval_variables, x, s.condition(x, batch['label']), rngs=None,
+        step=state.step, chunk=chunk,
+    )
+    return s.log_prob(out, x)
+
+
+def _eval_step(
+    s: Setting, state: state_lib.TrainState, batch: state_lib.Batch, rng: jax.Array
+) -> dict[str, jax.Array]:
+    return {'loss': -_log_prob(s, state, batch, rng, jnp.int32(0))}
+
+
+def _test_step(
+    s: Setting, state: state_lib.TrainState, batch: state_lib.Batch, rng: jax.Array
+) -> dict[str, jax.Array]:
+    return {'log_px': _log_prob(s, state, batch, rng, batch['chunk'][0])}
+
+
+def _summarize(s: Setting, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    log_px = likelihood.combine(arrays['log_px'])
+    numbers = likelihood.report(log_px, s.num_dims, 'exact')
+    return numbers if s.task is None else {**numbers, 'task': s.task.name}
 
 
 def pick(tree: Any, where: np.ndarray) -> Any:

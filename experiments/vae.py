@@ -270,7 +270,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         noise_rngs = jax.vmap(jax.random.fold_in)(noise_rngs, chunk)
         x, target = prepare(batch['image'], pixel_rngs)
         return nn.apply(posterior_terms, model)(
-            variables_of(state), x, target, noise_rngs, num
+            state.eval_variables, x, target, noise_rngs, num
         )
 
     def eval_step(state, batch, rng):
@@ -311,7 +311,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         """Decodes z1 [N, Z1] to the mean of p(x|z1) as uint8 [N, H, W, C]."""
         def decode(bound: VAE, z: jax.Array) -> jax.Array:
             return mean_image(bound, bound.decode(z))
-        x = nn.apply(decode, model)(variables_of(state), z)
+        x = nn.apply(decode, model)(state.eval_variables, z)
         return jnp.round(255 * x).astype(jnp.uint8)
 
     def sample(
@@ -321,7 +321,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         prior_rngs, layer_rngs = split_each(rngs, 2)
         z = latent.prior_sample(prior_rngs, model.latent_dims[-1])
         if len(model.latent_dims) == 2:
-            p1 = model.apply(variables_of(state), z, method=VAE.decode2)
+            p1 = model.apply(state.eval_variables, z, method=VAE.decode2)
             z = likelihoods.gaussian_sample(layer_rngs, *p1)
         return decode_images(state, z)
 
@@ -393,11 +393,6 @@ def make_pictures(
     rows = np.asarray(rows).reshape(-1, *images.shape[1:])
     pictures['traversals'] = plotting.image_grid(rows, columns=len(values))
     return pictures
-
-
-def variables_of(state: state_lib.TrainState) -> dict[str, Any]:
-    """Returns the variables to evaluate with."""
-    return {'params': state.eval_params, **state.model_state}
 
 
 def split_each(rngs: jax.Array, num: int) -> jax.Array:

@@ -29,6 +29,11 @@ class TrainState(train_state.TrainState):
         """The parameters to evaluate and to sample with."""
         return self.params if self.ema_params is None else self.ema_params
 
+    @property
+    def eval_variables(self) -> dict[str, Any]:
+        """The same with the variables that are no parameters."""
+        return {'params': self.eval_params, **self.model_state}
+
 
 def create(
     params: Any,

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.integrate
 
 from gm_jax.data import sources, synthetic
 from gm_jax.errors import UserError
@@ -105,40 +106,32 @@ def test_unknown_name():
         sources.load('synthetic:potts')
 
 
-def test_mackey_glass_solves_its_equation():
-    """Catches a delay that is off by one: then the rate of change is not what it says.
+def test_lorenz_solves_its_equations():
+    """Catches a wrong coefficient or a wrong sign, by SciPy's integration."""
+    start = np.array([[1.0, -3.0], [2.0, 5.0], [20.0, 30.0]])
+    states = synthetic.lorenz(start, num=4, interval=0.5, step=0.01)
+    assert states.shape == (4, 3, 2)
 
-    Central differences of a solution in steps of h are wrong by O(h^2).
+    def slope(t, state):
+        x, y, z = state
+        return 10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z
+
+    for n in range(2):
+        exact = scipy.integrate.solve_ivp(
+            slope, (0, 2), start[:, n], t_eval=[0.5, 1, 1.5, 2], rtol=1e-10, atol=1e-10
+        )
+        np.testing.assert_allclose(states[..., n], exact.y.T, rtol=0, atol=2e-3)
+
+
+def test_lorenz_is_a_set():
+    """Catches series that were clipped, and a test set that continues a training one.
+
+    Of two solutions that were together 40 before, nothing is alike.
     """
-    start, h = np.array([0.5, 0.9, 1.2]), 0.05
-    times = h * np.arange(round(60 / h))
-    x = synthetic.mackey_glass(start, times, step=h)
-    delay = round(17 / h)
-    old = np.concatenate([np.repeat(start[:, None], delay, 1), x[:, :-delay]], axis=1)
-    expected = 0.2 * old / (1 + old**10) - 0.1 * x
-    rate = (x[:, 2:] - x[:, :-2]) / (2 * h)
-    smooth = np.abs(times[1:-1] - 17) > 2 * h  # the rate has a kink there
-    np.testing.assert_allclose(
-        rate[:, smooth], expected[:, 1:-1][:, smooth], rtol=0, atol=3e-4
-    )
-    # Between 0.4 and 1.35, chaotic: neither constant nor of one period.
-    assert x[:, -200:].std() > 0.1
-
-
-def test_mackey_glass_forgets_its_start():
-    """Catches a test set that continues training series: neighbours are still alike."""
-    start = np.linspace(0.4, 1.2, 1100)
-    x = synthetic.mackey_glass(start, np.array([600.0, 3000.0])).T
-    apart = np.abs(np.diff(x)).mean(axis=1)
-    strangers = np.abs(x - np.random.default_rng(0).permutation(x, axis=1)).mean(axis=1)
-    # What is left is of the phase, which drifts slowly.
-    assert apart[0] < 0.3 * strangers[0] and apart[1] > 0.7 * strangers[1]
-
-
-def test_mackey_glass_is_a_set():
-    """Catches series that were clipped, and splits that share one."""
-    data = sources.load('synthetic:mackey_glass')
+    data = sources.load('synthetic:lorenz')
     assert data.image_shape == (1, 96, 1) and data.num_values == 256
     train, test = (data.splits[name].images[:, 0, :, 0] for name in ('train', 'test'))
     assert 0 < test.min() and test.max() < 255
-    assert len(np.unique(np.concatenate([train, test]), axis=0)) > 10_990
+    assert len(np.unique(np.concatenate([train, test]), axis=0)) == 11_000
+    end = synthetic.lorenz(np.array([[1, 1 + 1e-4], [1, 1], [1, 1]]), 1, 40.0, 0.02)
+    assert np.abs(np.diff(end[0])).max() > 1
