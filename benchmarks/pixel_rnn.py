@@ -163,7 +163,7 @@ def rows_of(cell: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Times one kind of layer: the first step, which compiles, and the others."""
     config = dataclasses.replace(
         pixel_rnn.PRESETS['paper'], cell=cell, batch_size=args.batch, optimizer='adam',
-        schedule='constant', ema=0.0,
+        weight_decay=0.0, schedule='constant', ema=0.0,
     )
     rng = np.random.default_rng(0)
     images = rng.integers(0, 2, (NUM_IMAGES, *IMAGE_SHAPE), dtype=np.uint8)
