@@ -83,7 +83,7 @@ class Above(nn.Module):
         top = 0 if rows_only else rows - int(self.inclusive)
         y = correlate(x.astype(self.dtype), kernel, ((top, 0), side))
         # Exclusive, the last row of y is of a row below the image.
-        return _add_bias(y[:, :x.shape[1]], bias)
+        return add_bias(y[:, :x.shape[1]], bias)
 
     def row(self, rows: jax.Array) -> jax.Array:
         """Maps the K rows that row r sees, [B, K, W, F], to row r, [B, W, G]."""
@@ -142,7 +142,7 @@ class Here(nn.Module):
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
             bias = self.param('bias', nn.initializers.zeros_init(), shape[1:])
-            y = _add_bias(y, bias)
+            y = add_bias(y, bias)
         return y
 
     def _group(self, features: int, copies: int) -> np.ndarray:
@@ -154,7 +154,8 @@ class Here(nn.Module):
         return np.arange(features) // size % self.channels
 
 
-def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds a bias [G] to [..., G]."""
     return x + jnp.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
 
 

@@ -1,0 +1,48 @@
+"""Fractionally-strided convolutions against XLA's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gm_jax.layers import upsample
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize('stride', [1, 2, 3, 4])
+def test_equals_lax(size, stride):
+    """Catches a phase that is off by one: the picture moves by a pixel, no more."""
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 2))
+    kernel = jax.random.normal(jax.random.key(1), (size, size + 1, 2, 3))
+
+    def loss(fn, *args):
+        y = fn(*args)
+        return jnp.sum(jnp.sin(jnp.arange(y.size)).reshape(y.shape) * y), y
+
+    def theirs(x, kernel):
+        return jax.lax.conv_transpose(
+            x, kernel, (stride, stride), 'SAME',
+            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        )
+
+    def ours(x, kernel):
+        return upsample.conv_transpose(x, kernel, stride)
+
+    (gradients, y), (expected_gradients, expected) = (
+        jax.grad(loss, argnums=(1, 2), has_aux=True)(fn, x, kernel)
+        for fn in (ours, theirs)
+    )
+    assert y.shape == (2, 3 * stride, 5 * stride, 3)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_module():
+    """Catches a layer that grows by another factor than its stride."""
+    layer = upsample.ConvTranspose(features=3, kernel_size=4)
+    y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 3, 5, 4)))
+    assert y.shape == (2, 6, 10, 3)
+    assert jax.tree.map(jnp.shape, variables['params']) == {
+        'kernel': (4, 4, 4, 3), 'bias': (3,)
+    }
