@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments import autoregressive, pixel_cnn
 from gm_jax import plotting
-from gm_jax.data import sources
+from gm_jax.data import binarize, sources
 from gm_jax.errors import UserError
 from gm_jax.sampling.autoregressive import noise
 from gm_jax.training import loop
@@ -55,10 +55,16 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
             f'{data.name} has images {list(data.image_shape)}: time series must be '
             f'[1, T, 1], with T more than --horizon={config.horizon}.'
         )
+    if config.class_conditional:
+        raise UserError('Forecasts of time series take no --class_conditional.')
     num_values = autoregressive.num_values(config, data)
     model = pixel_cnn.make_model(dataclasses.replace(config, dtype='float32'), data)
     generate, _ = autoregressive.samplers(model, config.temperature)
     known = np.arange(length) < length - config.horizon
+
+    def series(examples: Any, rng: jax.Array) -> jax.Array:
+        rngs = jax.random.split(rng, len(examples['image']))
+        return binarize.integers(rngs, examples['image'], data)
 
     @functools.partial(jax.jit, static_argnums=2)
     def draw(state: Any, x: jax.Array, num: int, rng: jax.Array) -> jax.Array:
@@ -77,15 +83,18 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
     def finish(state: Any, say: Any) -> dict[str, float]:
         del say
         test = data.splits['test']
-        x = test.fetch(np.arange(min(_SERIES, len(test))))['image'].astype(np.int32)
-        draws = draw(state, x, _DRAWS, jax.random.key(config.seed))
-        return scores(x[:, 0, :, 0], np.asarray(draws))
+        pixel_rng, rng = jax.random.split(jax.random.key(config.seed))
+        x = series(test.fetch(np.arange(min(_SERIES, len(test)))), pixel_rng)
+        draws = draw(state, x, _DRAWS, rng)
+        return scores(np.asarray(x)[:, 0, :, 0], np.asarray(draws))
 
     def pictures(state: Any, batch: Any, rng: jax.Array) -> dict[str, np.ndarray]:
         rows = np.minimum(np.arange(4), len(batch['index']) - 1)
-        x = np.asarray(batch['image'][rows], np.int32)
+        pixel_rng, rng = jax.random.split(rng)
+        x = series({'image': batch['image'][rows]}, pixel_rng)
         draws = np.asarray(draw(state, x, 4 * _DRAWS, rng))
-        return {'forecasts': plotting.fan_charts(x[:, 0, :, 0], draws, num_values)}
+        truth = np.asarray(x)[:, 0, :, 0]
+        return {'forecasts': plotting.fan_charts(truth, draws, num_values)}
 
     common = autoregressive.build(config, data, make_model=pixel_cnn.make_model)
     return common._replace(finish=finish, pictures=pictures)

@@ -230,7 +230,7 @@ def _lorenz() -> ImageSet:
     # Two starts drift apart as about exp(0.9 t): after 40 nothing is left of them.
     start = lorenz(start, 1, 40.0, 0.02)[0]
     x = lorenz(start, num_pieces * _LENGTH, _INTERVAL, 0.02)[:, 0].T
-    levels = np.rint((x + 20) / 40 * 255)  # x lies between -19 and 19
+    levels = np.rint((x + 20) / 40 * 255)  # x lies between -20 and 20
     images = np.clip(levels, 0, 255).astype(np.uint8).reshape(-1, 1, _LENGTH, 1)
     labels = np.full(len(images), -1, np.int32)
     return ImageSet(

@@ -26,7 +26,8 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         y[s q + a] = sum_t x[q + t] K[s t + p - a],
 
     an ordinary convolution of x. All s^2 phases are one of s^2 G maps, and then laid
-    out side by side; on the CPU that is several times as fast, with its gradient.
+    out side by side. On the CPU the gradient takes 67 ms in place of 172, and the value
+    alone 15 in place of 8 (64 images of 8 x 8 x 128, 4 x 4 kernels to 64 maps, s = 2).
 
     Args:
         x: [B, H, W, F].

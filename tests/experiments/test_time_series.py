@@ -41,16 +41,20 @@ def test_scores_of_the_true_distribution_are_best():
     assert inside[0] < inside[1] < inside[2]
 
 
-def test_run(tmp_path):
-    """Catches forecasts of what is given, and a run without its picture."""
+@pytest.mark.parametrize('binarize, least, most', [
+    ('none', 10, 256), ('threshold', 0, 1),
+])
+def test_run(binarize, least, most, tmp_path):
+    """Catches a truth in other values than the forecasts, and a missing picture."""
     series = tmp_path / 'series.npz'
     x = np.random.default_rng(0).integers(0, 256, (20, 1, 12, 1), dtype=np.uint8)
     np.savez(series, images=x)
     work = tmp_path / 'work'
     flags = (f'--workdir={work}', f'--dataset=npz:{series}', '--horizon=5', *TINY)
-    assert time_series.main(list(flags)) == 0
+    assert time_series.main([*flags, f'--binarize={binarize}']) == 0
     metrics = json.loads((work / 'results.json').read_text())['metrics']
-    assert metrics['crps'] > 10  # of noise
+    assert least < metrics['crps'] < most  # of noise
+    assert metrics['error_of_the_mean'] < most
     with Image.open(work / 'samples' / 'forecasts.png') as image:
         assert min(image.size) > 100
 
