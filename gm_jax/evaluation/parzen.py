@@ -1,0 +1,98 @@
+"""Parzen windows: a likelihood for models that have none, as GANs were first scored.
+
+    sigma = parzen.choose_sigma(validation, samples)
+    log_px = parzen.log_prob(test, samples, sigma)
+
+Historical, and misleading: in many dimensions no number of samples that can be drawn
+brings it near the model's own likelihood, and samples from k-means score better than
+the data themselves (Theis et al. 2016, A note on the evaluation of generative models,
+sec. 3, https://arxiv.org/abs/1511.01844). Only for comparison with old tables.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import special
+
+from gm_jax.evaluation import neighbours
+
+
+def log_prob(test: np.ndarray, samples: np.ndarray, sigma: float) -> np.ndarray:
+    """Compute log (1/M) sum_m N(x; s_m, sigma^2 I) of each test example x.
+
+    Misleading as a measure of a model: see the head of this module.
+
+    Args:
+      test: [N, D] x, real numbers in the units of the samples. In the papers' tables
+        pixels are in [0, 1]: other units shift the result by D times a log.
+      samples: [M, D] s, drawn from the model.
+      sigma: the width of a window, above 0, in the same units.
+
+    Returns:
+      [N] float64, in nats.
+
+    Raises:
+      AssertionError: the arrays are not of rank 2, or of different D.
+      ValueError: sigma is not above 0, there are no samples, or a value is not finite.
+
+    References:
+      Breuleux, Bengio and Vincent 2011, Quickly Generating Representative Samples from
+      an RBM-Derived Process. https://doi.org/10.1162/NECO_a_00158
+      Goodfellow et al. 2014, Generative Adversarial Networks, table 1.
+      https://arxiv.org/abs/1406.2661
+      Theis et al. 2016, sec. 3, against it. https://arxiv.org/abs/1511.01844
+    """
+    return _log_probs(test, samples, [sigma])[0]
+
+
+def choose_sigma(
+    validation: np.ndarray,
+    samples: np.ndarray,
+    sigmas: Sequence[float] | np.ndarray = tuple(np.logspace(-1, 0, 10)),
+) -> float:
+    """Choose the sigma with the highest mean log_prob of the validation set.
+
+    Args:
+      validation: [N, D] examples that are not tested on, N of 1 or more.
+      samples: [M, D] drawn from the model.
+      sigmas: [S] the widths to choose from, each above 0; the default spans 0.1 to 1,
+        for pixels in [0, 1].
+
+    Returns:
+      One of sigmas, the first of the best. At either end of sigmas, look further.
+
+    Raises:
+      AssertionError: the arrays are not of rank 2, or of different D.
+      ValueError: a sigma is not above 0, there are no sigmas, samples or examples, or
+        a value is not finite.
+
+    References:
+      Goodfellow et al. 2014, sec. 5. https://arxiv.org/abs/1406.2661
+    """
+    if not len(validation) or not len(sigmas):
+        raise ValueError(
+            f'{len(sigmas)} sigmas cannot be compared on {len(validation)} examples'
+        )
+    means = np.mean(_log_probs(validation, samples, sigmas), axis=1)
+    return float(sigmas[np.argmax(means)])
+
+
+def _log_probs(
+    x: np.ndarray, samples: np.ndarray, sigmas: Sequence[float] | np.ndarray
+) -> np.ndarray:
+    """Return [S, N] log densities; the distances are computed once for all sigmas."""
+    for sigma in sigmas:
+        if not 0 < sigma < math.inf:
+            raise ValueError(f'sigma must be above 0 and finite, got {sigma}')
+    x, samples = neighbours.checked(x, samples)
+    out = np.empty((len(sigmas), len(x)))
+    for rows, squares, _ in neighbours.square_distance_blocks(x, samples):
+        np.maximum(squares, 0, out=squares)
+        for row, sigma in zip(out, sigmas):
+            log_norm = math.log(len(samples)) + x.shape[1] * (
+                math.log(2 * math.pi) / 2 + math.log(sigma)
+            )
+            exponents = squares / (-2 * sigma**2)
+            row[rows] = special.logsumexp(exponents, axis=1) - log_norm
+    return out
