@@ -160,8 +160,7 @@ def _read(manager: ocp.CheckpointManager, step: int, template: Any) -> tuple:
             )
     if note.pop('checksum') != _checksum(arrays):
         raise ValueError('its checksum does not match')
-    nested = traverse_util.unflatten_dict(arrays, sep='/')
-    return _from_nested(template, nested), note
+    return _from_arrays(template, arrays), note
 
 
 @contextlib.contextmanager
@@ -182,16 +181,17 @@ def _without_stragglers() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _from_nested(template: Any, nested: Any) -> Any:
-    # Empty containers (an optimizer's EmptyState, no BatchNorm) have no arrays and so
-    # do not come back from the flat dict: the template supplies them.
-    def fill(target: Any, source: Any) -> Any:
-        if not isinstance(target, dict):
-            return source
-        return {k: fill(v, source.get(k, v)) for k, v in target.items()}
+def _from_arrays(template: Any, arrays: dict[str, np.ndarray]) -> Any:
+    # By the template's own keys: in an array's name a / may be part of one of them.
+    # Empty containers (an optimizer's EmptyState, no BatchNorm) have no arrays.
+    def fill(target: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(target, dict):
+            return {key: fill(value, (*path, key)) for key, value in target.items()}
+        return None if target is None else arrays['/'.join(path)]
 
-    target = serialization.to_state_dict(template)
-    return serialization.from_state_dict(template, fill(target, nested))
+    return serialization.from_state_dict(
+        template, fill(serialization.to_state_dict(template), ())
+    )
 
 
 def _to_arrays(state: Any) -> dict[str, np.ndarray]:

@@ -29,7 +29,11 @@ def _state(seed: int, *, ema: bool = True, batch_norm: bool = True, width: int =
             'bias': jnp.asarray(rng.normal(size=width), jnp.float32),
         }
     }
-    stats = {'norm': {'mean': jnp.asarray(rng.normal(size=width), jnp.float32)}}
+    # flax.linen.SpectralNorm has names with a / in them.
+    stats = {'norm': {
+        name: jnp.asarray(rng.normal(size=width), jnp.float32)
+        for name in ('mean', 'kernel/sigma')
+    }}
     state = state_lib.create(
         params, TX, model_state=stats if batch_norm else None, ema=ema
     )
