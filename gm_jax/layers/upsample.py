@@ -25,9 +25,11 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
         y[s q + a] = sum_t x[q + t] K[s t + p - a],
 
-    an ordinary convolution of x. All s^2 phases are one of s^2 G maps, and then laid
-    out side by side. On the CPU the gradient takes 67 ms in place of 172, and the value
-    alone 15 in place of 8 (64 images of 8 x 8 x 128, 4 x 4 kernels to 64 maps, s = 2).
+    an ordinary convolution of x. The phases look at windows of one size that start at
+    different t, so all are one convolution of s^2 G maps, a little larger than x, of
+    which each phase takes its part. On the CPU the gradient takes a quarter of XLA's
+    time, the value alone 1.2 times it (64 images of 8 x 8 x 128, 4 x 4 kernels to 64
+    maps, s = 2).
 
     Args:
         x: [B, H, W, F].
@@ -47,27 +49,43 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
             x, kernel, (stride, stride), 'SAME',
             dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
         )
-    rows, top, bottom = _phases(kernel.shape[0], stride)
-    columns, left, right = _phases(kernel.shape[1], stride)
+    rows, row_starts = _phases(kernel.shape[0], stride)
+    columns, column_starts = _phases(kernel.shape[1], stride)
     # Index -1 is the zero that comes in behind the kernel.
     padded = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
     phases = padded[rows[:, None, :, None], columns[None, :, None, :]]
     phases = jnp.moveaxis(phases, 4, 2)  # [T, U, F, s, s, G]
     phases = phases.reshape(*phases.shape[:3], -1)
-    y = correlate(x, phases, ((top, bottom), (left, right)))
-    y = y.reshape(batch, height, width, stride, stride, -1).swapaxes(2, 3)
+    windows = correlate(
+        x, phases, (_reach(rows, row_starts), _reach(columns, column_starts))
+    )
+    windows = windows.reshape(*windows.shape[:3], stride, stride, -1)
+    y = jnp.stack([
+        jnp.stack([
+            windows[:, top:top + height, left:left + width, a, b]
+            for b, left in enumerate(column_starts - column_starts.min())
+        ], axis=3)
+        for a, top in enumerate(row_starts - row_starts.min())
+    ], axis=2)
     return y.reshape(batch, stride * height, stride * width, -1)
 
 
-def _phases(size: int, stride: int) -> tuple[np.ndarray, int, int]:
-    """Returns s t + p - a for each t and a, -1 outside, and how far t goes each way."""
+def _phases(size: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the place s t + p - a of each tap [T, s], -1 for none, and the first t.
+
+    The T taps of phase a are t = start[a] ... start[a] + T - 1.
+    """
     before = size - 1 if stride > size - 1 else -((2 - size - stride) // 2)
     a = np.arange(stride)
-    first = -((before - a) // stride)
-    last = (size - 1 - before + a) // stride
-    low, high = min(first.min(), 0), max(last.max(), 0)
-    place = stride * np.arange(low, high + 1)[:, None] + before - a
-    return np.where((place >= 0) & (place < size), place, -1), -low, high
+    start = -((before - a) // stride)
+    taps = -(-size // stride)
+    place = stride * (start + np.arange(taps)[:, None]) + before - a
+    return np.where(place < size, place, -1), start
+
+
+def _reach(taps: np.ndarray, start: np.ndarray) -> tuple[int, int]:
+    """Returns how far the windows of all phases reach over either end of x."""
+    return -start.min(), start.max() + len(taps) - 1
 
 
 class ConvTranspose(nn.Module):
