@@ -34,6 +34,7 @@ def make_feed(
     seed: int,
     first_step: int,
     per_dispatch: int,
+    minibatches: int = 0,
 ) -> tuple[dict[str, jax.Array], Iterator[tuple[np.int32, dict[str, np.ndarray]]]]:
     """Returns the data that stays on the devices and the batches of each dispatch.
 
@@ -43,11 +44,13 @@ def make_feed(
         seed: which order of examples.
         first_step: where to begin.
         per_dispatch: K, the most steps of a dispatch.
+        minibatches: M, how many batches each step takes, along an axis of their own;
+            0: one, without the axis.
 
     Returns:
         (resident, feed): `resident` is {} for a streamed set; `feed` yields (num,
         batches) up to the last step, where num <= K steps are to be run of batches
-        [D, K, B/D, ...], as `parallel.train_many` takes them.
+        [D, K, B/D, ...] or [D, K, M, B/D, ...], as `parallel.train_many` takes them.
     """
     in_memory = isinstance(examples, image_set.ArrayExamples)
     resident = {}
@@ -59,10 +62,15 @@ def make_feed(
     # This process's places in the global batch.
     index = np.array_split(np.arange(config.batch_size), processes)[process]
 
+    many = max(minibatches, 1)
+    # Axes before that of the examples: all the batches of a dispatch in one go.
+    lead = (per_dispatch, minibatches) if minibatches else (per_dispatch,)
+
     def rows(first: int) -> dict[str, np.ndarray]:
         order = pipeline.example_order(
-            seed, first, config.batch_size, len(examples), num_steps=per_dispatch
-        )[:, index]
+            seed, first * many, config.batch_size, len(examples),
+            num_steps=per_dispatch * many,
+        )[:, index].reshape(*lead, -1)
         return {
             'row': order.astype(np.int32),
             'index': np.broadcast_to(index.astype(np.int32), order.shape),
@@ -70,7 +78,7 @@ def make_feed(
 
     def feed(step: int) -> Iterator:
         stream = None if in_memory else pipeline.stream_batches(
-            examples, seed=seed, first_step=step, batch_size=config.batch_size,
+            examples, seed=seed, first_step=step * many, batch_size=config.batch_size,
             process_index=process, process_count=processes,
         )
         try:
@@ -79,10 +87,12 @@ def make_feed(
                 if stream is None:
                     batches = rows(step)
                 else:
-                    taken = [next(stream) for _ in range(num)]
-                    taken += taken[-1:] * (per_dispatch - num)
-                    batches = jax.tree.map(lambda *x: np.stack(x), *taken)
-                yield np.int32(num), parallel.split(batches, axis=1)
+                    taken = [next(stream) for _ in range(num * many)]
+                    taken += taken[-1:] * ((per_dispatch - num) * many)
+                    batches = jax.tree.map(
+                        lambda *x: np.stack(x).reshape(*lead, *x[0].shape), *taken
+                    )
+                yield np.int32(num), parallel.split(batches, axis=len(lead))
                 step += num
         finally:
             if stream is not None:

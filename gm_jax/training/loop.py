@@ -45,16 +45,21 @@ class Experiment(NamedTuple):
 
     init: Callable  # rng -> TrainState
     train_step: Callable  # (state, batch, rng, *, axis_name) -> (state, metrics)
-    eval_step: Callable  # (state, batch, rng) -> {'loss': [B], name: [B, ...]}
-    test_step: Callable  # the same, with the careful numbers for the end of a run
-    summarize: Callable  # {name: [N, chunks, ...]} -> the metrics of results.json
     sample: Callable  # (state, rngs [B], index [B]) -> uint8 [B, H, W, C]
     sampler: str  # how it samples, for samples.npz
     pictures: Callable  # (state, batch, rng) -> {name: uint8 [H, W, C]}
-    test_chunks: int  # calls of test_step for a batch, with batch['chunk'] = 0, 1, ...
     convolutional: bool  # XLA on the CPU is slow for convolutions inside a loop
+    # A model is evaluated example by example, by the first three,
+    eval_step: Callable | None = None  # (state, batch, rng) -> {'loss': [B], ...}
+    test_step: Callable | None = None  # the same, with careful numbers for the end
+    summarize: Callable | None = None  # {name: [N, chunks, ...]} -> metrics
+    test_chunks: int = 1  # calls of test_step a batch, with batch['chunk'] = 0, 1, ...
+    # or by a set of its samples: (num -> uint8 [num, H, W, C], Examples) -> numbers, of
+    # which 'loss' chooses the best checkpoint.
+    score: Callable | None = None
     finish: Callable | None = None  # (state, say) -> more metrics, such as probes
     micro_batch: int = 0  # examples of a device whose gradient is taken together
+    minibatches: int = 0  # of each step, along a first axis; 0: one, without the axis
     # () -> what parallel.sample_many returns, for a sampler that is no one program;
     # with `warm_up` it only compiles
     host_sampler: Callable | None = None
@@ -225,13 +230,13 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
     config, step = job.config, int(state.step)
     per_dispatch = feed_lib.steps_per_dispatch(config, job.experiment.convolutional)
     train_many = parallel.train_many(job.experiment.train_step, per_dispatch)
-    eval_many = parallel.eval_many(job.experiment.eval_step)
     sample_many = parallel.sample_many(job.experiment.sample)
+    evaluate_state = _evaluator(job, sample_many)
     rng = _stream(config.seed, _TRAIN + 16 * note.rollbacks)
     # Seeds are below 2^32, so this is no other run's order.
     resident, feed = feed_lib.make_feed(
         config, job.data.splits['train'], config.seed + 2**32 * note.rollbacks, step,
-        per_dispatch,
+        per_dispatch, job.experiment.minibatches,
     )
     recorder = Recorder(
         job.run.workdir, step, config.num_steps, config.batch_size, note
@@ -251,7 +256,7 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
                             f'row, {skipped.share:.0%} of all, before step {step}'
                         )
                 if last or step % config.eval_every == 0:
-                    scalars = _evaluate(job, eval_many, state)
+                    scalars = evaluate_state(state)
                     loss = scalars['loss']
                     recorder.eval_line(step, _eval_split(job.data), scalars)
                     grid = plotting.image_grid(
@@ -290,16 +295,28 @@ def _eval_split(data: sources.ImageSet) -> str:
     return 'validation' if 'validation' in data.splits else 'test'
 
 
-def _evaluate(job: Job, eval_many: Callable, state: TrainState) -> dict[str, float]:
-    arrays = evaluate.over_examples(
-        eval_many, state, job.data.splits[_eval_split(job.data)],
-        _stream(job.config.seed, _EVAL),
-        job.config.eval_batch_size or job.config.batch_size,
-    )
-    return {
-        name: float(np.mean(values[:, 0], dtype=np.float64))
-        for name, values in arrays.items()
-    }
+def _evaluator(
+    job: Job, sample_many: Callable
+) -> Callable[[TrainState], dict[str, float]]:
+    """Returns what evaluates a state in training: a function of the state."""
+    examples, score = job.data.splits[_eval_split(job.data)], job.experiment.score
+    if score is not None:
+        return lambda state: score(
+            functools.partial(_draw_samples, job, sample_many, state), examples
+        )
+    eval_many = parallel.eval_many(job.experiment.eval_step)
+
+    def by_example(state: TrainState) -> dict[str, float]:
+        arrays = evaluate.over_examples(
+            eval_many, state, examples, _stream(job.config.seed, _EVAL),
+            job.config.eval_batch_size or job.config.batch_size,
+        )
+        return {
+            name: float(np.mean(values[:, 0], dtype=np.float64))
+            for name, values in arrays.items()
+        }
+
+    return by_example
 
 
 def _draw_samples(
@@ -318,15 +335,10 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
     step, rng = int(state.step), _stream(config.seed, _EVAL)
     started = time.monotonic()
     examples = data.splits['test']
-    arrays = evaluate.over_examples(
-        parallel.eval_many(experiment.test_step), state, examples, rng,
-        config.eval_batch_size or config.batch_size, experiment.test_chunks,
-        metrics.reporter('images evaluated', len(examples)),
-    )
-    numbers = experiment.summarize(arrays)
+    numbers = _test_numbers(job, state)
     if experiment.finish is not None:
         numbers = {**numbers, **experiment.finish(state, say)}
-    if data.entropy is not None:
+    if data.entropy is not None and experiment.score is None:
         numbers['entropy_nats'] = data.entropy  # what no model can get below
     results = {
         'experiment': module,
@@ -354,6 +366,22 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
     log = os.path.join(run.workdir, 'metrics.jsonl')
     plotting.curves(log, _picture(job, 'loss'))
     say(f'results in {path}')
+
+
+def _test_numbers(job: Job, state: TrainState) -> dict[str, Any]:
+    """Evaluates the whole test set, or samples against it."""
+    experiment, config = job.experiment, job.config
+    examples = job.data.splits['test']
+    if experiment.score is not None:
+        sample_many = parallel.sample_many(experiment.sample)
+        draw = functools.partial(_draw_samples, job, sample_many, state)
+        numbers = experiment.score(draw, examples)
+        return {name: value for name, value in numbers.items() if name != 'loss'}
+    return experiment.summarize(evaluate.over_examples(
+        parallel.eval_many(experiment.test_step), state, examples,
+        _stream(config.seed, _EVAL), config.eval_batch_size or config.batch_size,
+        experiment.test_chunks, metrics.reporter('images evaluated', len(examples)),
+    ))
 
 
 def _sample(job: Job, state: TrainState) -> None:

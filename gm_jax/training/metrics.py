@@ -231,9 +231,11 @@ class Recorder:
         line = dict(scalars, skipped_steps=skipped_total)
         self._writer.write(step, 'train', line, images_per_s=rate)
         left = (self._num_steps - step) * self._batch_size / rate
-        loss = scalars.get('loss', math.nan)
-        text = f'loss {loss:.4f}  {rate:,.0f} images/s'
-        self._bar.update(step, text, left)
+        losses = ''.join(
+            f'{name} {value:.4f}  '
+            for name, value in scalars.items() if name.endswith('loss')
+        )
+        self._bar.update(step, f'{losses}{rate:,.0f} images/s', left)
         return skipped
 
     def eval_line(self, step: int, split: str, scalars: dict[str, float]) -> None:

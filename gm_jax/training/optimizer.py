@@ -34,9 +34,19 @@ def learning_rate(config: Config) -> optax.Schedule:
     return optax.join_schedules([ramp, main], [warmup])
 
 
-def make(config: Config) -> optax.GradientTransformation:
-    """Returns the config's optimizer with its schedule and gradient clipping."""
-    rate = learning_rate(config)
+def make(config: Config, *, updates_per_step: int = 1) -> optax.GradientTransformation:
+    """Returns the config's optimizer with its schedule and gradient clipping.
+
+    Args:
+        config: the settings.
+        updates_per_step: how often it is used in a training step, whose number the
+            schedule is a function of.
+    """
+    schedule = learning_rate(config)
+
+    def rate(count: jax.Array) -> jax.Array:
+        return schedule(count // updates_per_step)
+
     if config.optimizer == 'muon':
         tx = _muon(config, rate)
     else:

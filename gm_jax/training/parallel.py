@@ -76,8 +76,8 @@ def train_many(train_step: Callable, num_steps: int) -> Callable:
 
     Returns:
         `(state, data, batches, num, rng) -> (state, metrics)`. `batches` is a dict of
-        [D, K, B/D, ...] of which the first `num` <= K steps are run; it either holds
-        images or, as 'row', where they lie in `data`, a set kept on the devices.
+        [D, K, ..., B/D, ...] of which the first `num` <= K steps are run; it either
+        holds images or, as 'row', where they lie in `data`, a set kept on the devices.
         `metrics` is a dict of [K]. The state given is donated.
     """
 

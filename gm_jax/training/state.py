@@ -154,13 +154,8 @@ def make_train_step(
             grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(grad_norm)
-        new = _apply(state, grads, output.model_state, ema_decay)
-        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
-        new = new.replace(
-            step=state.step + 1,
-            skipped=jnp.where(finite, 0, state.skipped + 1),
-            skipped_total=state.skipped_total + jnp.where(finite, 0, 1),
-        )
+        new = state.apply_gradients(grads=grads, model_state=output.model_state)
+        new = finish_step(state, new, finite, ema_decay)
         return new, dict(metrics, grad_norm=grad_norm)
 
     return train_step
@@ -188,15 +183,30 @@ def _by_parts(gradient: Callable, size: int) -> Callable:
     return averaged if size else gradient
 
 
-def _apply(
-    state: TrainState, grads: Any, model_state: Any, decay: float
+def finish_step(
+    state: TrainState, new: TrainState, finite: jax.Array, ema_decay: float
 ) -> TrainState:
-    new = state.apply_gradients(grads=grads, model_state=model_state)
-    if state.ema_params is None:
-        return new
-    t = state.step.astype(jnp.float32)
-    d = jnp.minimum(decay, (1 + t) / (10 + t))
-    ema = jax.tree.map(
-        lambda e, p: e + (1 - d) * (p - e), state.ema_params, new.params
+    """Averages the new parameters and counts the step; takes it back if not `finite`.
+
+    Args:
+        state: before the step.
+        new: with new parameters, optimizer state and model state.
+        finite: [] whether the step is to be kept.
+        ema_decay: see `make_train_step`.
+
+    Returns:
+        The state after the step.
+    """
+    if state.ema_params is not None:
+        t = state.step.astype(jnp.float32)
+        d = jnp.minimum(ema_decay, (1 + t) / (10 + t))
+        ema = jax.tree.map(
+            lambda e, p: e + (1 - d) * (p - e), state.ema_params, new.params
+        )
+        new = new.replace(ema_params=ema)
+    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+    return new.replace(
+        step=state.step + 1,
+        skipped=jnp.where(finite, 0, state.skipped + 1),
+        skipped_total=state.skipped_total + jnp.where(finite, 0, 1),
     )
-    return new.replace(ema_params=ema)

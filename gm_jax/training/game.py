@@ -1,0 +1,126 @@
+"""The step of a game: players with a loss each, who move one after another.
+
+    turns = [Turn('discriminator', ('discriminator',), d_loss, minibatch=i)
+             for i in range(k)]
+    turns += [Turn('generator', ('generator',), g_loss)]
+    tx = optimizers(turns, {'discriminator': d_optimizer, 'generator': g_optimizer})
+    state = state_lib.create({'discriminator': .., 'generator': ..}, tx)
+    step = make_game_step(turns)
+
+is algorithm 1 of Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661: k steps of
+the discriminator, each on a minibatch and noise of its own, then one of the generator.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gm_jax.training import state as state_lib
+from gm_jax.training.state import Batch, LossFn, Metrics, TrainState
+
+
+class Turn(NamedTuple):
+    """One move: a gradient step on the parameters of some players."""
+
+    name: str  # turns of one name share an optimizer and its state
+    players: tuple[str, ...]  # whose parameters move; all others stay as they are
+    loss_fn: LossFn  # of the parameters of all players
+    minibatch: int = 0  # which of the step's
+    project: Callable[[Any], Any] = lambda params: params  # after the move
+
+
+def optimizers(
+    turns: Sequence[Turn], by_name: Mapping[str, optax.GradientTransformation]
+) -> optax.GradientTransformation:
+    """Returns the optimizers of all turns as one, whose state is a dict by name.
+
+    Args:
+        turns: the moves of a step.
+        by_name: the optimizer of each name.
+
+    Returns:
+        A transformation whose `update` takes and returns {name: {player: gradient}} of
+        any of the names, and leaves the state of the others as it is.
+    """
+    players = {turn.name: turn.players for turn in turns}
+
+    def own(params: Any, name: str) -> Any:
+        return {player: params[player] for player in players[name]}
+
+    def init(params: Any) -> Any:
+        return {name: by_name[name].init(own(params, name)) for name in players}
+
+    def update(grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
+        updates, opt_state = {}, dict(opt_state)
+        for name in grads:
+            updates[name], opt_state[name] = by_name[name].update(
+                grads[name], opt_state[name], own(params, name)
+            )
+        return updates, opt_state
+
+    return optax.GradientTransformation(init, update)
+
+
+def make_game_step(turns: Sequence[Turn], *, ema_decay: float = 0.0) -> Callable:
+    """Makes the step `(state, batch, rng, *, axis_name=None) -> (state, metrics)`.
+
+    All turns of a step are kept or, where one's loss or gradient is not finite, none.
+    The metrics are those of the last turn of each name, with its loss as `NAME_loss`
+    and the norm of its gradient as `NAME_grad_norm`.
+
+    Args:
+        turns: the moves of a step, in order.
+        ema_decay: as of `state.make_train_step`.
+
+    Returns:
+        The step, a pure function; the arrays of its batch are [M, B, ...], M
+        minibatches.
+    """
+
+    def train_step(
+        state: TrainState,
+        batch: Batch,
+        rng: jax.Array,
+        *,
+        axis_name: str | None = None,
+    ) -> tuple[TrainState, Metrics]:
+        new, metrics = state, {}
+        for number, turn in enumerate(turns):
+            part = jax.tree.map(lambda a, i=turn.minibatch: a[i], batch)
+            turn_rng = jax.random.fold_in(rng, number)
+            rngs = state_lib.example_rngs(turn_rng, state.step, part['index'])
+            new, of_turn = _move(new, turn, part, rngs, axis_name)
+            metrics |= of_turn
+        finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
+        return state_lib.finish_step(state, new, finite, ema_decay), metrics
+
+    return train_step
+
+
+def _move(
+    state: TrainState, turn: Turn, batch: Batch, rngs: jax.Array, axis_name: str | None
+) -> tuple[TrainState, Metrics]:
+    def objective(own: Any) -> tuple[jax.Array, state_lib.LossOutput]:
+        output = turn.loss_fn(
+            state.params | own, state.model_state, batch, rngs,
+            step=state.step, axis_name=axis_name,
+        )
+        return output.loss, output
+
+    own = {player: state.params[player] for player in turn.players}
+    grads, output = jax.grad(objective, has_aux=True)(own)
+    metrics = {**output.metrics, f'{turn.name}_loss': output.loss}
+    if axis_name is not None:
+        grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+    metrics[f'{turn.name}_grad_norm'] = optax.tree.norm(grads)
+    updates, opt_state = state.tx.update(
+        {turn.name: grads}, state.opt_state, state.params
+    )
+    own = turn.project(optax.apply_updates(own, updates[turn.name]))
+    state = state.replace(
+        params=state.params | own, opt_state=opt_state, model_state=output.model_state
+    )
+    return state, metrics
