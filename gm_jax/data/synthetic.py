@@ -14,11 +14,18 @@ label is a of the first block.
 
 `lorenz` is 1x96 with 256 values: the first coordinate of Lorenz's chaotic system, in
 pieces of solutions; no solution is in both splits. Its entropy is not known.
+
+`grid25` is 1x2 with 256 values: points of the plane from 25 Gaussians on a 5x5 grid,
+all equally likely, so far apart that each point tells its own. The label is which. Its
+entropy is log 25 and twice that of one rounded coordinate. Whether a generator has lost
+a mode can be counted (Dumoulin et al. 2017, Adversarially Learned Inference, sec. 4;
+Srivastava et al. 2017, VEEGAN, sec. 4.1).
 """
 
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from gm_jax.data.image_set import ArrayExamples, ImageSet
 from gm_jax.errors import UserError
@@ -35,7 +42,7 @@ def make(name: str) -> ImageSet:
     """Return a synthetic set: the same images in every run.
 
     Args:
-        name: 'ising', 'checkers' or 'lorenz'.
+        name: 'ising', 'checkers', 'lorenz' or 'grid25'.
 
     Returns:
         The set, in memory, with `entropy` in nats per image where it is known.
@@ -43,10 +50,27 @@ def make(name: str) -> ImageSet:
     Raises:
         UserError: there is no set of this name.
     """
-    sets = {'ising': _ising, 'checkers': _checkers, 'lorenz': _lorenz}
+    sets = {
+        'ising': _ising, 'checkers': _checkers, 'lorenz': _lorenz, 'grid25': _grid25,
+    }
     if name not in sets:
         raise UserError(f'There is no synthetic:{name}, only {", ".join(sets)}.')
     return sets[name]()
+
+
+class Modes(NamedTuple):
+    """Equal Gaussians, all equally likely."""
+
+    centres: np.ndarray  # [K, D] float64
+    std: float
+
+
+def modes(name: str) -> Modes | None:
+    """Return the modes of the image set of this name, None where none are known."""
+    if name != 'synthetic:grid25':
+        return None
+    levels = 28.0 + 50.0 * np.arange(5)
+    return Modes(np.stack(np.meshgrid(levels, levels), -1).reshape(25, 2), 2.0)
 
 
 class RowChain(NamedTuple):
@@ -236,6 +260,27 @@ def _lorenz() -> ImageSet:
     return ImageSet(
         name='synthetic:lorenz', image_shape=images.shape[1:], num_values=256,
         num_classes=0,
+        splits={
+            'train': ArrayExamples(images[:num_train], labels[:num_train]),
+            'test': ArrayExamples(images[num_train:], labels[num_train:]),
+        },
+    )
+
+
+def _grid25() -> ImageSet:
+    num_train, num_test = 50_000, 10_000
+    centres, std = modes('synthetic:grid25')
+    uniforms = _uniforms(num_train + num_test, 3)
+    labels = np.minimum(len(centres) * uniforms[:, 0], len(centres) - 1).astype(int)
+    points = centres[labels] + std * special.ndtri(uniforms[:, 1:])
+    images = np.clip(np.rint(points), 0, 255).astype(np.uint8).reshape(-1, 1, 2, 1)
+    labels = labels.astype(np.int32)
+    # Of round(z), z ~ N(0, std^2): the level n takes all z within n +- 1/2.
+    edges = special.ndtr((np.arange(-30, 32) - 0.5) / std)
+    of_coordinate = -np.sum(_x_log_x(np.diff(edges)))
+    return ImageSet(
+        name='synthetic:grid25', image_shape=(1, 2, 1), num_values=256, num_classes=25,
+        entropy=float(np.log(25) + 2 * of_coordinate),
         splits={
             'train': ArrayExamples(images[:num_train], labels[:num_train]),
             'test': ArrayExamples(images[num_train:], labels[num_train:]),

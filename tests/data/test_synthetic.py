@@ -139,3 +139,27 @@ def test_lorenz_is_a_set():
     assert len(np.unique(np.concatenate([train, test]), axis=0)) == 11_000
     end = synthetic.lorenz(np.array([[1, 1 + 1e-4], [1, 1], [1, 1]]), 1, 40.0, 0.02)
     assert np.abs(np.diff(end[0])).max() > 1
+
+
+def test_grid25_is_25_equal_gaussians():
+    """Catches modes that are not where they are said to be, or not equally likely.
+
+    The entropy is that of the counts, but for their own error and the bias of an
+    estimate by counts, (bins - 1) / 2 N.
+    """
+    data = sources.load('synthetic:grid25')
+    known = synthetic.modes(data.name)
+    assert (data.image_shape, data.num_classes) == ((1, 2, 1), 25)
+    x = data.splits['train'].images.reshape(-1, 2).astype(float)
+    labels = data.splits['train'].labels
+    deviations = x - known.centres[labels]
+    assert np.abs(deviations).max() < 5.5 * known.std
+    # Rounding adds 1/12 to the variance.
+    np.testing.assert_allclose(
+        deviations.var(0), known.std**2 + 1 / 12, rtol=0.03
+    )
+    counts = np.bincount(labels, minlength=25)
+    assert np.abs(counts - 2000).max() < 4.5 * np.sqrt(2000)
+    p = np.unique(x, axis=0, return_counts=True)[1] / len(x)
+    estimate = -np.sum(p * np.log(p)) + (len(p) - 1) / 2 / len(x)
+    np.testing.assert_allclose(estimate, data.entropy, atol=0.02)
