@@ -1,0 +1,23 @@
+"""Spectral normalisation as an option of a layer."""
+
+import functools
+from collections.abc import Callable
+
+from flax import linen as nn
+
+
+def maybe_spectral(wanted: bool, train: bool) -> Callable[[nn.Module], Callable]:
+    """Returns what divides a layer's kernel by its largest singular value, or nothing.
+
+    Args:
+        wanted: whether to.
+        train: whether to improve the estimate by a power iteration.
+
+    References:
+        Miyato et al. 2018, Spectral Normalization for GANs, sec. 2.1.
+        https://arxiv.org/abs/1802.05957
+    """
+    def normalised(layer: nn.Module) -> Callable:
+        return functools.partial(nn.SpectralNorm(layer), update_stats=train)
+
+    return normalised if wanted else lambda layer: layer

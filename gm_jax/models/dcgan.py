@@ -1,0 +1,158 @@
+"""DCGAN: a generator and a discriminator of convolutions alone.
+
+Radford, Metz and Chintala 2016, Unsupervised Representation Learning with Deep
+Convolutional GANs, https://arxiv.org/abs/1511.06434. Its guidelines, sec. 3:
+
+    strided convolutions in D, fractionally-strided ones in G, no pooling
+    BatchNorm in both, but for G's output and D's input
+    no fully connected hidden layers
+    ReLU in G, tanh at its output
+    LeakyReLU in D, of slope 0.2
+
+    x = Generator(image_shape=(32, 32, 3)).apply(variables, z)  # in [-1, 1]
+    logits = Discriminator().apply(variables, x)
+
+An image grows from side / 2^L to its side in L layers, `features` being the maps of
+each layer. With `num_classes` both networks see the label, as in Mirza and Osindero 2014,
+Conditional Generative Adversarial Nets, https://arxiv.org/abs/1411.1784.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gm_jax.layers.spectral import maybe_spectral
+from gm_jax.layers.upsample import ConvTranspose
+
+_normal = nn.initializers.normal(0.02)
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm as DCGAN starts it: gains from N(1, 0.02)."""
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool, axis_name: str | None
+    ) -> jax.Array:
+        """Normalises the maps of x [B, H, W, F], over the devices of `axis_name`."""
+        return nn.BatchNorm(
+            use_running_average=not train, momentum=0.9, axis_name=axis_name,
+            scale_init=lambda *args: 1 + _normal(*args),
+        )(x).astype(x.dtype)
+
+
+class Generator(nn.Module):
+    """z, and maybe a label, to an image."""
+
+    image_shape: tuple[int, int, int]  # H, W, C; 2^L divides H and W
+    features: Sequence[int] = (256, 128, 64)  # maps of the L stages that are upsampled
+    kernel_size: int = 4
+    num_classes: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        z: jax.Array,
+        label: jax.Array | None = None,
+        *,
+        train: bool = False,
+        axis_name: str | None = None,
+    ) -> jax.Array:
+        """Draws images.
+
+        Args:
+          z: [B, Z].
+          label: [B] integer, with `num_classes`.
+          train: BatchNorm uses the moments of the batch, not their running averages.
+          axis_name: the devices over which these moments are taken.
+
+        Returns:
+          [B, H, W, C] float32 in (-1, 1).
+        """
+        chex.assert_rank(z, 2)
+        mode = dict(train=train, axis_name=axis_name)
+        height, width, channels = self.image_shape
+        scale = 2 ** len(self.features)
+        chex.assert_is_divisible(height, scale)
+        chex.assert_is_divisible(width, scale)
+        if self.num_classes:
+            z = jnp.concatenate([z, jax.nn.one_hot(label, self.num_classes)], axis=-1)
+        # A fractionally-strided convolution of one pixel is a product with a matrix.
+        shape = height // scale, width // scale, self.features[0]
+        h = nn.DenseGeneral(
+            shape, use_bias=False, kernel_init=_normal, dtype=self.dtype
+        )(z)
+        for size in self.features[1:]:
+            h = nn.relu(BatchNorm()(h, **mode))
+            h = ConvTranspose(
+                size, self.kernel_size, use_bias=False, kernel_init=_normal,
+                dtype=self.dtype,
+            )(h)
+        h = nn.relu(BatchNorm()(h, **mode))
+        x = ConvTranspose(
+            channels, self.kernel_size, kernel_init=_normal, dtype=self.dtype
+        )(h)
+        return jnp.tanh(x.astype(jnp.float32))
+
+
+class Discriminator(nn.Module):
+    """An image, and maybe its label, to the logit of its being real."""
+
+    features: Sequence[int] = (64, 128, 256)  # maps of the L strided convolutions
+    kernel_size: int = 4
+    norm: str = 'batch'  # or 'none', 'spectral' (Miyato et al. 2018)
+    num_classes: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        label: jax.Array | None = None,
+        *,
+        dropout_rngs: jax.Array | None = None,
+        train: bool = False,
+        axis_name: str | None = None,
+    ) -> jax.Array:
+        """Judges images.
+
+        Args:
+          x: [B, H, W, C] in [-1, 1], all real or all generated: BatchNorm's moments
+            are of one kind.
+          label: [B] integer, with `num_classes`; seen as maps of 0 and 1.
+          dropout_rngs: has no effect, there being no dropout.
+          train: BatchNorm uses the moments of the batch, not their running averages;
+            spectral norm improves its estimate.
+          axis_name: the devices over which these moments are taken.
+
+        Returns:
+          logits [B] float32.
+        """
+        del dropout_rngs
+        chex.assert_rank(x, 4)
+        h = x
+        if self.num_classes:
+            maps = jax.nn.one_hot(label, self.num_classes)[:, None, None]
+            maps = jnp.broadcast_to(maps, (*x.shape[:3], self.num_classes))
+            h = jnp.concatenate([x, maps], axis=-1)
+        size = (self.kernel_size, self.kernel_size)
+        spectral = maybe_spectral(self.norm == 'spectral', train)
+        for layer, features in enumerate(self.features):
+            normalised = self.norm == 'batch' and layer > 0
+            conv = nn.Conv(
+                features, size, (2, 2), use_bias=not normalised, kernel_init=_normal,
+                dtype=self.dtype,
+            )
+            h = spectral(conv)(h)
+            if normalised:
+                h = BatchNorm()(h, train=train, axis_name=axis_name)
+            h = nn.leaky_relu(h, 0.2)
+        # A convolution over all that is left of the image.
+        output = nn.Dense(1, kernel_init=_normal, dtype=self.dtype)
+        h = spectral(output)(h.reshape(h.shape[0], -1))
+        return h.astype(jnp.float32)[:, 0]
