@@ -13,8 +13,8 @@ Convolutional GANs, https://arxiv.org/abs/1511.06434. Its guidelines, sec. 3:
     logits = Discriminator().apply(variables, x)
 
 An image grows from side / 2^L to its side in L layers, `features` being the maps of
-each layer. With `num_classes` both networks see the label, as in Mirza and Osindero 2014,
-Conditional Generative Adversarial Nets, https://arxiv.org/abs/1411.1784.
+each layer. With `num_classes` both networks see the label, as in Mirza and Osindero
+2014, Conditional Generative Adversarial Nets, https://arxiv.org/abs/1411.1784.
 """
 
 from collections.abc import Sequence

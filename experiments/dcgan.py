@@ -1,0 +1,99 @@
+"""DCGAN: a GAN of strided and fractionally-strided convolutions with BatchNorm.
+
+Radford, Metz and Chintala 2016, Unsupervised Representation Learning with Deep
+Convolutional GANs.
+
+    python -m experiments.dcgan --workdir=/tmp/dcgan
+    python -m experiments.dcgan --workdir=/tmp/dcgan --class_conditional
+    python -m experiments.dcgan --workdir=/tmp/dcgan --mode=sample
+"""
+
+import dataclasses
+import functools
+import sys
+
+import jax.numpy as jnp
+
+from experiments import adversarial
+from gm_jax.data import sources
+from gm_jax.losses import adversarial as losses
+from gm_jax.models import dcgan
+from gm_jax.training import config as config_lib
+from gm_jax.training import loop
+from gm_jax.training.config import field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(adversarial.Config):
+    """Settings of the DCGAN."""
+
+    num_steps: int = field(1500, 'training steps', low=1)
+    features: str = field(
+        '32,64', 'maps of the strided convolutions; the generator mirrors them'
+    )
+    kernel_size: int = field(4, 'side of every kernel', low=2)
+    loss: str = field(
+        'non_saturating', 'the rules: cross-entropy with -log D(G(z)) or with '
+        'log(1 - D(G(z))) for the generator, or the hinge loss',
+        choices=('non_saturating', 'minimax', 'hinge'),
+    )
+    norm: str = field(
+        'batch', 'of the discriminator', choices=('batch', 'none', 'spectral')
+    )
+
+    def __post_init__(self) -> None:
+        """Raises UserError for sizes that are none."""
+        super().__post_init__()
+        config_lib.sizes(self.features, 'features')
+
+
+PRESETS = {
+    # Of the paper, for faces of 64 pixels a side.
+    'paper': Config(
+        dataset='celeb_a', image_size=64, features='128,256,512,1024', kernel_size=5,
+        latent_dim=100, batch_size=128, num_steps=40_000, eval_every=2_000,
+    ),
+    # Small enough for a CPU; not a recipe of the paper.
+    'colour': Config(
+        dataset='cifar10', features='32,64,128', latent_dim=100, num_steps=15_000,
+        eval_every=3_000, checkpoint_every=500,
+    ),
+}
+
+
+def make_networks(config: Config, data: sources.ImageSet) -> adversarial.Networks:
+    """Makes the players."""
+    features = config_lib.sizes(config.features, 'features')
+    adversarial.check_sides(data, 2 ** len(features))
+    parts = dict(
+        kernel_size=config.kernel_size, dtype=jnp.dtype(config.dtype),
+        num_classes=data.num_classes if config.class_conditional else 0,
+    )
+    return adversarial.Networks(
+        dcgan.Generator(data.image_shape, features[::-1], **parts),
+        dcgan.Discriminator(features, norm=config.norm, **parts),
+    )
+
+
+def make_losses(config: Config) -> adversarial.Losses:
+    """Makes the rules of the game."""
+    return {
+        'non_saturating': adversarial.Losses(
+            losses.discriminator_loss, losses.generator_loss_non_saturating
+        ),
+        'minimax': adversarial.Losses(
+            losses.discriminator_loss, losses.generator_loss_minimax
+        ),
+        'hinge': adversarial.Losses(losses.hinge_loss, losses.critic_generator_loss),
+    }[config.loss]
+
+
+main = functools.partial(
+    loop.main, module='dcgan', about=__doc__, config_class=Config, presets=PRESETS,
+    build=functools.partial(
+        adversarial.build, make_networks=make_networks, make_losses=make_losses
+    ),
+)
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

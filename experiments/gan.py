@@ -1,0 +1,109 @@
+"""Generative adversarial networks, by the algorithm of the paper to the letter.
+
+Goodfellow et al. 2014, Generative Adversarial Networks: k steps of the discriminator,
+each on a fresh minibatch and fresh noise, then one step of the generator.
+
+    python -m experiments.gan --workdir=/tmp/gan
+    python -m experiments.gan --workdir=/tmp/gan --generator_loss=minimax --k=2
+    python -m experiments.gan --workdir=/tmp/gan --mode=sample
+"""
+
+import dataclasses
+import functools
+import sys
+
+import jax.numpy as jnp
+
+from experiments import adversarial
+from gm_jax.data import sources
+from gm_jax.losses import adversarial as losses
+from gm_jax.models import gan, infogan
+from gm_jax.training import config as config_lib
+from gm_jax.training import loop
+from gm_jax.training.config import field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(adversarial.Config):
+    """Settings of the GAN."""
+
+    num_steps: int = field(6000, 'training steps', low=1)
+    eval_every: int = field(2000, 'steps between evaluations', low=1, free=True)
+    network: str = field(
+        'dense', 'dense and maxout layers, as in the paper, or the small convolutional '
+        'network of Lucic et al. 2018', choices=('dense', 'small'),
+    )
+    generator_loss: str = field(
+        'non_saturating', 'what the generator minimises: -log D(G(z)), or '
+        'log(1 - D(G(z))), its part of the minimax game',
+        choices=('non_saturating', 'minimax'),
+    )
+    hidden: str = field('256,256', 'widths of the dense generator')
+    discriminator_hidden: str = field('128,128', 'maxout units of the discriminator')
+    dropout: float = field(
+        0.3, 'rate of dropped units of the dense discriminator', low=0.0, high=0.99
+    )
+
+    def __post_init__(self) -> None:
+        """Raises UserError for settings that contradict each other."""
+        super().__post_init__()
+        for name in ('hidden', 'discriminator_hidden'):
+            config_lib.sizes(getattr(self, name), name)
+        adversarial.check_unconditional(self)
+
+
+# Twenty epochs of 60,000 images.
+_LUCIC = Config(
+    dataset='fashion_mnist', network='small', num_steps=18_750, learning_rate=5e-5,
+    adam_b1=0.0, log_every=125, eval_every=1_875, checkpoint_every=625,
+)
+PRESETS = {
+    # Of the paper for MNIST, but for its momentum and its decay of the learning rate.
+    'paper': Config(
+        dataset='mnist', hidden='1200,1200', discriminator_hidden='240,240',
+        latent_dim=100, batch_size=100, dropout=0.5, num_steps=30_000,
+        eval_every=3_000,
+    ),
+    'lucic': _LUCIC,
+    'lucic_minimax': dataclasses.replace(_LUCIC, generator_loss='minimax'),
+}
+
+
+def make_networks(config: Config, data: sources.ImageSet) -> adversarial.Networks:
+    """Makes the players."""
+    dtype = jnp.dtype(config.dtype)
+    if config.network == 'small':
+        adversarial.check_sides(data, 4)
+        return adversarial.Networks(
+            infogan.Generator(data.image_shape, dtype=dtype),
+            infogan.Discriminator(dtype=dtype),
+        )
+    return adversarial.Networks(
+        gan.Generator(
+            data.image_shape, config_lib.sizes(config.hidden, 'hidden'), dtype=dtype
+        ),
+        gan.Discriminator(
+            config_lib.sizes(config.discriminator_hidden, 'discriminator_hidden'),
+            dropout=config.dropout, dtype=dtype,
+        ),
+        convolutional=False,
+    )
+
+
+def make_losses(config: Config) -> adversarial.Losses:
+    """Makes the rules of the game."""
+    return adversarial.Losses(losses.discriminator_loss, {
+        'minimax': losses.generator_loss_minimax,
+        'non_saturating': losses.generator_loss_non_saturating,
+    }[config.generator_loss])
+
+
+main = functools.partial(
+    loop.main, module='gan', about=__doc__, config_class=Config, presets=PRESETS,
+    build=functools.partial(
+        adversarial.build, make_networks=make_networks, make_losses=make_losses
+    ),
+)
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

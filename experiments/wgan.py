@@ -1,0 +1,133 @@
+"""Wasserstein GAN: a critic whose slope is bounded, in place of a discriminator.
+
+Arjovsky, Chintala and Bottou 2017, Wasserstein GAN, bound it by clipping the weights;
+Gulrajani et al. 2017, Improved Training of Wasserstein GANs, by a penalty on its
+gradient; Miyato et al. 2018, Spectral Normalization for GANs, by the kernels' norms.
+
+    python -m experiments.wgan --workdir=/tmp/wgan
+    python -m experiments.wgan --workdir=/tmp/clip --lipschitz=clip
+    python -m experiments.wgan --workdir=/tmp/wgan --mode=sample
+"""
+
+import dataclasses
+import functools
+import sys
+
+import jax.numpy as jnp
+
+from experiments import adversarial
+from gm_jax.data import sources
+from gm_jax.losses import adversarial as losses
+from gm_jax.models import dcgan, gan, infogan
+from gm_jax.training import config as config_lib
+from gm_jax.training import loop
+from gm_jax.training.config import field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(adversarial.Config):
+    """Settings of the Wasserstein GAN."""
+
+    learning_rate: float = field(1e-4, 'peak learning rate', low=0.0)
+    adam_b2: float = field(0.9, 'decay of the squares', low=0.0, high=1.0)
+    k: int = field(
+        5, 'critic steps, each on a minibatch of its own, for one of the generator',
+        low=1,
+    )
+    lipschitz: str = field(
+        'gradient_penalty', "what bounds the critic's slope: clipped weights, a "
+        'penalty on the gradient, or the spectral norm of every kernel',
+        choices=('clip', 'gradient_penalty', 'spectral'),
+    )
+    penalty: float = field(10.0, 'weight of the gradient penalty', low=0.0)
+    clip: float = field(0.01, 'largest weight with --lipschitz=clip', low=0.0)
+    network: str = field(
+        'dcgan', 'that of dcgan; the small one of Lucic et al. 2018; or dense layers',
+        choices=('dcgan', 'small', 'dense'),
+    )
+    features: str = field(
+        '32,64', 'maps of the strided convolutions, or widths of the dense layers; the '
+        'generator mirrors them'
+    )
+    kernel_size: int = field(4, 'side of every kernel of --network=dcgan', low=2)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for sizes that are none."""
+        super().__post_init__()
+        config_lib.sizes(self.features, 'features')
+
+
+# Twenty epochs of 60,000 images, as the discriminator counts them with k = 1.
+_LUCIC = Config(
+    dataset='fashion_mnist', network='small', num_steps=18_750, adam_b2=0.999,
+    log_every=125, eval_every=1_875, checkpoint_every=625,
+)
+PRESETS = {
+    # Adam without momentum is RMSProp, but for the start of its averages.
+    'clip': Config(
+        dataset='cifar10', lipschitz='clip', features='32,64,128', latent_dim=100,
+        prior='normal', learning_rate=5e-5, adam_b1=0.0, adam_b2=0.99,
+        num_steps=15_000, eval_every=3_000,
+    ),
+    'gradient_penalty': Config(
+        dataset='cifar10', features='32,64,128', latent_dim=128, prior='normal',
+        num_steps=15_000, eval_every=3_000,
+    ),
+    'lucic_clip': dataclasses.replace(
+        _LUCIC, lipschitz='clip', learning_rate=5e-5, adam_b1=0.0
+    ),
+    'lucic_gradient_penalty': _LUCIC,
+}
+
+
+def make_networks(config: Config, data: sources.ImageSet) -> adversarial.Networks:
+    """Makes the players.
+
+    BatchNorm makes a score a function of the whole batch, so that no example has a
+    gradient of its own to penalise: only the clipped critic has it, as in the paper.
+    """
+    norm = {'clip': 'batch', 'gradient_penalty': 'none', 'spectral': 'spectral'}
+    norm, dtype = norm[config.lipschitz], jnp.dtype(config.dtype)
+    features = config_lib.sizes(config.features, 'features')
+    classes = data.num_classes if config.class_conditional else 0
+    if config.network == 'dcgan':
+        adversarial.check_sides(data, 2 ** len(features))
+        parts = dict(
+            kernel_size=config.kernel_size, num_classes=classes, dtype=dtype
+        )
+        return adversarial.Networks(
+            dcgan.Generator(data.image_shape, features[::-1], **parts),
+            dcgan.Discriminator(features, norm=norm, **parts),
+        )
+    adversarial.check_unconditional(config)
+    if config.network == 'small':
+        adversarial.check_sides(data, 4)
+        return adversarial.Networks(
+            infogan.Generator(data.image_shape, dtype=dtype),
+            infogan.Discriminator(norm=norm, dtype=dtype),
+        )
+    return adversarial.Networks(
+        gan.Generator(data.image_shape, features[::-1], dtype=dtype),
+        gan.Critic(features, spectral=norm == 'spectral', dtype=dtype),
+        convolutional=False,
+    )
+
+
+def make_losses(config: Config) -> adversarial.Losses:
+    """Makes the rules of the game."""
+    return adversarial.Losses(
+        losses.critic_loss, losses.critic_generator_loss,
+        penalty=config.penalty if config.lipschitz == 'gradient_penalty' else 0.0,
+        clip=config.clip if config.lipschitz == 'clip' else 0.0,
+    )
+
+
+main = functools.partial(
+    loop.main, module='wgan', about=__doc__, config_class=Config, presets=PRESETS,
+    build=functools.partial(
+        adversarial.build, make_networks=make_networks, make_losses=make_losses
+    ),
+)
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
