@@ -16,16 +16,28 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from experiments import classifier
 from gm_jax import plotting
-from gm_jax.data import binarize, image_set, sources, synthetic
+from gm_jax.data import binarize, image_set, pipeline, sources, synthetic
 from gm_jax.errors import UserError
-from gm_jax.evaluation import frechet, modes, moments
+from gm_jax.evaluation import (
+    alarms,
+    frechet,
+    kernel_distance,
+    modes,
+    moments,
+    neighbours,
+    precision_recall,
+)
 from gm_jax.losses import adversarial
 from gm_jax.sampling import latent
 from gm_jax.training import config as config_lib
 from gm_jax.training import game, loop, optimizer
 from gm_jax.training import state as state_lib
 from gm_jax.training.config import field
+
+# Training images among which the nearest to a sample are searched.
+_SEARCHED = 60_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +70,10 @@ class Config(config_lib.Config):
         10_000, 'most samples, and most images, that an evaluation compares', low=2,
         free=True,
     )
+    classifier: str = field(
+        '', 'work directory of experiments.classifier on the same set, whose features '
+        'evaluations compare; none: pixels', free=True,
+    )
 
 
 class Losses(NamedTuple):
@@ -67,6 +83,15 @@ class Losses(NamedTuple):
     generator: Callable[[jax.Array], jax.Array]  # of fake scores
     penalty: float = 0.0  # weight of the gradient penalty
     clip: float = 0.0  # largest weight of the discriminator; 0: no limit
+    # The least healthy loss of a discriminator; a critic's has no such value.
+    saturated_below: float = -np.inf
+
+
+class Features(NamedTuple):
+    """What samples and images are compared by."""
+
+    name: str
+    compute: Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, C] -> [N, F]
 
 
 class Networks(NamedTuple):
@@ -90,6 +115,10 @@ def build(
     networks, losses = make_networks(config, data), make_losses(config)
     turns = make_turns(config, data, networks, losses)
     tx = game.optimizers(turns, make_optimizers(config))
+    features = Features('pixel', pixels)
+    if config.classifier:
+        compute = classifier.load_features(config.classifier, data)
+        features = Features('classifier', compute)
 
     def init(rng: jax.Array) -> state_lib.TrainState:
         params, stats = {}, {}
@@ -123,20 +152,30 @@ def build(
     def pictures(
         state: state_lib.TrainState, batch: Any, rng: jax.Array
     ) -> dict[str, np.ndarray]:
-        del batch
+        if synthetic.modes(data.name) is not None:
+            rngs = state_lib.fold_in_each(rng, jnp.arange(2000))
+            points = jax.jit(sample)(state, rngs, jnp.arange(2000))
+            x = pipeline.first_images(data, 2000)
+            points, x = np.asarray(points).reshape(-1, 2), x.reshape(-1, 2)
+            return {'points': plotting.scatter(x, points)}
         ends = draw_z(config, state_lib.fold_in_each(rng, jnp.arange(16)))
         z = jax.vmap(lambda a, b: latent.interpolate(a, b, 10))(ends[:8], ends[8:])
         label = jnp.repeat(jnp.arange(8) % max(data.num_classes, 1), 10)
         x = jax.jit(generate)(state, z.reshape(-1, config.latent_dim), label)
-        return {'interpolations': plotting.image_grid(np.asarray(x), columns=10)}
+        samples = np.asarray(x)[::10]
+        return {
+            'interpolations': plotting.image_grid(np.asarray(x), columns=10),
+            'nearest': nearest_images(samples, data, features),
+        }
 
     return loop.Experiment(
         init=init,
         train_step=game.make_game_step(turns, ema_decay=config.ema),
-        score=functools.partial(score, config=config, data=data),
+        score=functools.partial(score, config=config, data=data, features=features),
         sample=sample,
         sampler='z from the prior, G(z)',
         pictures=pictures,
+        alarms=functools.partial(ring, losses, data),
         convolutional=networks.convolutional,
         minibatches=config.k,
     )
@@ -209,7 +248,10 @@ def make_turns(
             'discriminator', params, model_state, fake, *label, dropout_rngs=rngs,
             axis_name=axis_name,
         )
-        return state_lib.LossOutput(losses.generator(scores), {}, model_state)
+        # What the loss is about: how much a better score of a sample is worth.
+        loss, slopes = jax.value_and_grad(losses.generator)(scores)
+        metrics = {'generator_slope': jnp.sum(jnp.abs(slopes))}
+        return state_lib.LossOutput(loss, metrics, model_state)
 
     def clipped(params: Any) -> Any:
         if not losses.clip:
@@ -262,41 +304,100 @@ def to_tanh_range(
 def score(
     draw: Callable[[int], np.ndarray],
     examples: image_set.Examples,
+    last: bool,
     *,
     config: Config,
     data: sources.ImageSet,
+    features: Features,
 ) -> dict[str, float]:
     """Compares generated samples with images.
 
     Args:
         draw: n -> [n, H, W, C] uint8.
         examples: a split of the image set.
+        last: whether to compute the numbers that take a while too.
         config: how many.
         data: the image set.
+        features: what is compared.
 
     Returns:
-        The Frechet distance of the pixels in [0, 1], as `loss` too, and how many of
-        each were compared; where the modes are known, how many are covered.
+        The Frechet distance of the features, as `loss` too, and how many of each were
+        compared; where the modes are known, how many are covered; at last the kernel
+        distance, precision, recall, density and coverage.
     """
     num = min(config.score_samples, len(examples))
     images = examples.fetch(np.arange(num))['image']
     real = plotting.to_uint8(images, num_values=data.num_values)
     fake = draw(num)
-
-    def summary(x: np.ndarray) -> moments.Moments:
-        x = x.reshape(len(x), -1) / 255
-        return moments.update(moments.empty(x.shape[1]), x)
-
-    distance = frechet.frechet_distance(summary(real), summary(fake))
+    real_features, fake_features = features.compute(real), features.compute(fake)
+    distance = frechet.frechet_distance(*(
+        moments.update(moments.empty(x.shape[1]), x)
+        for x in (real_features, fake_features)
+    ))
     numbers = {
-        'loss': distance, 'pixel_frechet_distance': distance,
+        'loss': distance, f'{features.name}_frechet_distance': distance,
         'num_real': num, 'num_fake': num,
+        **alarms.diversity(real_features, fake_features),
     }
+    if last:
+        numbers |= careful_scores(features.name, real_features, fake_features)
     known = synthetic.modes(data.name)
     if known is not None:
         points = fake.reshape(num, -1).astype(np.float64)
         numbers |= modes.mode_coverage(points, known.centres, known.std)
     return numbers
+
+
+def ring(
+    losses: Losses, data: sources.ImageSet, split: str, metrics: dict[str, float]
+) -> list[str]:
+    """Returns the alarms of a line of metrics."""
+    if split == 'train':
+        return alarms.of_training(metrics, saturated_below=losses.saturated_below)
+    known = synthetic.modes(data.name)
+    return alarms.of_samples(metrics, num_modes=len(known.centres) if known else 0)
+
+
+def careful_scores(
+    name: str, real: np.ndarray, fake: np.ndarray
+) -> dict[str, float]:
+    """Returns the kernel distance, and precision and recall, of features [N, F]."""
+    mean, error = kernel_distance.kernel_distance(
+        real, fake, subset_size=min(1000, len(real) // 2)
+    )
+    return {
+        f'{name}_kernel_distance': mean, f'{name}_kernel_distance_error': error,
+        **precision_recall.precision_recall(real, fake),
+    }
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    """Returns uint8 images [N, H, W, C] as [N, H W C] in [0, 1]."""
+    return images.reshape(len(images), -1) / 255
+
+
+def nearest_images(
+    samples: np.ndarray, data: sources.ImageSet, features: Features
+) -> np.ndarray:
+    """Draws samples over the training images nearest to them, as the lecture does.
+
+    Args:
+        samples: [N, H, W, C] uint8.
+        data: the image set; of a large one the first images are searched.
+        features: by which they are compared, besides pixels.
+
+    Returns:
+        [H', W', C] uint8: the samples, the nearest by pixels, the nearest by features.
+    """
+    images = plotting.to_uint8(
+        pipeline.first_images(data, _SEARCHED), num_values=data.num_values
+    )
+    rows = {'samples': samples}
+    for name, compute in {'pixels': pixels, 'features': features.compute}.items():
+        if compute is not pixels or name == 'pixels':
+            index, _ = neighbours.nearest(compute(samples), compute(images))
+            rows[f'nearest by {name}'] = images[index[:, 0]]
+    return plotting.labelled_rows(np.stack(list(rows.values())), list(rows))
 
 
 def _split_each(rngs: jax.Array, num: int) -> jax.Array:

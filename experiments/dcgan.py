@@ -77,15 +77,14 @@ def make_networks(config: Config, data: sources.ImageSet) -> adversarial.Network
 
 def make_losses(config: Config) -> adversarial.Losses:
     """Makes the rules of the game."""
-    return {
-        'non_saturating': adversarial.Losses(
+    pair = {
+        'non_saturating': (
             losses.discriminator_loss, losses.generator_loss_non_saturating
         ),
-        'minimax': adversarial.Losses(
-            losses.discriminator_loss, losses.generator_loss_minimax
-        ),
-        'hinge': adversarial.Losses(losses.hinge_loss, losses.critic_generator_loss),
+        'minimax': (losses.discriminator_loss, losses.generator_loss_minimax),
+        'hinge': (losses.hinge_loss, losses.critic_generator_loss),
     }[config.loss]
+    return adversarial.Losses(*pair, saturated_below=0.1)
 
 
 main = functools.partial(

@@ -95,7 +95,7 @@ def make_losses(config: Config) -> adversarial.Losses:
     return adversarial.Losses(losses.discriminator_loss, {
         'minimax': losses.generator_loss_minimax,
         'non_saturating': losses.generator_loss_non_saturating,
-    }[config.generator_loss])
+    }[config.generator_loss], saturated_below=0.1)
 
 
 main = functools.partial(

@@ -289,6 +289,31 @@ def fan_charts(x: np.ndarray, draws: np.ndarray, num_values: int = 256) -> np.nd
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def scatter(x: np.ndarray, samples: np.ndarray, num_values: int = 256) -> np.ndarray:
+    """Draw points of the plane over those of the data.
+
+    Args:
+      x: [N, 2] data.
+      samples: [M, 2] of a model.
+      num_values: V, both axes go from 0 to V - 1.
+
+    Returns:
+      [H', W', 3] uint8: the data in grey, the samples in colour.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5.4), layout='constrained')
+    canvas = FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    panel.scatter(*x.T, s=14, color='0.8', lw=0, label='data')
+    panel.scatter(*samples.T, s=3, color='C0', lw=0, label='samples')
+    panel.set(xlim=(0, num_values - 1), ylim=(0, num_values - 1), aspect='equal')
+    figure.legend(loc='outside upper center', ncols=2, markerscale=2)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def _flatten_rows(rows: np.ndarray) -> np.ndarray:
     """Return [R, K, H, W, C] as [R * K, H, W, C]."""
     rows = np.asarray(rows)

@@ -190,3 +190,12 @@ def test_fan_charts_show_truth_and_forecast():
     colour = (chart.max(2).astype(int) - chart.min(2) > 20)[40:]  # below the legend
     left = colour[:, :chart.shape[1] // 2].any(0)
     assert not left[:chart.shape[1] // 4].any() and left[-40:-20].all()
+
+
+def test_scatter_shows_data_and_samples():
+    """Catches points that are drawn elsewhere: the samples alone have colour."""
+    picture = plotting.scatter(np.full((5, 2), 200), np.full((5, 2), 50))
+    colour = (picture.max(2).astype(int) - picture.min(2) > 40)[60:]  # below the legend
+    rows, columns = np.nonzero(colour)
+    height, width = colour.shape
+    assert len(rows) and rows.min() > height / 2 and columns.max() < width / 2

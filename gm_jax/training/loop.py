@@ -45,18 +45,20 @@ class Experiment(NamedTuple):
 
     init: Callable  # rng -> TrainState
     train_step: Callable  # (state, batch, rng, *, axis_name) -> (state, metrics)
-    sample: Callable  # (state, rngs [B], index [B]) -> uint8 [B, H, W, C]
-    sampler: str  # how it samples, for samples.npz
-    pictures: Callable  # (state, batch, rng) -> {name: uint8 [H, W, C]}
     convolutional: bool  # XLA on the CPU is slow for convolutions inside a loop
     # A model is evaluated example by example, by the first three,
     eval_step: Callable | None = None  # (state, batch, rng) -> {'loss': [B], ...}
     test_step: Callable | None = None  # the same, with careful numbers for the end
     summarize: Callable | None = None  # {name: [N, chunks, ...]} -> metrics
     test_chunks: int = 1  # calls of test_step a batch, with batch['chunk'] = 0, 1, ...
-    # or by a set of its samples: (num -> uint8 [num, H, W, C], Examples) -> numbers, of
-    # which 'loss' chooses the best checkpoint.
+    # or by a set of its samples: (num -> uint8 [num, H, W, C], Examples, last) ->
+    # numbers, of which 'loss' chooses the best checkpoint; `last`: the careful ones.
     score: Callable | None = None
+    sample: Callable | None = None  # (state, rngs [B], index [B]) -> uint8 [B, H, W, C]
+    sampler: str = ''  # how it samples, for samples.npz
+    pictures: Callable | None = None  # (state, batch, rng) -> {name: uint8 [H, W, C]}
+    # (split, metrics of a line) -> sentences on what is wrong
+    alarms: Callable | None = None
     finish: Callable | None = None  # (state, say) -> more metrics, such as probes
     micro_batch: int = 0  # examples of a device whose gradient is taken together
     minibatches: int = 0  # of each step, along a first axis; 0: one, without the axis
@@ -128,6 +130,8 @@ def start(run: Run, config: Config, module: str, build: Callable) -> None:
             binarize=config.binarize,
         )
     experiment = build(config, data)
+    if run.mode == 'sample' and experiment.sample is None:
+        raise UserError('this model generates nothing: --mode=sample is not for it.')
     if run.mode == 'train' or (run.mode == 'eval' and experiment.finish is not None):
         parallel.check_batch_size(config.batch_size)
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
@@ -239,7 +243,8 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
         per_dispatch, job.experiment.minibatches,
     )
     recorder = Recorder(
-        job.run.workdir, step, config.num_steps, config.batch_size, note
+        job.run.workdir, step, config.num_steps, config.batch_size, note,
+        job.experiment.alarms,
     )
     with _signals() as received:
         try:
@@ -259,10 +264,7 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
                     scalars = evaluate_state(state)
                     loss = scalars['loss']
                     recorder.eval_line(step, _eval_split(job.data), scalars)
-                    grid = plotting.image_grid(
-                        _draw_samples(job, sample_many, state, config.num_samples)
-                    )
-                    plotting.save_png(_picture(job, f'samples_{step:08d}'), grid)
+                    _save_samples(job, sample_many, state, step)
                     recorder.restart_clock(step)
                 due = last or loss is not None or step % config.checkpoint_every == 0
                 if due or received:
@@ -302,7 +304,7 @@ def _evaluator(
     examples, score = job.data.splits[_eval_split(job.data)], job.experiment.score
     if score is not None:
         return lambda state: score(
-            functools.partial(_draw_samples, job, sample_many, state), examples
+            functools.partial(_draw_samples, job, sample_many, state), examples, False
         )
     eval_many = parallel.eval_many(job.experiment.eval_step)
 
@@ -326,6 +328,15 @@ def _draw_samples(
         sample_many, state, num, _stream(job.config.seed, _SAMPLE),
         job.config.batch_size,
     )
+
+
+def _save_samples(
+    job: Job, sample_many: Callable, state: TrainState, step: int
+) -> None:
+    if job.experiment.sample is not None:
+        images = _draw_samples(job, sample_many, state, job.config.num_samples)
+        path = _picture(job, f'samples_{step:08d}')
+        plotting.save_png(path, plotting.image_grid(images))
 
 
 def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
@@ -360,9 +371,10 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
         if isinstance(value, (int, float, str)):
             say(f'  {name}: {value:.4f}' if isinstance(value, float)
                 else f'  {name}: {value}')
-    first = next(iter(pipeline.eval_batches(examples, min(len(examples), 100))))
-    for name, picture in experiment.pictures(state, first, rng).items():
-        plotting.save_png(_picture(job, name), picture)
+    if experiment.pictures is not None:
+        first = next(iter(pipeline.eval_batches(examples, min(len(examples), 100))))
+        for name, picture in experiment.pictures(state, first, rng).items():
+            plotting.save_png(_picture(job, name), picture)
     log = os.path.join(run.workdir, 'metrics.jsonl')
     plotting.curves(log, _picture(job, 'loss'))
     say(f'results in {path}')
@@ -375,7 +387,7 @@ def _test_numbers(job: Job, state: TrainState) -> dict[str, Any]:
     if experiment.score is not None:
         sample_many = parallel.sample_many(experiment.sample)
         draw = functools.partial(_draw_samples, job, sample_many, state)
-        numbers = experiment.score(draw, examples)
+        numbers = experiment.score(draw, examples, True)
         return {name: value for name, value in numbers.items() if name != 'loss'}
     return experiment.summarize(evaluate.over_examples(
         parallel.eval_many(experiment.test_step), state, examples,

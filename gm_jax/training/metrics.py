@@ -8,7 +8,7 @@ import operator
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,12 +38,19 @@ class Writer:
         )
 
     def write(
-        self, step: int, split: str, scalars: Mapping[str, float], **timing: float
+        self,
+        step: int,
+        split: str,
+        scalars: Mapping[str, float],
+        alarms: Sequence[str] = (),
+        **timing: float,
     ) -> None:
-        """Writes one line; `timing` goes to TensorBoard alone."""
+        """Writes one line; `timing` goes to TensorBoard alone, `alarms` do not."""
         # JSON has no NaN: null says that there was a number, and no good one.
         finite = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
         line = {'step': step, 'split': split, **finite}
+        if alarms:
+            line['alarms'] = list(alarms)
         self._file.write(json.dumps(line) + '\n')
         self._file.flush()
         for name, value in {**scalars, **timing}.items():
@@ -173,10 +180,21 @@ class Recorder:
     """Collects the metrics of training steps and tells them to files and the user."""
 
     def __init__(
-        self, workdir: str, step: int, num_steps: int, batch_size: int, note: Note
+        self,
+        workdir: str,
+        step: int,
+        num_steps: int,
+        batch_size: int,
+        note: Note,
+        alarms: Callable[[str, Mapping[str, float]], list[str]] | None = None,
     ) -> None:
-        """Opens the files of `workdir` to go on from `step`."""
+        """Opens the files of `workdir` to go on from `step`.
+
+        `alarms` is told the split and the metrics of each line and returns sentences on
+        what is wrong.
+        """
         self.note = note
+        self._alarms = alarms or (lambda split, scalars: [])
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
         self._num_steps, self._batch_size = num_steps, batch_size
         self._writer = Writer(workdir, step)
@@ -229,20 +247,28 @@ class Recorder:
         rate = (step - self._clock_step) * self._batch_size / (now - self._clock)
         self.restart_clock(step)
         line = dict(scalars, skipped_steps=skipped_total)
-        self._writer.write(step, 'train', line, images_per_s=rate)
+        alarms = self._alarms('train', scalars) if scalars else []
+        self._writer.write(step, 'train', line, alarms, images_per_s=rate)
         left = (self._num_steps - step) * self._batch_size / rate
         losses = ''.join(
             f'{name} {value:.4f}  '
             for name, value in scalars.items() if name.endswith('loss')
         )
         self._bar.update(step, f'{losses}{rate:,.0f} images/s', left)
+        self._ring(alarms)
         return skipped
 
     def eval_line(self, step: int, split: str, scalars: dict[str, float]) -> None:
         """Writes the result of an evaluation."""
-        self._writer.write(step, split, scalars)
+        alarms = self._alarms(split, scalars)
+        self._writer.write(step, split, scalars, alarms)
         values = '  '.join(f'{name} {value:.4f}' for name, value in scalars.items())
         self._bar.note(f'step {step}: {split} {values}')
+        self._ring(alarms)
+
+    def _ring(self, alarms: Sequence[str]) -> None:
+        for sentence in alarms:
+            self._bar.note(f'ALARM: {sentence}.')
 
     def restart_clock(self, step: int) -> None:
         """Measures the speed of training from here: after work that is not training."""

@@ -1,0 +1,171 @@
+"""A small classifier, whose features score the samples of other models.
+
+    python -m experiments.classifier --workdir=/tmp/classifier --data_dir=DIR \\
+        --dataset=fashion_mnist
+    python -m experiments.gan --workdir=/tmp/gan --preset=lucic --data_dir=DIR \\
+        --classifier=/tmp/classifier
+
+The Frechet distance in these features is called a classifier Frechet distance. It is no
+FID, which is of the features of one certain Inception network.
+"""
+
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gm_jax.data import binarize, image_set, sources
+from gm_jax.errors import UserError
+from gm_jax.models.classifier import Classifier
+from gm_jax.training import checkpoints
+from gm_jax.training import config as config_lib
+from gm_jax.training import loop, optimizer
+from gm_jax.training import state as state_lib
+from gm_jax.training.config import field
+
+# Images whose features are taken at a time.
+_BATCH = 250
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(config_lib.Config):
+    """Settings of the classifier."""
+
+    num_steps: int = field(3000, 'training steps', low=1)
+    eval_every: int = field(1000, 'steps between evaluations', low=1, free=True)
+    maps: str = field('32,64', 'maps of the strided convolutions')
+    num_features: int = field(128, 'units before the softmax layer', low=1)
+    dropout: float = field(
+        0.5, 'rate of features dropped in training', low=0.0, high=0.99
+    )
+
+    def __post_init__(self) -> None:
+        """Raises UserError for sizes that are none."""
+        super().__post_init__()
+        config_lib.sizes(self.maps, 'maps')
+
+
+def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
+    """Makes the pure functions of the experiment."""
+    if data.num_classes < 2:
+        raise UserError(f'{data.name} has no two classes to tell apart.')
+    model = Classifier(
+        num_classes=data.num_classes,
+        maps=config_lib.sizes(config.maps, 'maps'),
+        num_features=config.num_features,
+        dropout=config.dropout,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+    def prepare(image: jax.Array, rngs: jax.Array) -> jax.Array:
+        x = binarize.integers(rngs, image, data).astype(jnp.float32)
+        return x / (binarize.num_values(data) - 1)
+
+    def init(rng: jax.Array) -> state_lib.TrainState:
+        variables = model.init(rng, jnp.zeros((1, *data.image_shape)))
+        return state_lib.create(
+            variables['params'], optimizer.make(config), ema=config.ema > 0,
+            model_state={'batch_stats': variables['batch_stats']},
+        )
+
+    def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
+        del step
+        pixel_rngs, dropout_rngs = jax.vmap(jax.random.split, out_axes=1)(rngs)
+        logits, updated = model.apply(
+            {'params': params, **model_state}, prepare(batch['image'], pixel_rngs),
+            dropout_rngs=dropout_rngs, train=True, axis_name=axis_name,
+            mutable=['batch_stats'],
+        )
+        loss = optax.losses.softmax_cross_entropy_with_integer_labels(
+            logits, batch['label']
+        )
+        return state_lib.LossOutput(loss.mean(), {}, updated)
+
+    def eval_step(state: Any, batch: Any, rng: jax.Array) -> dict[str, jax.Array]:
+        rngs = state_lib.fold_in_each(rng, batch['index'])
+        logits = model.apply(state.eval_variables, prepare(batch['image'], rngs))
+        label = batch['label']
+        loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
+        right = jnp.argmax(logits, axis=-1) == label
+        return {'loss': loss, 'accuracy': right.astype(jnp.float32)}
+
+    def summarize(arrays: dict[str, np.ndarray]) -> dict[str, float]:
+        return {
+            'cross_entropy_nats': float(arrays['loss'].mean(dtype=np.float64)),
+            'accuracy': float(arrays['accuracy'].mean(dtype=np.float64)),
+        }
+
+    return loop.Experiment(
+        init=init,
+        train_step=state_lib.make_train_step(loss_fn, ema_decay=config.ema),
+        eval_step=eval_step,
+        test_step=eval_step,
+        summarize=summarize,
+        convolutional=True,
+    )
+
+
+def load_features(
+    workdir: str, data: sources.ImageSet
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the features of a classifier that was trained on this image set.
+
+    Args:
+        workdir: of the classifier's run.
+        data: the image set.
+
+    Returns:
+        Images uint8 [N, H, W, C], of levels 0 to 255 whatever the set's values, to
+        features [N, F] float32.
+
+    Raises:
+        UserError: there is no such run, or it was on another set.
+    """
+    path = os.path.join(workdir, 'config.json')
+    if not os.path.exists(path):
+        raise UserError(
+            f'{workdir} holds no run: train one there with python -m '
+            f'experiments.classifier.'
+        )
+    config = config_lib.load(path, Config)
+    facts = image_set.read_facts(os.path.join(workdir, 'data.json'))
+    if (facts.name, facts.image_shape) != (data.name, data.image_shape):
+        raise UserError(
+            f'{workdir} holds a classifier of {facts.name} {facts.image_shape}, not of '
+            f'{data.name} {data.image_shape}.'
+        )
+    template = build(config, data).init(jax.random.key(0))
+    manager = checkpoints.open_directory(workdir)
+    found = checkpoints.restore(manager, template)
+    manager.close()
+    if found is None:
+        raise UserError(f'{workdir} has no checkpoint yet.')
+    model = Classifier(
+        data.num_classes, config_lib.sizes(config.maps, 'maps'), config.num_features
+    )
+    of_batch = jax.jit(lambda image: model.apply(
+        found.state.eval_variables, image.astype(jnp.float32) / 255, method='features'
+    ))
+
+    def features(images: np.ndarray) -> np.ndarray:
+        padded = np.concatenate([images, images[:1].repeat(-len(images) % _BATCH, 0)])
+        parts = [of_batch(x) for x in np.split(padded, len(padded) // _BATCH)]
+        return np.concatenate(parts)[:len(images)]
+
+    return features
+
+
+main = functools.partial(
+    loop.main, module='classifier', about=__doc__, config_class=Config, presets={},
+    build=build,
+)
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

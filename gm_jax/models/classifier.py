@@ -1,0 +1,61 @@
+"""A small convolutional classifier, whose features compare samples with images.
+
+    logits = Classifier(num_classes=10).apply(variables, x)
+    features = Classifier(num_classes=10).apply(variables, x, method='features')
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gm_jax.layers import stacks
+from gm_jax.layers.dropout import Dropout
+
+
+class Classifier(nn.Module):
+    """Strided ReLU convolutions with BatchNorm, a ReLU layer, a softmax layer."""
+
+    num_classes: int  # L
+    maps: Sequence[int] = (32, 64)
+    num_features: int = 128  # F
+    dropout: float = 0.5  # of the features, where the softmax layer sees them
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the layers."""
+        self.convolutions = stacks.ConvStack(
+            self.maps, activation=nn.relu, batch_norm=True, dtype=self.dtype
+        )
+        self.dense = nn.Dense(self.num_features, dtype=self.dtype)
+        self.drop = Dropout(self.dropout)
+        self.head = nn.Dense(self.num_classes, dtype=self.dtype)
+
+    def features(
+        self, x: jax.Array, *, train: bool = False, axis_name: str | None = None
+    ) -> jax.Array:
+        """Returns what the softmax layer sees, [N, F] float32, 0 or more.
+
+        Args:
+          x: [N, H, W, C] in [0, 1].
+          train: BatchNorm uses the moments of the batch, not their running averages.
+          axis_name: the devices over which these moments are taken.
+        """
+        h = self.convolutions(x, train=train, dropout_rngs=None, axis_name=axis_name)
+        h = self.dense(h.reshape(h.shape[0], -1))
+        return nn.relu(h.astype(jnp.float32))
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        dropout_rngs: jax.Array | None = None,
+        train: bool = False,
+        axis_name: str | None = None,
+    ) -> jax.Array:
+        """Returns logits [N, L] float32; `dropout_rngs` [N] keys, None: no dropout."""
+        h = self.features(x, train=train, axis_name=axis_name)
+        h = self.drop(h, rngs=dropout_rngs)
+        return self.head(h).astype(jnp.float32)

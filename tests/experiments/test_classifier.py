@@ -1,0 +1,71 @@
+"""The classifier, and its features in the hands of another experiment."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import classifier, gan
+from gm_jax.data import sources
+from gm_jax.errors import UserError
+
+TINY = (
+    '--batch_size=64', '--maps=8,16', '--num_features=32', '--log_every=50',
+    '--learning_rate=5e-3', '--dropout=0.2',
+)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory) -> str:
+    """The work directory of a classifier of digits."""
+    workdir = str(tmp_path_factory.mktemp('classifier'))
+    flags = (f'--workdir={workdir}', '--num_steps=150', '--eval_every=75', *TINY)
+    assert classifier.main(list(flags)) == 0
+    return workdir
+
+
+def test_it_learns_and_its_features_tell_digits_apart(trained):
+    """Catches features of an untrained network, or of images scaled otherwise."""
+    with open(f'{trained}/results.json', encoding='utf-8') as file:
+        assert json.load(file)['metrics']['accuracy'] > 0.9
+    data = sources.load('digits')
+    features = classifier.load_features(trained, data)
+    test = data.splits['test']
+    images = np.rint(test.images * (255 / (data.num_values - 1))).astype(np.uint8)
+    f = features(images)
+    assert f.shape == (len(test), 32) and f.min() >= 0
+    np.testing.assert_allclose(features(images[:7]), f[:7], rtol=1e-4, atol=1e-5)
+    # The mean of each class in one half finds the classes of the other.
+    half = len(f) // 2
+    means = np.stack([f[:half][test.labels[:half] == k].mean(0) for k in range(10)])
+    nearest = np.argmin(((f[half:, None] - means) ** 2).sum(-1), axis=1)
+    assert np.mean(nearest == test.labels[half:]) > 0.85
+
+
+def test_the_score_is_called_by_its_name(trained, tmp_path):
+    """Catches a score that could be taken for another network's."""
+    flags = (
+        f'--workdir={tmp_path}', f'--classifier={trained}', '--num_steps=2',
+        '--hidden=8', '--num_samples=8', '--score_samples=40', '--batch_size=8',
+    )
+    assert gan.main(list(flags)) == 0
+    metrics = json.loads((tmp_path / 'results.json').read_text())['metrics']
+    assert metrics['classifier_frechet_distance'] > 0
+    assert not any('fid' in name.lower() or 'pixel' in name for name in metrics)
+
+
+@pytest.mark.parametrize('name, sentence', [
+    ('synthetic:checkers', 'holds a classifier of digits'),
+    ('digits', 'holds no run'),
+])
+def test_a_classifier_that_does_not_fit(name, sentence, trained, tmp_path):
+    """Catches features of another set, and a traceback where there are none."""
+    workdir = str(tmp_path) if name == 'digits' else trained
+    with pytest.raises(UserError, match=sentence):
+        classifier.load_features(workdir, sources.load(name))
+
+
+def test_it_generates_nothing(trained, capsys):
+    """Catches a traceback for a mode that it has not."""
+    assert classifier.main([f'--workdir={trained}', '--mode=sample']) == 2
+    assert 'generates nothing' in capsys.readouterr().err
