@@ -289,16 +289,23 @@ def fan_charts(x: np.ndarray, draws: np.ndarray, num_values: int = 256) -> np.nd
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def scatter(x: np.ndarray, samples: np.ndarray, num_values: int = 256) -> np.ndarray:
-    """Draw points of the plane over those of the data.
+def scatter(
+    x: np.ndarray,
+    samples: np.ndarray,
+    *,
+    names: tuple[str, str] = ('data', 'samples'),
+    labels: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw points of the plane over others that they should be spread like.
 
     Args:
-      x: [N, 2] data.
-      samples: [M, 2] of a model.
-      num_values: V, both axes go from 0 to V - 1.
+      x: [N, 2] the others.
+      samples: [M, 2].
+      names: of both, for the legend.
+      labels: [M] integers, for the colours of the samples.
 
     Returns:
-      [H', W', 3] uint8: the data in grey, the samples in colour.
+      [H', W', 3] uint8: x in grey, the samples in colour.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -306,9 +313,10 @@ def scatter(x: np.ndarray, samples: np.ndarray, num_values: int = 256) -> np.nda
     figure = Figure(figsize=(5, 5.4), layout='constrained')
     canvas = FigureCanvasAgg(figure)
     panel = figure.subplots()
-    panel.scatter(*x.T, s=14, color='0.8', lw=0, label='data')
-    panel.scatter(*samples.T, s=3, color='C0', lw=0, label='samples')
-    panel.set(xlim=(0, num_values - 1), ylim=(0, num_values - 1), aspect='equal')
+    panel.scatter(*x.T, s=14, color='0.8', lw=0, label=names[0])
+    colours = dict(color='C0') if labels is None else dict(c=labels, cmap='tab10')
+    panel.scatter(*samples.T, s=5, lw=0, label=names[1], **colours)
+    panel.set_aspect('equal')
     figure.legend(loc='outside upper center', ncols=2, markerscale=2)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

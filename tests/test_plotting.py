@@ -194,8 +194,13 @@ def test_fan_charts_show_truth_and_forecast():
 
 def test_scatter_shows_data_and_samples():
     """Catches points that are drawn elsewhere: the samples alone have colour."""
-    picture = plotting.scatter(np.full((5, 2), 200), np.full((5, 2), 50))
+    x = np.array([[0, 0], [255, 255]])
+    picture = plotting.scatter(x, np.full((5, 2), 50))
     colour = (picture.max(2).astype(int) - picture.min(2) > 40)[60:]  # below the legend
     rows, columns = np.nonzero(colour)
     height, width = colour.shape
     assert len(rows) and rows.min() > height / 2 and columns.max() < width / 2
+    # Two labels are two colours.
+    points = np.array([[50, 50], [90, 90]])
+    both = plotting.scatter(x, points, labels=np.array([0, 1]))[60:]
+    assert len(np.unique(both[both.max(2) - both.min(2) > 100], axis=0)) > 1

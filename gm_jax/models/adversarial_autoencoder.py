@@ -1,0 +1,88 @@
+"""Adversarial autoencoder: a code whose distribution a discriminator shapes.
+
+Makhzani et al. 2015, Adversarial Autoencoders, https://arxiv.org/abs/1511.05644: two
+hidden layers of ReLU units in each network. With categories (sec. 5 and 6) the encoder
+also returns q(y|x) of a category y, and the decoder sees y and z.
+
+    code = Encoder(latent_dim=10, num_categories=10).apply(variables, x)
+    x_hat = Decoder((28, 28, 1)).apply(variables, code.z, code.y)
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gm_jax.layers import stacks
+
+# What the stacks ask for, and only BatchNorm and dropout would use.
+_MODE = {'train': False, 'dropout_rngs': None, 'axis_name': None}
+
+
+class Code(NamedTuple):
+    """What the encoder makes of an image."""
+
+    z: jax.Array  # [B, Z] a point, not a distribution
+    logits: jax.Array  # [B, K] of q(y|x); K = 0 without categories
+
+    @property
+    def y(self) -> jax.Array:
+        """q(y|x), [B, K]."""
+        return jax.nn.softmax(self.logits)
+
+
+class Encoder(nn.Module):
+    """An image to its code."""
+
+    latent_dim: int  # Z
+    num_categories: int = 0  # K
+    hidden: Sequence[int] = (1000, 1000)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Code:
+        """Encodes x [B, H, W, C] in [0, 1]."""
+        chex.assert_rank(x, 4)
+        h = stacks.DenseStack(self.hidden, nn.relu, dtype=self.dtype)(
+            x.reshape(x.shape[0], -1), **_MODE
+        )
+        # One product for both; they are split by columns.
+        out = nn.Dense(self.latent_dim + self.num_categories, dtype=self.dtype)(h)
+        out = out.astype(jnp.float32)
+        return Code(out[:, :self.latent_dim], out[:, self.latent_dim:])
+
+
+class Decoder(nn.Module):
+    """A code to an image."""
+
+    image_shape: tuple[int, int, int]  # H, W, C
+    hidden: Sequence[int] = (1000, 1000)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: jax.Array, y: jax.Array) -> jax.Array:
+        """Decodes z [B, Z] and y [B, K] to [B, H, W, C] float32 in [0, 1]."""
+        chex.assert_rank([z, y], 2)
+        h = stacks.DenseStack(self.hidden, nn.relu, dtype=self.dtype)(
+            jnp.concatenate([z, y], axis=1), **_MODE
+        )
+        height, width, channels = self.image_shape
+        h = nn.Dense(height * width * channels, dtype=self.dtype)(h)
+        return nn.sigmoid(h.astype(jnp.float32)).reshape(-1, *self.image_shape)
+
+
+class Discriminator(nn.Module):
+    """A code, z or y, to the logit of its being drawn from the prior."""
+
+    hidden: Sequence[int] = (1000, 1000)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, code: jax.Array) -> jax.Array:
+        """Judges codes [B, Z]; returns logits [B] float32."""
+        chex.assert_rank(code, 2)
+        h = stacks.DenseStack(self.hidden, nn.relu, dtype=self.dtype)(code, **_MODE)
+        return nn.Dense(1, dtype=self.dtype)(h).astype(jnp.float32)[:, 0]
