@@ -123,18 +123,21 @@ def gm_jax_runner(
     rng = jax.random.key(0)
     state = parallel.replicate(experiment.init(rng))
     resident = parallel.replicate({'image': images, 'label': examples.labels})
-    place = np.tile(np.arange(batch, dtype=np.int32), (steps_per_dispatch, 1))
+    many = max(experiment.minibatches, 1)  # minibatches of a step
+    shape = (steps_per_dispatch, experiment.minibatches, batch)
+    shape = shape if experiment.minibatches else (steps_per_dispatch, batch)
+    place = np.broadcast_to(np.arange(batch, dtype=np.int32), shape)
 
     def run(num_steps: int) -> None:
         nonlocal state
         first = int(state.step)
         for step in range(first, first + num_steps, steps_per_dispatch):
             rows = pipeline.example_order(
-                0, step, batch, len(images), num_steps=steps_per_dispatch
+                0, step * many, batch, len(images), num_steps=steps_per_dispatch * many
             )
-            batches = {'row': rows.astype(np.int32), 'index': place}
+            batches = {'row': rows.astype(np.int32).reshape(shape), 'index': place}
             state, _ = train_many(
-                state, resident, parallel.split(batches, axis=1),
+                state, resident, parallel.split(batches, axis=len(shape) - 1),
                 np.int32(steps_per_dispatch), rng,
             )
         jax.block_until_ready(state)

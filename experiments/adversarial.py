@@ -2,7 +2,10 @@
 
 A generator draws x = G(z), a discriminator (or critic) scores x, and a game of two
 losses trains both: the algorithm of Goodfellow et al. 2014, Generative Adversarial
-Networks, https://arxiv.org/abs/1406.2661, with the losses as arguments.
+Networks, https://arxiv.org/abs/1406.2661, with losses and optimizers as arguments.
+
+NOTE: with --ema samples are drawn with the averaged parameters and with BatchNorm's
+running averages, which are of the parameters as they are.
 """
 
 import dataclasses
@@ -16,28 +19,17 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from experiments import classifier
+from experiments import classifier, scores
 from gm_jax import plotting
-from gm_jax.data import binarize, image_set, pipeline, sources, synthetic
+from gm_jax.data import binarize, pipeline, sources, synthetic
 from gm_jax.errors import UserError
-from gm_jax.evaluation import (
-    alarms,
-    frechet,
-    kernel_distance,
-    modes,
-    moments,
-    neighbours,
-    precision_recall,
-)
 from gm_jax.losses import adversarial
+from gm_jax.models import dcgan, infogan
 from gm_jax.sampling import latent
 from gm_jax.training import config as config_lib
 from gm_jax.training import game, loop, optimizer
 from gm_jax.training import state as state_lib
 from gm_jax.training.config import field
-
-# Training images among which the nearest to a sample are searched.
-_SEARCHED = 60_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,12 +59,12 @@ class Config(config_lib.Config):
     )
     class_conditional: bool = field(False, 'both networks see the label')
     score_samples: int = field(
-        10_000, 'most samples, and most images, that an evaluation compares', low=2,
-        free=True,
+        10_000, 'most samples, and most images, that an evaluation compares', low=5,
+        of_evaluation=True,
     )
     classifier: str = field(
         '', 'work directory of experiments.classifier on the same set, whose features '
-        'evaluations compare; none: pixels', free=True,
+        'evaluations compare; none: pixels', of_evaluation=True,
     )
 
 
@@ -87,19 +79,21 @@ class Losses(NamedTuple):
     saturated_below: float = -np.inf
 
 
-class Features(NamedTuple):
-    """What samples and images are compared by."""
-
-    name: str
-    compute: Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, C] -> [N, F]
-
-
 class Networks(NamedTuple):
     """The players, as Flax modules."""
 
     generator: nn.Module  # (z, [label,] train, axis_name) -> x in [-1, 1]
     discriminator: nn.Module  # (x, [label,] dropout_rngs, train, axis_name) -> [B]
     convolutional: bool = True  # see loop.Experiment
+
+
+class Game(NamedTuple):
+    """All that a step and its pictures are made of."""
+
+    config: Config
+    data: sources.ImageSet
+    networks: Networks
+    losses: Losses
 
 
 def build(
@@ -112,73 +106,69 @@ def build(
     """Makes the pure functions of an adversarial experiment."""
     if config.class_conditional and not data.num_classes:
         raise UserError(f'--class_conditional needs labels, and {data.name} has none.')
-    networks, losses = make_networks(config, data), make_losses(config)
-    turns = make_turns(config, data, networks, losses)
-    tx = game.optimizers(turns, make_optimizers(config))
-    features = Features('pixel', pixels)
-    if config.classifier:
+    scores.check_splits(data)
+    rules = Game(config, data, make_networks(config, data), make_losses(config))
+    turns = make_turns(rules)
+    features = scores.PIXELS
+    # Sampling needs no more than a checkpoint: then there are no splits.
+    if config.classifier and data.splits:
         compute = classifier.load_features(config.classifier, data)
-        features = Features('classifier', compute)
-
-    def init(rng: jax.Array) -> state_lib.TrainState:
-        params, stats = {}, {}
-        z, x = jnp.zeros((1, config.latent_dim)), jnp.zeros((1, *data.image_shape))
-        label = (jnp.zeros(1, jnp.int32),) if config.class_conditional else ()
-        for name, seen in (('generator', z), ('discriminator', x)):
-            player_rng = jax.random.fold_in(rng, len(params))
-            variables = getattr(networks, name).init(player_rng, seen, *label)
-            params[name] = variables['params']
-            stats[name] = variables.get('batch_stats', {})
-        return state_lib.create(
-            params, tx, model_state={'batch_stats': stats}, ema=config.ema > 0
-        )
-
-    def generate(
-        state: state_lib.TrainState, z: jax.Array, label: jax.Array
-    ) -> jax.Array:
-        variables = {
-            'params': state.eval_params['generator'],
-            'batch_stats': state.model_state['batch_stats']['generator'],
-        }
-        labels = (label,) if config.class_conditional else ()
-        x = networks.generator.apply(variables, z, *labels)
-        return jnp.round(255 * (x + 1) / 2).astype(jnp.uint8)
+        features = scores.Features('classifier', compute)
 
     def sample(
         state: state_lib.TrainState, rngs: jax.Array, index: jax.Array
     ) -> jax.Array:
-        return generate(state, draw_z(config, rngs), index % max(data.num_classes, 1))
-
-    def pictures(
-        state: state_lib.TrainState, batch: Any, rng: jax.Array
-    ) -> dict[str, np.ndarray]:
-        if synthetic.modes(data.name) is not None:
-            rngs = state_lib.fold_in_each(rng, jnp.arange(2000))
-            points = jax.jit(sample)(state, rngs, jnp.arange(2000))
-            x = pipeline.first_images(data, 2000)
-            points, x = np.asarray(points).reshape(-1, 2), x.reshape(-1, 2)
-            return {'points': plotting.scatter(x, points)}
-        ends = draw_z(config, state_lib.fold_in_each(rng, jnp.arange(16)))
-        z = jax.vmap(lambda a, b: latent.interpolate(a, b, 10))(ends[:8], ends[8:])
-        label = jnp.repeat(jnp.arange(8) % max(data.num_classes, 1), 10)
-        x = jax.jit(generate)(state, z.reshape(-1, config.latent_dim), label)
-        samples = np.asarray(x)[::10]
-        return {
-            'interpolations': plotting.image_grid(np.asarray(x), columns=10),
-            'nearest': nearest_images(samples, data, features),
-        }
+        z = draw_z(config, rngs)
+        return generate(rules, state, z, index % max(data.num_classes, 1))
 
     return loop.Experiment(
-        init=init,
+        init=functools.partial(init, rules, game.optimizers(
+            turns, make_optimizers(config)
+        )),
         train_step=game.make_game_step(turns, ema_decay=config.ema),
-        score=functools.partial(score, config=config, data=data, features=features),
+        score=functools.partial(
+            scores.score, most=config.score_samples, data=data, features=features
+        ),
         sample=sample,
         sampler='z from the prior, G(z)',
-        pictures=pictures,
-        alarms=functools.partial(ring, losses, data),
-        convolutional=networks.convolutional,
+        pictures=functools.partial(make_pictures, rules, features),
+        alarms=functools.partial(
+            scores.find_alarms, saturated_below=rules.losses.saturated_below, data=data
+        ),
+        convolutional=rules.networks.convolutional,
         minibatches=config.k,
     )
+
+
+def init(
+    rules: Game, tx: optax.GradientTransformation, rng: jax.Array
+) -> state_lib.TrainState:
+    """Starts both players."""
+    config, data = rules.config, rules.data
+    z, x = jnp.zeros((1, config.latent_dim)), jnp.zeros((1, *data.image_shape))
+    label = (jnp.zeros(1, jnp.int32),) if config.class_conditional else ()
+    params, stats = {}, {}
+    for name, seen in (('generator', z), ('discriminator', x)):
+        player_rng = jax.random.fold_in(rng, len(params))
+        variables = getattr(rules.networks, name).init(player_rng, seen, *label)
+        params[name] = variables['params']
+        stats[name] = variables.get('batch_stats', {})
+    return state_lib.create(
+        params, tx, model_state={'batch_stats': stats}, ema=config.ema > 0
+    )
+
+
+def generate(
+    rules: Game, state: state_lib.TrainState, z: jax.Array, label: jax.Array
+) -> jax.Array:
+    """Returns G(z), of the labels [B] where it sees them, as uint8 [B, H, W, C]."""
+    variables = {
+        'params': state.eval_params['generator'],
+        'batch_stats': state.model_state['batch_stats']['generator'],
+    }
+    labels = (label,) if rules.config.class_conditional else ()
+    x = rules.networks.generator.apply(variables, z, *labels)
+    return jnp.round(255 * (x + 1) / 2).astype(jnp.uint8)
 
 
 def make_optimizers(config: Config) -> dict[str, optax.GradientTransformation]:
@@ -191,77 +181,129 @@ def make_optimizers(config: Config) -> dict[str, optax.GradientTransformation]:
     }
 
 
-def make_turns(
-    config: Config, data: sources.ImageSet, networks: Networks, losses: Losses
-) -> list[game.Turn]:
+def make_turns(rules: Game) -> list[game.Turn]:
     """Makes the moves of a step: k of the discriminator, then one of the generator."""
-
-    def play(name: str, params: Any, model_state: Any, *seen: Any, **mode: Any) -> Any:
-        stats = model_state['batch_stats']
-        y, updated = getattr(networks, name).apply(
-            {'params': params[name], 'batch_stats': stats[name]}, *seen,
-            train=True, mutable=['batch_stats'], **mode,
-        )
-        stats = stats | {name: updated.get('batch_stats', {})}
-        return y, {'batch_stats': stats}
-
-    def discriminator_loss(params, model_state, batch, rngs, *, step, axis_name):
-        del step
-        z_rngs, pixel_rngs, real_rngs, fake_rngs, point_rngs = _split_each(rngs, 5)
-        label = (batch['label'],) if config.class_conditional else ()
-        real = to_tanh_range(pixel_rngs, batch['image'], data)
-        # BatchNorm's running averages are the generator's own affair: not kept here.
-        fake, _ = play(
-            'generator', params, model_state, draw_z(config, z_rngs), *label,
-            axis_name=axis_name,
-        )
-        # Apart: together, BatchNorm would tell the discriminator how many are fake.
-        real_scores, model_state = play(
-            'discriminator', params, model_state, real, *label, dropout_rngs=real_rngs,
-            axis_name=axis_name,
-        )
-        fake_scores, model_state = play(
-            'discriminator', params, model_state, fake, *label, dropout_rngs=fake_rngs,
-            axis_name=axis_name,
-        )
-        loss = losses.discriminator(real_scores, fake_scores)
-        metrics = {
-            'real_score': real_scores.mean(), 'fake_score': fake_scores.mean(),
-        }
-        if losses.penalty:
-            def critic(x: jax.Array) -> jax.Array:
-                return play('discriminator', params, model_state, x, *label)[0]
-
-            penalty = adversarial.gradient_penalty(critic, point_rngs, real, fake)
-            loss, metrics['gradient_penalty'] = loss + losses.penalty * penalty, penalty
-        return state_lib.LossOutput(loss, metrics, model_state)
-
-    def generator_loss(params, model_state, batch, rngs, *, step, axis_name):
-        del step
-        z_rngs, rngs = _split_each(rngs, 2)
-        label = (batch['label'],) if config.class_conditional else ()
-        fake, model_state = play(
-            'generator', params, model_state, draw_z(config, z_rngs), *label,
-            axis_name=axis_name,
-        )
-        scores, _ = play(
-            'discriminator', params, model_state, fake, *label, dropout_rngs=rngs,
-            axis_name=axis_name,
-        )
-        # What the loss is about: how much a better score of a sample is worth.
-        loss, slopes = jax.value_and_grad(losses.generator)(scores)
-        metrics = {'generator_slope': jnp.sum(jnp.abs(slopes))}
-        return state_lib.LossOutput(loss, metrics, model_state)
+    k, clip = rules.config.k, rules.losses.clip
 
     def clipped(params: Any) -> Any:
-        if not losses.clip:
-            return params
-        return jax.tree.map(lambda w: jnp.clip(w, -losses.clip, losses.clip), params)
+        return jax.tree.map(lambda w: jnp.clip(w, -clip, clip), params)
 
-    return [
-        game.Turn('discriminator', ('discriminator',), discriminator_loss, i, clipped)
-        for i in range(config.k)
-    ] + [game.Turn('generator', ('generator',), generator_loss)]
+    of_discriminator = game.Turn(
+        'discriminator', ('discriminator',),
+        functools.partial(discriminator_loss, rules),
+    )
+    if clip:
+        of_discriminator = of_discriminator._replace(project=clipped)
+    return [of_discriminator._replace(minibatch=i) for i in range(k)] + [
+        game.Turn('generator', ('generator',), functools.partial(generator_loss, rules))
+    ]
+
+
+def play(
+    rules: Game, name: str, params: Any, model_state: Any, *seen: Any, **mode: Any
+) -> tuple[jax.Array, Any]:
+    """Applies a player in training; returns its output and the new BatchNorm state."""
+    stats = model_state['batch_stats']
+    y, updated = getattr(rules.networks, name).apply(
+        {'params': params[name], 'batch_stats': stats[name]}, *seen,
+        train=True, mutable=['batch_stats'], **mode,
+    )
+    return y, {'batch_stats': stats | {name: updated.get('batch_stats', {})}}
+
+
+def discriminator_loss(
+    rules: Game,
+    params: Any,
+    model_state: Any,
+    batch: state_lib.Batch,
+    rngs: jax.Array,
+    *,
+    step: jax.Array,
+    axis_name: str | None,
+) -> state_lib.LossOutput:
+    """Computes the discriminator's loss of a minibatch; see `state.LossFn`."""
+    del step
+    config, losses = rules.config, rules.losses
+    z_rngs, pixel_rngs, *dropout_rngs, point_rngs = state_lib.split_each(rngs, 5)
+    label = (batch['label'],) if config.class_conditional else ()
+    real = to_tanh_range(pixel_rngs, batch['image'], rules.data)
+    # BatchNorm's running averages are the generator's own affair: not kept here.
+    fake, _ = play(
+        rules, 'generator', params, model_state, draw_z(config, z_rngs), *label,
+        axis_name=axis_name,
+    )
+    scores = []
+    # Apart: together, BatchNorm would tell the discriminator how many are fake.
+    for x, x_rngs in zip((real, fake), dropout_rngs, strict=True):
+        score, model_state = play(
+            rules, 'discriminator', params, model_state, x, *label,
+            dropout_rngs=x_rngs, axis_name=axis_name,
+        )
+        scores.append(score)
+    loss = losses.discriminator(*scores)
+    metrics = {'real_score': scores[0].mean(), 'fake_score': scores[1].mean()}
+    if losses.penalty:
+        def critic(x: jax.Array) -> jax.Array:
+            return play(rules, 'discriminator', params, model_state, x, *label)[0]
+
+        penalty = adversarial.gradient_penalty(critic, point_rngs, real, fake)
+        loss, metrics['gradient_penalty'] = loss + losses.penalty * penalty, penalty
+    return state_lib.LossOutput(loss, metrics, model_state)
+
+
+def generator_loss(
+    rules: Game,
+    params: Any,
+    model_state: Any,
+    batch: state_lib.Batch,
+    rngs: jax.Array,
+    *,
+    step: jax.Array,
+    axis_name: str | None,
+) -> state_lib.LossOutput:
+    """Computes the generator's loss, of fresh noise; see `state.LossFn`."""
+    del step
+    z_rngs, dropout_rngs = state_lib.split_each(rngs, 2)
+    label = (batch['label'],) if rules.config.class_conditional else ()
+    fake, model_state = play(
+        rules, 'generator', params, model_state, draw_z(rules.config, z_rngs), *label,
+        axis_name=axis_name,
+    )
+    score, _ = play(
+        rules, 'discriminator', params, model_state, fake, *label,
+        dropout_rngs=dropout_rngs, axis_name=axis_name,
+    )
+    # What the loss is about: how much a better score of a sample is worth.
+    loss, slopes = jax.value_and_grad(rules.losses.generator)(score)
+    metrics = {'generator_slope': jnp.sum(jnp.abs(slopes))}
+    return state_lib.LossOutput(loss, metrics, model_state)
+
+
+def dcgan_networks(
+    config: Config, data: sources.ImageSet, features: tuple[int, ...], *,
+    kernel_size: int, norm: str,
+) -> Networks:
+    """Makes the players of convolutions alone, which may see labels."""
+    _check_sides(data, 2 ** len(features))
+    parts = dict(
+        kernel_size=kernel_size, dtype=jnp.dtype(config.dtype),
+        num_classes=data.num_classes if config.class_conditional else 0,
+    )
+    return Networks(
+        dcgan.Generator(data.image_shape, features[::-1], **parts),
+        dcgan.Discriminator(features, norm=norm, **parts),
+    )
+
+
+def small_networks(config: Config, data: sources.ImageSet, *, norm: str) -> Networks:
+    """Makes the players of Lucic et al. 2018."""
+    check_unconditional(config)
+    _check_sides(data, 4)
+    dtype = jnp.dtype(config.dtype)
+    return Networks(
+        infogan.Generator(data.image_shape, dtype=dtype),
+        infogan.Discriminator(norm=norm, dtype=dtype),
+    )
 
 
 def check_unconditional(config: Config) -> None:
@@ -273,8 +315,7 @@ def check_unconditional(config: Config) -> None:
         )
 
 
-def check_sides(data: sources.ImageSet, divisor: int) -> None:
-    """Raises UserError unless the images' sides can be halved as often as need be."""
+def _check_sides(data: sources.ImageSet, divisor: int) -> None:
     height, width, _ = data.image_shape
     if height % divisor or width % divisor:
         raise UserError(
@@ -297,108 +338,42 @@ def to_tanh_range(
     rngs: jax.Array, image: jax.Array, data: sources.ImageSet
 ) -> jax.Array:
     """Scales integers, binarized where the set says so, to [-1, 1]."""
-    x = binarize.integers(rngs, image, data).astype(jnp.float32)
-    return 2 * x / (binarize.num_values(data) - 1) - 1
+    return 2 * binarize.to_unit_range(rngs, image, data) - 1
 
 
-def score(
-    draw: Callable[[int], np.ndarray],
-    examples: image_set.Examples,
-    last: bool,
-    *,
-    config: Config,
-    data: sources.ImageSet,
-    features: Features,
-) -> dict[str, float]:
-    """Compares generated samples with images.
+def make_pictures(
+    rules: Game, features: scores.Features, state: state_lib.TrainState, batch: Any,
+    rng: jax.Array,
+) -> dict[str, np.ndarray]:
+    """Draws walks from z to z, and samples over the training images nearest to them.
+
+    Of points of the plane it draws the points.
 
     Args:
-        draw: n -> [n, H, W, C] uint8.
-        examples: a split of the image set.
-        last: whether to compute the numbers that take a while too.
-        config: how many.
-        data: the image set.
-        features: what is compared.
+        rules: the game.
+        features: by which images are near.
+        state: the players.
+        batch: not used.
+        rng: one key.
 
     Returns:
-        The Frechet distance of the features, as `loss` too, and how many of each were
-        compared; where the modes are known, how many are covered; at last the kernel
-        distance, precision, recall, density and coverage.
+        Pictures by name, uint8 [H, W, C] each.
     """
-    num = min(config.score_samples, len(examples))
-    images = examples.fetch(np.arange(num))['image']
-    real = plotting.to_uint8(images, num_values=data.num_values)
-    fake = draw(num)
-    real_features, fake_features = features.compute(real), features.compute(fake)
-    distance = frechet.frechet_distance(*(
-        moments.update(moments.empty(x.shape[1]), x)
-        for x in (real_features, fake_features)
-    ))
-    numbers = {
-        'loss': distance, f'{features.name}_frechet_distance': distance,
-        'num_real': num, 'num_fake': num,
-        **alarms.diversity(real_features, fake_features),
-    }
-    if last:
-        numbers |= careful_scores(features.name, real_features, fake_features)
-    known = synthetic.modes(data.name)
-    if known is not None:
-        points = fake.reshape(num, -1).astype(np.float64)
-        numbers |= modes.mode_coverage(points, known.centres, known.std)
-    return numbers
-
-
-def ring(
-    losses: Losses, data: sources.ImageSet, split: str, metrics: dict[str, float]
-) -> list[str]:
-    """Returns the alarms of a line of metrics."""
-    if split == 'train':
-        return alarms.of_training(metrics, saturated_below=losses.saturated_below)
-    known = synthetic.modes(data.name)
-    return alarms.of_samples(metrics, num_modes=len(known.centres) if known else 0)
-
-
-def careful_scores(
-    name: str, real: np.ndarray, fake: np.ndarray
-) -> dict[str, float]:
-    """Returns the kernel distance, and precision and recall, of features [N, F]."""
-    mean, error = kernel_distance.kernel_distance(
-        real, fake, subset_size=min(1000, len(real) // 2)
-    )
+    del batch
+    config, data = rules.config, rules.data
+    draw = jax.jit(functools.partial(generate, rules))
+    if synthetic.modes(data.name) is not None:
+        z = draw_z(config, state_lib.fold_in_each(rng, jnp.arange(2000)))
+        points = draw(state, z, jnp.arange(2000) % data.num_classes)
+        x = pipeline.first_images(data, 2000).reshape(-1, 2)
+        return {'points': plotting.scatter(x, np.asarray(points).reshape(-1, 2))}
+    ends = draw_z(config, state_lib.fold_in_each(rng, jnp.arange(16)))
+    z = latent.interpolate(
+        ends[:8], ends[8:], 10, spherical=config.prior == 'normal'
+    ).swapaxes(0, 1)
+    label = jnp.repeat(jnp.arange(8) % max(data.num_classes, 1), 10)
+    x = np.asarray(draw(state, z.reshape(-1, config.latent_dim), label))
     return {
-        f'{name}_kernel_distance': mean, f'{name}_kernel_distance_error': error,
-        **precision_recall.precision_recall(real, fake),
+        'interpolations': plotting.image_grid(x, columns=10),
+        'nearest': scores.nearest_images(x[::10], data, features),
     }
-
-
-def pixels(images: np.ndarray) -> np.ndarray:
-    """Returns uint8 images [N, H, W, C] as [N, H W C] in [0, 1]."""
-    return images.reshape(len(images), -1) / 255
-
-
-def nearest_images(
-    samples: np.ndarray, data: sources.ImageSet, features: Features
-) -> np.ndarray:
-    """Draws samples over the training images nearest to them, as the lecture does.
-
-    Args:
-        samples: [N, H, W, C] uint8.
-        data: the image set; of a large one the first images are searched.
-        features: by which they are compared, besides pixels.
-
-    Returns:
-        [H', W', C] uint8: the samples, the nearest by pixels, the nearest by features.
-    """
-    images = plotting.to_uint8(
-        pipeline.first_images(data, _SEARCHED), num_values=data.num_values
-    )
-    rows = {'samples': samples}
-    for name, compute in {'pixels': pixels, 'features': features.compute}.items():
-        if compute is not pixels or name == 'pixels':
-            index, _ = neighbours.nearest(compute(samples), compute(images))
-            rows[f'nearest by {name}'] = images[index[:, 0]]
-    return plotting.labelled_rows(np.stack(list(rows.values())), list(rows))
-
-
-def _split_each(rngs: jax.Array, num: int) -> jax.Array:
-    return jax.vmap(lambda rng: jax.random.split(rng, num), out_axes=1)(rngs)

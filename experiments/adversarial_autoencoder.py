@@ -14,6 +14,9 @@ codes from the prior's; the encoder moves to fool them; and with --num_labels it
 the classes of as many labelled images, which q(y|x) is then for. Published errors on
 MNIST: 1.90 % with 100 labels, 1.60 % with 1000; clustering 9.55 % with 16 clusters,
 4.10 % with 30.
+
+NOTE: the paper trains by gradient descent with momentum and rates that drop, here it is
+Adam; and its encoder sees noisy images where labels are few.
 """
 
 import dataclasses
@@ -21,7 +24,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +33,7 @@ import optax
 from flax import linen as nn
 
 from gm_jax import plotting
-from gm_jax.data import binarize, sources
+from gm_jax.data import binarize, pipeline, sources
 from gm_jax.errors import UserError
 from gm_jax.evaluation import probe
 from gm_jax.losses import adversarial, reconstruction
@@ -43,8 +46,8 @@ from gm_jax.training.config import field
 
 # The mixture prior: so many Gaussians on a ring.
 _PETALS, _RADIUS, _STD = 10, 4.0, 0.5
-# Training images by which clusters are named.
-_NAMED_BY = 10_000
+# Training images by which clusters are named; images of which labels are read at once.
+_NAMED_BY, _CHUNK = 10_000, 1_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,9 @@ class Config(config_lib.Config):
     )
     adversarial_learning_rate: float = field(
         1e-4, 'peak learning rate of the discriminators, and of fooling them', low=0.0
+    )
+    adversarial_b1: float = field(
+        0.5, "decay of their optimizers' gradient averages", low=0.0, high=1.0
     )
     num_labels: int = field(
         0, 'labelled training images, of every class as many; 0: none', low=0
@@ -93,98 +99,129 @@ PRESETS = {
 }
 
 
+class Game(NamedTuple):
+    """All that a step and an evaluation are made of."""
+
+    config: Config
+    data: sources.ImageSet
+    num_categories: int  # K
+    players: dict[str, nn.Module]  # by name: encoder, decoder, the discriminators
+
+    def play(self, name: str, params: Any, *seen: jax.Array) -> Any:
+        """Applies a player."""
+        return self.players[name].apply({'params': params[name]}, *seen)
+
+    def reconstruct(self, params: Any, x: jax.Array) -> tuple[Code, jax.Array]:
+        """Returns the code of x [B, H, W, C], and ||x - x_hat||^2 [B]."""
+        code = self.play('encoder', params, x)
+        x_hat = self.play('decoder', params, code.z, code.y)
+        return code, reconstruction.squared_error(x_hat, x)
+
+    def judge(self, params: Any, z: jax.Array, y: jax.Array) -> list[jax.Array]:
+        """Returns the logits [B] of each discriminator."""
+        codes = {'z_discriminator': z, 'y_discriminator': y}
+        return [self.play(name, params, codes[name]) for name in self.discriminators]
+
+    @property
+    def discriminators(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(name for name in self.players if 'discriminator' in name)
+
+
 def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
     """Makes the pure functions of the experiment."""
     num_categories = count_categories(config, data)
-    players = make_players(config, data, num_categories)
-    turns = make_turns(config, data, players, num_categories)
-    of_game = dataclasses.replace(
-        config, learning_rate=config.adversarial_learning_rate, adam_b1=0.5
+    rules = Game(
+        config, data, num_categories, make_players(config, data, num_categories)
     )
+    turns = make_turns(rules)
+    of_game = optimizer.make(dataclasses.replace(
+        config, learning_rate=config.adversarial_learning_rate,
+        adam_b1=config.adversarial_b1,
+    ))
     tx = game.optimizers(turns, {
         'autoencoder': optimizer.make(config), 'classifier': optimizer.make(config),
-        'discriminator': optimizer.make(of_game), 'encoder': optimizer.make(of_game),
+        'discriminator': of_game, 'encoder': of_game,
     })
-
-    def init(rng: jax.Array) -> state_lib.TrainState:
-        z = jnp.zeros((1, config.latent_dim))
-        y = jnp.zeros((1, num_categories))
-        seen = {
-            'encoder': (jnp.zeros((1, *data.image_shape)),), 'decoder': (z, y),
-            'z_discriminator': (z,), 'y_discriminator': (y,),
-        }
-        params = {
-            name: player.init(jax.random.fold_in(rng, i), *seen[name])['params']
-            for i, (name, player) in enumerate(players.items())
-        }
-        return state_lib.create(
-            params, tx, ema=config.ema > 0,
-            # Kept in the state, so that a checkpoint holds all that a step needs.
-            model_state=labelled_images(config, data) if config.num_labels else {},
-        )
-
-    def encode(state: state_lib.TrainState, batch: Any, rng: jax.Array) -> tuple:
-        rngs = state_lib.fold_in_each(rng, batch['index'])
-        x = prepare(data, batch['image'], rngs)
-        code = players['encoder'].apply({'params': state.eval_params['encoder']}, x)
-        return x, code
-
-    def decode(state: state_lib.TrainState, z: jax.Array, y: jax.Array) -> jax.Array:
-        return players['decoder'].apply(
-            {'params': state.eval_params['decoder']}, z, y
-        )
-
-    def eval_step(state: Any, batch: Any, rng: jax.Array) -> dict[str, jax.Array]:
-        x, code = encode(state, batch, rng)
-        error = reconstruction.squared_error(decode(state, code.z, code.y), x)
-        if not config.num_labels:
-            return {'loss': error}
-        wrong = jnp.argmax(code.logits, axis=-1) != batch['label']
-        cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
-            code.logits, batch['label']
-        )
-        return {
-            'loss': cross_entropy, 'squared_error': error,
-            'error': wrong.astype(jnp.float32),
-        }
-
-    def summarize(arrays: dict[str, np.ndarray]) -> dict[str, float]:
-        numbers = {
-            name: float(values.mean(dtype=np.float64))
-            for name, values in arrays.items()
-        }
-        error = numbers.pop('squared_error' if config.num_labels else 'loss')
-        if config.num_labels:
-            numbers['cross_entropy_nats'] = numbers.pop('loss')
-        return {'squared_error_per_image': error, **numbers}
+    eval_step = functools.partial(evaluate_batch, rules)
 
     def sample(
         state: state_lib.TrainState, rngs: jax.Array, index: jax.Array
     ) -> jax.Array:
         y = jax.nn.one_hot(index % max(num_categories, 1), num_categories)
-        return _to_uint8(decode(state, draw_z(config, rngs), y))
-
-    def pictures(state: Any, batch: Any, rng: jax.Array) -> dict[str, np.ndarray]:
-        x, code = jax.jit(encode)(state, batch, rng)
-        z = draw_z(config, state_lib.fold_in_each(rng, jnp.arange(2000)))
-        return make_pictures(
-            jax.jit(functools.partial(decode, state)), x, code, batch['label'], z
-        )
+        x = rules.play('decoder', state.eval_params, draw_z(config, rngs), y)
+        return jnp.round(255 * x).astype(jnp.uint8)
 
     return loop.Experiment(
-        init=init,
+        init=functools.partial(init, rules, tx),
         train_step=game.make_game_step(turns, ema_decay=config.ema),
         minibatches=1,
         eval_step=eval_step,
         test_step=eval_step,
-        summarize=summarize,
+        summarize=functools.partial(summarize, config.num_labels > 0),
         sample=sample,
         sampler='z from the prior, each category in turn, decoded',
-        pictures=pictures,
+        pictures=functools.partial(make_pictures, rules),
         convolutional=False,
-        finish=functools.partial(name_clusters, config, data, encode)
+        finish=functools.partial(name_clusters, rules)
         if config.num_clusters and data.num_classes else None,
     )
+
+
+def init(
+    rules: Game, tx: optax.GradientTransformation, rng: jax.Array
+) -> state_lib.TrainState:
+    """Starts all players."""
+    config, data = rules.config, rules.data
+    z, y = jnp.zeros((1, config.latent_dim)), jnp.zeros((1, rules.num_categories))
+    seen = {
+        'encoder': (jnp.zeros((1, *data.image_shape)),), 'decoder': (z, y),
+        'z_discriminator': (z,), 'y_discriminator': (y,),
+    }
+    params = {
+        name: player.init(jax.random.fold_in(rng, i), *seen[name])['params']
+        for i, (name, player) in enumerate(rules.players.items())
+    }
+    return state_lib.create(
+        params, tx, ema=config.ema > 0,
+        # Kept in the state, so that a checkpoint holds all that a step needs.
+        model_state=labelled_images(config, data) if config.num_labels else {},
+    )
+
+
+def evaluate_batch(
+    rules: Game, state: state_lib.TrainState, batch: state_lib.Batch, rng: jax.Array
+) -> dict[str, jax.Array]:
+    """Computes the numbers of each example; with labels the loss is of the classes."""
+    x = observe(rules, batch, rng)
+    code, error = rules.reconstruct(state.eval_params, x)
+    if not rules.config.num_labels:
+        return {'loss': error}
+    cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
+        code.logits, batch['label']
+    )
+    wrong = jnp.argmax(code.logits, axis=-1) != batch['label']
+    return {
+        'loss': cross_entropy, 'squared_error': error,
+        'error': wrong.astype(jnp.float32),
+    }
+
+
+def observe(rules: Game, batch: state_lib.Batch, rng: jax.Array) -> jax.Array:
+    """Returns the images of a batch in [0, 1], keyed by their place in the set."""
+    rngs = state_lib.fold_in_each(rng, batch['index'])
+    return binarize.to_unit_range(rngs, batch['image'], rules.data)
+
+
+def summarize(labelled: bool, arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    """Returns the means of the numbers, called what they are."""
+    names = {'loss': 'squared_error_per_image'}
+    if labelled:
+        names = {'loss': 'cross_entropy_nats', 'squared_error': names['loss']}
+    return {
+        names.get(name, name): float(values.mean(dtype=np.float64))
+        for name, values in arrays.items()
+    }
 
 
 def count_categories(config: Config, data: sources.ImageSet) -> int:
@@ -217,63 +254,47 @@ def make_players(
     return players
 
 
-def make_turns(
-    config: Config,
-    data: sources.ImageSet,
-    players: dict[str, nn.Module],
-    num_categories: int,
-) -> list[game.Turn]:
-    """Makes the moves of a step, all on one minibatch."""
-    discriminators = tuple(name for name in players if 'discriminator' in name)
+def make_turns(rules: Game) -> list[game.Turn]:
+    """Makes the moves of a step, all on one minibatch; the losses are `LossFn`s."""
+    config, data = rules.config, rules.data
 
-    def play(name: str, params: Any, *seen: jax.Array) -> Any:
-        return players[name].apply({'params': params[name]}, *seen)
-
-    def judged(params: Any, z: jax.Array, y: jax.Array) -> list[jax.Array]:
-        codes = {'z_discriminator': z, 'y_discriminator': y}
-        return [play(name, params, codes[name]) for name in discriminators]
+    def see(image: jax.Array, rngs: jax.Array) -> jax.Array:
+        return binarize.to_unit_range(rngs, image, data)
 
     def reconstruct(params, model_state, batch, rngs, *, step, axis_name):
-        x = prepare(data, batch['image'], rngs)
-        code = play('encoder', params, x)
-        error = reconstruction.squared_error(
-            play('decoder', params, code.z, code.y), x
-        )
+        _, error = rules.reconstruct(params, see(batch['image'], rngs))
         return state_lib.LossOutput(error.mean(), {}, model_state)
 
     def discriminate(params, model_state, batch, rngs, *, step, axis_name):
-        pixel_rngs, z_rngs, y_rngs = _split_each(rngs, 3)
-        code = play('encoder', params, prepare(data, batch['image'], pixel_rngs))
-        y = jax.vmap(
-            lambda rng: jax.random.randint(rng, (), 0, max(num_categories, 1))
-        )(y_rngs)
-        real = judged(
-            params, draw_z(config, z_rngs), jax.nn.one_hot(y, num_categories)
+        pixel_rngs, z_rngs, y_rngs = state_lib.split_each(rngs, 3)
+        code = rules.play('encoder', params, see(batch['image'], pixel_rngs))
+        y = _draw_integers(y_rngs, max(rules.num_categories, 1))
+        real = rules.judge(
+            params, draw_z(config, z_rngs), jax.nn.one_hot(y, rules.num_categories)
         )
-        fake = judged(params, code.z, code.y)
+        fake = rules.judge(params, code.z, code.y)
         loss = sum(map(adversarial.discriminator_loss, real, fake))
         return state_lib.LossOutput(loss, {}, model_state)
 
     def fool(params, model_state, batch, rngs, *, step, axis_name):
-        code = play('encoder', params, prepare(data, batch['image'], rngs))
-        logits = judged(params, code.z, code.y)
+        code = rules.play('encoder', params, see(batch['image'], rngs))
+        logits = rules.judge(params, code.z, code.y)
         loss = sum(map(adversarial.generator_loss_non_saturating, logits))
         return state_lib.LossOutput(loss, {}, model_state)
 
     def classify(params, model_state, batch, rngs, *, step, axis_name):
-        row_rngs, pixel_rngs = _split_each(rngs, 2)
-        row = jax.vmap(
-            lambda rng: jax.random.randint(rng, (), 0, config.num_labels)
-        )(row_rngs)
-        x = prepare(data, model_state['image'][row], pixel_rngs)
+        row_rngs, pixel_rngs = state_lib.split_each(rngs, 2)
+        row = _draw_integers(row_rngs, config.num_labels)
+        x = see(model_state['image'][row], pixel_rngs)
+        code = rules.play('encoder', params, x)
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(
-            play('encoder', params, x).logits, model_state['label'][row]
+            code.logits, model_state['label'][row]
         )
         return state_lib.LossOutput(loss.mean(), {}, model_state)
 
     turns = [
         game.Turn('autoencoder', ('encoder', 'decoder'), reconstruct),
-        game.Turn('discriminator', discriminators, discriminate),
+        game.Turn('discriminator', rules.discriminators, discriminate),
         game.Turn('encoder', ('encoder',), fool),
     ]
     if config.num_labels:
@@ -289,7 +310,11 @@ def labelled_images(config: Config, data: sources.ImageSet) -> dict[str, jax.Arr
         found = {'image': images, 'label': np.zeros(config.num_labels, np.int32)}
     else:
         train = data.splits['train']
-        labels = train.fetch(np.arange(len(train)))['label']
+        starts = range(0, len(train), _CHUNK)  # a set may be larger than the memory
+        labels = np.concatenate([
+            train.fetch(np.arange(i, min(i + _CHUNK, len(train))))['label']
+            for i in starts
+        ])
         rows = probe.balanced_rows(labels, config.num_labels, seed=config.seed)
         found = train.fetch(rows)
     return {name: jnp.asarray(found[name]) for name in ('image', 'label')}
@@ -300,25 +325,14 @@ def draw_z(config: Config, rngs: jax.Array) -> jax.Array:
     z = latent.prior_sample(rngs, config.latent_dim)
     if config.prior == 'normal':
         return z
-    petal = jax.vmap(
-        lambda rng: jax.random.randint(jax.random.fold_in(rng, 1), (), 0, _PETALS)
-    )(rngs)
+    rngs = jax.vmap(jax.random.fold_in, (0, None))(rngs, 1)
+    petal = _draw_integers(rngs, _PETALS)
     angle = 2 * math.pi * petal / _PETALS
     return _RADIUS * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1) + _STD * z
 
 
-def prepare(data: sources.ImageSet, image: jax.Array, rngs: jax.Array) -> jax.Array:
-    """Turns integers [B, H, W, C] into x in [0, 1], with one key an example."""
-    image = binarize.integers(rngs, image, data)
-    return image.astype(jnp.float32) / (binarize.num_values(data) - 1)
-
-
 def name_clusters(
-    config: Config,
-    data: sources.ImageSet,
-    encode: Callable,
-    state: state_lib.TrainState,
-    say: Callable[[str], None],
+    rules: Game, state: state_lib.TrainState, say: Callable[[str], None]
 ) -> dict[str, float]:
     """Measures the clusters as classes: each has that of its surest training image.
 
@@ -326,72 +340,72 @@ def name_clusters(
         {'error': the share of test images whose cluster has another class}.
 
     References:
-        Makhzani et al. 2015, sec. 6.
+        Makhzani et al. 2015, sec. 6, which names them by validation images.
     """
-    def categories(state, batch, rng):
-        return {'y': encode(state, batch, rng)[1].y, 'label': batch['label']}
+    config, data = rules.config, rules.data
 
+    def categories(state, batch, rng):
+        code = rules.play('encoder', state.eval_params, observe(rules, batch, rng))
+        return {'y': code.y, 'label': batch['label']}
+
+    train = data.splits['train']
+    some = pipeline.example_order(0, 0, min(len(train), _NAMED_BY), len(train))
+    named = train.fetch(np.sort(some))
     categories = parallel.eval_many(categories)
     arrays = [
         evaluate.over_examples(
             categories, state, examples, jax.random.key(config.seed),
             config.eval_batch_size or config.batch_size,
         )
-        for examples in (_first(data.splits['train']), data.splits['test'])
+        for examples in (
+            sources.ArrayExamples(named['image'], named['label']), data.splits['test']
+        )
     ]
-    train, test = ((found['y'], found['label'][:, 0]) for found in arrays)
-    names = train[1][np.argmax(train[0], axis=0)]
+    named, test = ((found['y'], found['label'][:, 0]) for found in arrays)
+    names = named[1][np.argmax(named[0], axis=0)]
     error = np.mean(names[np.argmax(test[0], axis=1)] != test[1])
     say(f'  the clusters are named {names.tolist()}')
     return {'error': float(error)}
 
 
 def make_pictures(
-    decode: Callable[[jax.Array, jax.Array], jax.Array],
-    x: jax.Array,
-    code: Code,
-    label: np.ndarray,
-    prior: jax.Array,
+    rules: Game, state: state_lib.TrainState, batch: state_lib.Batch, rng: jax.Array
 ) -> dict[str, np.ndarray]:
     """Draws reconstructions, the plane of codes, and each style in all categories.
 
     Args:
-        decode: z [N, Z] and y [N, K] -> x_hat [N, H, W, C].
-        x: [B, H, W, C] in [0, 1].
-        code: theirs.
-        label: [B] theirs.
-        prior: [N, Z] draws of the prior.
+        rules: the game.
+        state: the players.
+        batch: of images [B, H, W, C].
+        rng: one key.
 
     Returns:
         Pictures by name, uint8 [H, W, C] each.
     """
+    decode = jax.jit(functools.partial(rules.play, 'decoder'))
+    x = observe(rules, batch, rng)
+    code = rules.play('encoder', state.eval_params, x)
+    x_hat = decode(state.eval_params, code.z, code.y)
     pictures = {'reconstructions': plotting.reconstructions(
-        np.asarray(x[:30]), np.asarray(decode(code.z, code.y)[:30])
+        np.asarray(x[:30]), np.asarray(x_hat[:30])
     )}
-    if code.z.shape[1] == 2:
+    prior = draw_z(rules.config, state_lib.fold_in_each(rng, jnp.arange(2000)))
+    if rules.config.latent_dim == 2:
         pictures['codes'] = plotting.scatter(
             np.asarray(prior), np.asarray(code.z), names=('prior', 'codes'),
-            labels=label,
+            labels=batch['label'],
         )
-    num = code.logits.shape[1]
+    num = rules.num_categories
     if num:
-        z = jnp.repeat(prior[:8], num, axis=0)
-        y = jnp.tile(jnp.eye(num), (8, 1))
-        pictures['styles'] = plotting.image_grid(np.asarray(decode(z, y)), columns=num)
+        z, y = jnp.repeat(prior[:8], num, axis=0), jnp.tile(jnp.eye(num), (8, 1))
+        styles = np.asarray(decode(state.eval_params, z, y))
+        pictures['styles'] = plotting.image_grid(styles, columns=num)
     return pictures
 
 
-def _first(examples: Any) -> sources.ArrayExamples:
-    found = examples.fetch(np.arange(min(len(examples), _NAMED_BY)))
-    return sources.ArrayExamples(found['image'], found['label'])
-
-
-def _split_each(rngs: jax.Array, num: int) -> jax.Array:
-    return jax.vmap(lambda rng: jax.random.split(rng, num), out_axes=1)(rngs)
-
-
-def _to_uint8(x: jax.Array) -> jax.Array:
-    return jnp.round(255 * x).astype(jnp.uint8)
+def _draw_integers(rngs: jax.Array, below: int) -> jax.Array:
+    """Draws one of 0 ... below - 1 by each key [B]."""
+    return jax.vmap(lambda rng: jax.random.randint(rng, (), 0, below))(rngs)
 
 
 main = functools.partial(

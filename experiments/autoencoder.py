@@ -96,18 +96,12 @@ def make_model(config: Config, data: sources.ImageSet) -> Autoencoder:
     )
 
 
-def prepare(data: sources.ImageSet, image: jax.Array, rngs: jax.Array) -> jax.Array:
-    """Turns integers [B, H, W, C] into x in [0, 1], with one key an example."""
-    image = binarize.integers(rngs, image, data)
-    return image.astype(jnp.float32) / (binarize.num_values(data) - 1)
-
-
 def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
     """Makes the pure functions of the experiment."""
     model = make_model(config, data)
 
     def encode(state: state_lib.TrainState, image: jax.Array, rngs: jax.Array) -> Any:
-        x = prepare(data, image, rngs)
+        x = binarize.to_unit_range(rngs, image, data)
         return x, model.apply(
             {'params': state.eval_params}, x, method=Autoencoder.encode
         )
@@ -126,7 +120,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         )
 
     def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
-        x = prepare(data, batch['image'], rngs)
+        x = binarize.to_unit_range(rngs, batch['image'], data)
         x_hat = model.apply({'params': params}, x)
         loss = reconstruction.squared_error(x_hat, x).mean()
         return state_lib.LossOutput(loss, {}, model_state)
@@ -257,14 +251,14 @@ def make_fit(config: Config, data: sources.ImageSet) -> Callable:
     tx = optimizer.make(dataclasses.replace(config, num_steps=config.probe_steps))
 
     def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
-        x = prepare(data, batch['image'], rngs)
+        x = binarize.to_unit_range(rngs, batch['image'], data)
         logits = model.apply({'params': params}, x)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
         return state_lib.LossOutput(loss.mean(), {}, model_state)
 
     def test_step(state, batch, rng):
         rngs = state_lib.fold_in_each(rng, batch['index'])
-        x = prepare(data, batch['image'], rngs)
+        x = binarize.to_unit_range(rngs, batch['image'], data)
         logits = model.apply({'params': state.params}, x)
         return {'correct': logits.argmax(-1) == batch['label']}
 
@@ -325,7 +319,7 @@ def _codes(
 
     def encode(state, batch, rng):
         rngs = state_lib.fold_in_each(rng, batch['index'])
-        x = prepare(data, batch['image'], rngs)
+        x = binarize.to_unit_range(rngs, batch['image'], data)
         variables = {'params': state.eval_params}
         z = model.apply(variables, x, method=Autoencoder.encode)
         return {'z': z, 'label': batch['label']}

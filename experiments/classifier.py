@@ -64,10 +64,6 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         dtype=jnp.dtype(config.dtype),
     )
 
-    def prepare(image: jax.Array, rngs: jax.Array) -> jax.Array:
-        x = binarize.integers(rngs, image, data).astype(jnp.float32)
-        return x / (binarize.num_values(data) - 1)
-
     def init(rng: jax.Array) -> state_lib.TrainState:
         variables = model.init(rng, jnp.zeros((1, *data.image_shape)))
         return state_lib.create(
@@ -77,9 +73,10 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
 
     def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
         del step
-        pixel_rngs, dropout_rngs = jax.vmap(jax.random.split, out_axes=1)(rngs)
+        pixel_rngs, dropout_rngs = state_lib.split_each(rngs, 2)
         logits, updated = model.apply(
-            {'params': params, **model_state}, prepare(batch['image'], pixel_rngs),
+            {'params': params, **model_state},
+            binarize.to_unit_range(pixel_rngs, batch['image'], data),
             dropout_rngs=dropout_rngs, train=True, axis_name=axis_name,
             mutable=['batch_stats'],
         )
@@ -90,7 +87,8 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
 
     def eval_step(state: Any, batch: Any, rng: jax.Array) -> dict[str, jax.Array]:
         rngs = state_lib.fold_in_each(rng, batch['index'])
-        logits = model.apply(state.eval_variables, prepare(batch['image'], rngs))
+        x = binarize.to_unit_range(rngs, batch['image'], data)
+        logits = model.apply(state.eval_variables, x)
         label = batch['label']
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
         right = jnp.argmax(logits, axis=-1) == label
@@ -136,11 +134,11 @@ def load_features(
         )
     config = config_lib.load(path, Config)
     facts = image_set.read_facts(os.path.join(workdir, 'data.json'))
-    if (facts.name, facts.image_shape) != (data.name, data.image_shape):
-        raise UserError(
-            f'{workdir} holds a classifier of {facts.name} {facts.image_shape}, not of '
-            f'{data.name} {data.image_shape}.'
-        )
+    seen, wanted = (
+        f'{x.name} {x.image_shape} with --binarize={x.binarize}' for x in (facts, data)
+    )
+    if seen != wanted:
+        raise UserError(f'{workdir} holds a classifier of {seen}, not of {wanted}.')
     template = build(config, data).init(jax.random.key(0))
     manager = checkpoints.open_directory(workdir)
     found = checkpoints.restore(manager, template)

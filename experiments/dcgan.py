@@ -12,12 +12,9 @@ import dataclasses
 import functools
 import sys
 
-import jax.numpy as jnp
-
 from experiments import adversarial
 from gm_jax.data import sources
 from gm_jax.losses import adversarial as losses
-from gm_jax.models import dcgan
 from gm_jax.training import config as config_lib
 from gm_jax.training import loop
 from gm_jax.training.config import field
@@ -63,15 +60,9 @@ PRESETS = {
 
 def make_networks(config: Config, data: sources.ImageSet) -> adversarial.Networks:
     """Makes the players."""
-    features = config_lib.sizes(config.features, 'features')
-    adversarial.check_sides(data, 2 ** len(features))
-    parts = dict(
-        kernel_size=config.kernel_size, dtype=jnp.dtype(config.dtype),
-        num_classes=data.num_classes if config.class_conditional else 0,
-    )
-    return adversarial.Networks(
-        dcgan.Generator(data.image_shape, features[::-1], **parts),
-        dcgan.Discriminator(features, norm=config.norm, **parts),
+    return adversarial.dcgan_networks(
+        config, data, config_lib.sizes(config.features, 'features'),
+        kernel_size=config.kernel_size, norm=config.norm,
     )
 
 

@@ -1,7 +1,9 @@
-"""Generative adversarial networks, by the algorithm of the paper to the letter.
+"""Generative adversarial networks, by the algorithm of the paper.
 
 Goodfellow et al. 2014, Generative Adversarial Networks: k steps of the discriminator,
-each on a fresh minibatch and fresh noise, then one step of the generator.
+each on a fresh minibatch and fresh noise, then one step of the generator. The generator
+descends -log D(G(z)), as the paper does in practice, or with --generator_loss=minimax
+log(1 - D(G(z))), as its algorithm 1 says.
 
     python -m experiments.gan --workdir=/tmp/gan
     python -m experiments.gan --workdir=/tmp/gan --generator_loss=minimax --k=2
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 from experiments import adversarial
 from gm_jax.data import sources
 from gm_jax.losses import adversarial as losses
-from gm_jax.models import gan, infogan
+from gm_jax.models import gan
 from gm_jax.training import config as config_lib
 from gm_jax.training import loop
 from gm_jax.training.config import field
@@ -58,7 +60,8 @@ _LUCIC = Config(
     adam_b1=0.0, log_every=125, eval_every=1_875, checkpoint_every=625,
 )
 PRESETS = {
-    # Of the paper for MNIST, but for its momentum and its decay of the learning rate.
+    # The sizes of the paper for MNIST. Its optimizer is gradient descent with momentum
+    # and a decaying rate, its weights start uniform, its output is a sigmoid.
     'paper': Config(
         dataset='mnist', hidden='1200,1200', discriminator_hidden='240,240',
         latent_dim=100, batch_size=100, dropout=0.5, num_steps=30_000,
@@ -71,13 +74,9 @@ PRESETS = {
 
 def make_networks(config: Config, data: sources.ImageSet) -> adversarial.Networks:
     """Makes the players."""
-    dtype = jnp.dtype(config.dtype)
     if config.network == 'small':
-        adversarial.check_sides(data, 4)
-        return adversarial.Networks(
-            infogan.Generator(data.image_shape, dtype=dtype),
-            infogan.Discriminator(dtype=dtype),
-        )
+        return adversarial.small_networks(config, data, norm='batch')
+    dtype = jnp.dtype(config.dtype)
     return adversarial.Networks(
         gan.Generator(
             data.image_shape, config_lib.sizes(config.hidden, 'hidden'), dtype=dtype

@@ -254,7 +254,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         )
 
     def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
-        pixel_rngs, noise_rngs, dropout_rngs = split_each(rngs, 3)
+        pixel_rngs, noise_rngs, dropout_rngs = state_lib.split_each(rngs, 3)
         x, target = prepare(batch['image'], pixel_rngs)
         terms, updated = nn.apply(posterior_terms, model, mutable=['batch_stats'])(
             {'params': params, **model_state},
@@ -266,7 +266,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
 
     def evaluate(state, batch, rng, num, chunk):
         rngs = state_lib.fold_in_each(rng, batch['index'])
-        pixel_rngs, noise_rngs = split_each(rngs, 2)
+        pixel_rngs, noise_rngs = state_lib.split_each(rngs, 2)
         noise_rngs = jax.vmap(jax.random.fold_in)(noise_rngs, chunk)
         x, target = prepare(batch['image'], pixel_rngs)
         return nn.apply(posterior_terms, model)(
@@ -318,7 +318,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         state: state_lib.TrainState, rngs: jax.Array, index: jax.Array
     ) -> jax.Array:
         del index
-        prior_rngs, layer_rngs = split_each(rngs, 2)
+        prior_rngs, layer_rngs = state_lib.split_each(rngs, 2)
         z = latent.prior_sample(prior_rngs, model.latent_dims[-1])
         if len(model.latent_dims) == 2:
             p1 = model.apply(state.eval_variables, z, method=VAE.decode2)
@@ -393,11 +393,6 @@ def make_pictures(
     rows = np.asarray(rows).reshape(-1, *images.shape[1:])
     pictures['traversals'] = plotting.image_grid(rows, columns=len(values))
     return pictures
-
-
-def split_each(rngs: jax.Array, num: int) -> jax.Array:
-    """Splits each of [B] keys into `num`: [num, B] keys."""
-    return jax.vmap(lambda rng: jax.random.split(rng, num), out_axes=1)(rngs)
 
 
 def pixel_logits(data: sources.ImageSet) -> jax.Array:

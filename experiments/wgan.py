@@ -17,8 +17,9 @@ import jax.numpy as jnp
 
 from experiments import adversarial
 from gm_jax.data import sources
+from gm_jax.errors import UserError
 from gm_jax.losses import adversarial as losses
-from gm_jax.models import dcgan, gan, infogan
+from gm_jax.models import gan
 from gm_jax.training import config as config_lib
 from gm_jax.training import loop
 from gm_jax.training.config import field
@@ -52,8 +53,13 @@ class Config(adversarial.Config):
     kernel_size: int = field(4, 'side of every kernel of --network=dcgan', low=2)
 
     def __post_init__(self) -> None:
-        """Raises UserError for sizes that are none."""
+        """Raises UserError for sizes that are none, and a slope that nothing bounds."""
         super().__post_init__()
+        bound = {'clip': self.clip, 'gradient_penalty': self.penalty, 'spectral': 1}
+        if not bound[self.lipschitz]:
+            raise UserError(
+                f'--lipschitz={self.lipschitz} with a bound of 0 bounds nothing.'
+            )
         config_lib.sizes(self.features, 'features')
 
 
@@ -63,7 +69,8 @@ _LUCIC = Config(
     log_every=125, eval_every=1_875, checkpoint_every=625,
 )
 PRESETS = {
-    # Adam without momentum is RMSProp, but for the start of its averages.
+    # In place of RMSProp Adam without momentum, which is the same but for the start of
+    # its averages; so too in lucic_clip.
     'clip': Config(
         dataset='cifar10', lipschitz='clip', features='32,64,128', latent_dim=100,
         prior='normal', learning_rate=5e-5, adam_b1=0.0, adam_b2=0.99,
@@ -89,23 +96,13 @@ def make_networks(config: Config, data: sources.ImageSet) -> adversarial.Network
     norm = {'clip': 'batch', 'gradient_penalty': 'none', 'spectral': 'spectral'}
     norm, dtype = norm[config.lipschitz], jnp.dtype(config.dtype)
     features = config_lib.sizes(config.features, 'features')
-    classes = data.num_classes if config.class_conditional else 0
     if config.network == 'dcgan':
-        adversarial.check_sides(data, 2 ** len(features))
-        parts = dict(
-            kernel_size=config.kernel_size, num_classes=classes, dtype=dtype
+        return adversarial.dcgan_networks(
+            config, data, features, kernel_size=config.kernel_size, norm=norm
         )
-        return adversarial.Networks(
-            dcgan.Generator(data.image_shape, features[::-1], **parts),
-            dcgan.Discriminator(features, norm=norm, **parts),
-        )
-    adversarial.check_unconditional(config)
     if config.network == 'small':
-        adversarial.check_sides(data, 4)
-        return adversarial.Networks(
-            infogan.Generator(data.image_shape, dtype=dtype),
-            infogan.Discriminator(norm=norm, dtype=dtype),
-        )
+        return adversarial.small_networks(config, data, norm=norm)
+    adversarial.check_unconditional(config)
     return adversarial.Networks(
         gan.Generator(data.image_shape, features[::-1], dtype=dtype),
         gan.Critic(features, spectral=norm == 'spectral', dtype=dtype),

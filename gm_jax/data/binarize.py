@@ -36,6 +36,21 @@ def integers(rngs: jax.Array, image: jax.Array, data: ImageSet) -> jax.Array:
     return image.astype(jnp.int32)
 
 
+def to_unit_range(rngs: jax.Array, image: jax.Array, data: ImageSet) -> jax.Array:
+    """Return the pixels that a model of `data` sees, in [0, 1].
+
+    Args:
+        rngs: [B] keys, as of `integers`.
+        image: [B, H, W, C] as `data` holds them.
+        data: the image set.
+
+    Returns:
+        [B, H, W, C] float32.
+    """
+    x = integers(rngs, image, data).astype(jnp.float32)
+    return x / (num_values(data) - 1)
+
+
 def binarize_dynamic(
     rngs: jax.Array, image: jax.Array, num_values: int
 ) -> jax.Array:

@@ -11,7 +11,8 @@ def maybe_spectral(wanted: bool, train: bool) -> Callable[[nn.Module], Callable]
 
     Args:
         wanted: whether to.
-        train: whether to improve the estimate by a power iteration.
+        train: whether to keep the estimate that a power iteration improves. A step that
+            applies a layer to real and to generated images does so twice.
 
     References:
         Miyato et al. 2018, Spectral Normalization for GANs, sec. 2.1.

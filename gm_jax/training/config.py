@@ -34,6 +34,7 @@ def field(
     low: float | None = None,
     high: float | None = None,
     free: bool = False,
+    of_evaluation: bool = False,
 ) -> Any:
     """Declares a setting: its default, what it means and what it may be.
 
@@ -45,11 +46,16 @@ def field(
         high: the greatest number allowed.
         free: may differ when a run goes on or is evaluated, because the parameters
             that training reaches do not depend on it.
+        of_evaluation: may differ when a run is evaluated, but not when it goes on: the
+            evaluations of one run are to be of one kind.
 
     Returns:
         A dataclass field.
     """
-    metadata = dict(help=help, choices=choices, low=low, high=high, free=free)
+    metadata = dict(
+        help=help, choices=choices, low=low, high=high, free=free,
+        of_evaluation=of_evaluation,
+    )
     return dataclasses.field(default=default, metadata=types.MappingProxyType(metadata))
 
 
@@ -284,12 +290,14 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + '\n'
 
 
-def changed(old: Config, new: Config) -> list[str]:
-    """Lists the settings that differ and must not when a run goes on, as sentences."""
+def changed(old: Config, new: Config, mode: str) -> list[str]:
+    """Lists the settings that differ and must not in this mode, as sentences."""
     return [
         f'--{f.name} was {getattr(old, f.name)!r} and is now {getattr(new, f.name)!r}'
         for f in dataclasses.fields(new)
-        if not f.metadata['free'] and getattr(old, f.name) != getattr(new, f.name)
+        if not f.metadata['free']
+        and not (f.metadata['of_evaluation'] and mode != 'train')
+        and getattr(old, f.name) != getattr(new, f.name)
     ]
 
 

@@ -46,6 +46,9 @@ def optimizers(
         any of the names, and leaves the state of the others as it is.
     """
     players = {turn.name: turn.players for turn in turns}
+    for turn in turns:
+        if turn.players != players[turn.name]:
+            raise ValueError(f'{turn.name} has two kinds of players: {turns}')
 
     def own(params: Any, name: str) -> Any:
         return {player: params[player] for player in players[name]}
@@ -68,8 +71,8 @@ def make_game_step(turns: Sequence[Turn], *, ema_decay: float = 0.0) -> Callable
     """Makes the step `(state, batch, rng, *, axis_name=None) -> (state, metrics)`.
 
     All turns of a step are kept or, where one's loss or gradient is not finite, none.
-    The metrics are those of the last turn of each name, with its loss as `NAME_loss`
-    and the norm of its gradient as `NAME_grad_norm`.
+    The metrics are means over the turns of a name, whose loss is called `NAME_loss` and
+    the norm of its gradient `NAME_grad_norm`.
 
     Args:
         turns: the moves of a step, in order.
@@ -87,13 +90,17 @@ def make_game_step(turns: Sequence[Turn], *, ema_decay: float = 0.0) -> Callable
         *,
         axis_name: str | None = None,
     ) -> tuple[TrainState, Metrics]:
-        new, metrics = state, {}
+        new, of_turns = state, {}
         for number, turn in enumerate(turns):
             part = jax.tree.map(lambda a, i=turn.minibatch: a[i], batch)
             turn_rng = jax.random.fold_in(rng, number)
             rngs = state_lib.example_rngs(turn_rng, state.step, part['index'])
             new, of_turn = _move(new, turn, part, rngs, axis_name)
-            metrics |= of_turn
+            of_turns.setdefault(turn.name, []).append(of_turn)
+        # A mean shows also the one turn of many that was not finite.
+        metrics = {}
+        for same in of_turns.values():
+            metrics |= jax.tree.map(lambda *x: sum(x) / len(x), *same)
         finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
         return state_lib.finish_step(state, new, finite, ema_decay), metrics
 

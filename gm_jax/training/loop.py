@@ -171,7 +171,9 @@ def _claim(run: Run, config: Config, data: sources.ImageSet) -> None:
     """Writes config.json and data.json, or checks that the run there is the same."""
     path = os.path.join(run.workdir, 'config.json')
     if os.path.exists(path):
-        changes = config_lib.changed(config_lib.load(path, type(config)), config)
+        changes = config_lib.changed(
+            config_lib.load(path, type(config)), config, run.mode
+        )
         if changes:
             raise UserError(
                 f'{run.workdir} holds another run: {"; ".join(changes)}. Choose '
@@ -349,7 +351,7 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
     numbers = _test_numbers(job, state)
     if experiment.finish is not None:
         numbers = {**numbers, **experiment.finish(state, say)}
-    if data.entropy is not None and experiment.score is None:
+    if data.entropy is not None and 'nats_per_image' in numbers:
         numbers['entropy_nats'] = data.entropy  # what no model can get below
     results = {
         'experiment': module,
@@ -360,13 +362,14 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
         'checkpoint': run.checkpoint if run.mode == 'eval' else 'last',
         'num_examples': len(examples),
         'num_parameters': _count_parameters(state),
-        'metrics': numbers,
+        'metrics': metrics.without_nan(numbers),
         'seed': config.seed,
         'wall_seconds': round(note.seconds + time.monotonic() - started, 1),
         'devices': _devices(),
         'command': run.command,
     }
-    metrics.write_atomically(path, json.dumps(results, indent=2) + '\n')
+    text = json.dumps(results, indent=2, allow_nan=False)
+    metrics.write_atomically(path, text + '\n')
     for name, value in numbers.items():
         if isinstance(value, (int, float, str)):
             say(f'  {name}: {value:.4f}' if isinstance(value, float)

@@ -46,9 +46,7 @@ class Writer:
         **timing: float,
     ) -> None:
         """Writes one line; `timing` goes to TensorBoard alone, `alarms` do not."""
-        # JSON has no NaN: null says that there was a number, and no good one.
-        finite = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
-        line = {'step': step, 'split': split, **finite}
+        line = {'step': step, 'split': split, **without_nan(scalars)}
         if alarms:
             line['alarms'] = list(alarms)
         self._file.write(json.dumps(line) + '\n')
@@ -64,6 +62,19 @@ class Writer:
         """Closes both."""
         self._file.close()
         self._board.close()
+
+
+def without_nan(numbers: Any) -> Any:
+    """Returns numbers, nested in dicts and lists, as JSON can hold them.
+
+    It has neither NaN nor infinity: null says that there was a number, and no good one.
+    """
+    if isinstance(numbers, Mapping):
+        return {name: without_nan(value) for name, value in numbers.items()}
+    if isinstance(numbers, (list, tuple)):
+        return [without_nan(value) for value in numbers]
+    bad = isinstance(numbers, float) and not math.isfinite(numbers)
+    return None if bad else numbers
 
 
 def _drop_after(path: str, step: int) -> None:

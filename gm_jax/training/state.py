@@ -111,6 +111,11 @@ def fold_in_each(rng: jax.Array, index: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(rng, index)
 
 
+def split_each(rngs: jax.Array, num: int) -> jax.Array:
+    """Splits each of [B] keys into `num`: [num, B] keys."""
+    return jax.vmap(lambda rng: jax.random.split(rng, num), out_axes=1)(rngs)
+
+
 def make_train_step(
     loss_fn: LossFn, *, ema_decay: float = 0.0, micro_batch: int = 0
 ) -> Callable:

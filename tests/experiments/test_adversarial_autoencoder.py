@@ -3,14 +3,17 @@
 import json
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments import adversarial_autoencoder as aae
 from gm_jax.data import sources
 from gm_jax.models.adversarial_autoencoder import Code
+from gm_jax.training import state as state_lib
 from tests.training import tiny
 
 TINY = (
@@ -59,6 +62,25 @@ def test_labels_are_learned_from_the_labelled_images_alone(tmp_path):
     np.testing.assert_array_equal(kept['model_state/label'], seen['label'])
 
 
+def test_a_step_sees_no_other_labels():
+    """Catches labels of images that are to have none: they do not change a bit."""
+    config = aae.Config(num_labels=20, hidden='8', latent_dim=2)
+    data = sources.load('digits')
+    experiment = aae.build(config, data)
+    state, step = experiment.init(jax.random.key(0)), jax.jit(experiment.train_step)
+    batch = {
+        'image': data.splits['train'].images[None, :16],
+        'label': data.splits['train'].labels[None, :16], 'index': jnp.arange(16)[None],
+    }
+    one, _ = step(state, batch, jax.random.key(1))
+    other, _ = step(state, {**batch, 'label': batch['label'] * 0}, jax.random.key(1))
+    chex.assert_trees_all_equal(one, other)
+    labels = {**state.model_state, 'label': state.model_state['label'] * 0}
+    seen, _ = step(state.replace(model_state=labels), batch, jax.random.key(1))
+    kernels = [s.params['encoder']['Dense_0']['kernel'] for s in (one, seen)]
+    assert (kernels[0] != kernels[1]).any()
+
+
 def test_clusters_are_named_by_their_surest_image():
     """Catches names by another rule: worked by hand.
 
@@ -76,12 +98,14 @@ def test_clusters_are_named_by_their_surest_image():
         splits={'train': train, 'test': test},
     )
 
-    def encode(state, batch, rng):
-        logits = jnp.log(jnp.asarray(y))[batch['image'][:, 0, 0, 0].astype(int)]
-        return None, Code(logits, logits)
+    class Encoder:
+        def apply(self, variables, x):
+            logits = jnp.log(jnp.asarray(y))[jnp.rint(255 * x[:, 0, 0, 0]).astype(int)]
+            return Code(logits, logits)
 
-    config, told = aae.Config(num_clusters=2), []
-    found = aae.name_clusters(config, data, encode, jnp.zeros(()), told.append)
+    rules = aae.Game(aae.Config(num_clusters=2), data, 2, {'encoder': Encoder()})
+    state, told = state_lib.create({'encoder': {}}, optax.identity()), []
+    found = aae.name_clusters(rules, state, told.append)
     # Of the test images only the second lies in a cluster of another name.
     assert found == {'error': 0.25} and '[7, 3]' in told[0]
 

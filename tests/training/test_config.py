@@ -20,6 +20,7 @@ class Config(config_lib.Config):
     rate: float = field(0.5, 'a number', low=0.0, high=1.0)
     kind: str = field('a', 'a choice', choices=('a', 'b'))
     deep: bool = field(False, 'a switch')
+    judge: str = field('', 'who evaluates', of_evaluation=True)
 
 
 PRESETS = {'wide': Config(width=8, kind='b')}
@@ -136,10 +137,16 @@ def test_a_preset_cannot_change_a_run(tmp_path):
 def test_changed_names_what_must_not_change():
     """Catches a run that goes on with another seed, or stops for other logging."""
     old = Config()
-    assert config_lib.changed(old, Config(log_every=1, num_samples=2)) == []
-    assert config_lib.changed(old, Config(seed=1, width=4)) == [
+    assert config_lib.changed(old, Config(log_every=1, num_samples=2), 'train') == []
+    assert config_lib.changed(old, Config(seed=1, width=4), 'train') == [
         '--seed was 0 and is now 1', '--width was 3 and is now 4'
     ]
+    # The evaluations of one run are of one kind; a later one may be of another.
+    other = Config(judge='other')
+    assert config_lib.changed(old, other, 'train') == [
+        "--judge was '' and is now 'other'"
+    ]
+    assert config_lib.changed(old, other, 'eval') == []
 
 
 def test_help_lists_common_flags_first_with_defaults(capsys):

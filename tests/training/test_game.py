@@ -113,6 +113,32 @@ def test_nothing_of_a_step_is_kept_where_one_turn_is_not_finite(minibatch):
     )
 
 
+@pytest.mark.parametrize('turn', range(K + 1))
+def test_a_loss_that_is_not_finite_is_seen_where_its_gradient_is(turn):
+    """Catches a turn whose loss the next one of the same name hides."""
+    def plant(planted):
+        def loss_fn(*args, **kwargs):
+            output = planted.loss_fn(*args, **kwargs)
+            return output._replace(loss=output.loss + jnp.inf)
+        return planted._replace(loss_fn=loss_fn)
+
+    turns = [plant(t) if i == turn else t for i, t in enumerate(_turns())]
+    state = _start(turns)
+    new, metrics = jax.jit(game.make_game_step(turns))(
+        state, _batch(), jax.random.key(0)
+    )
+    assert int(new.skipped) == 1
+    assert not np.isfinite(list(map(float, metrics.values()))).all()
+    chex.assert_trees_all_equal(new.params, state.params)
+
+
+def test_turns_of_a_name_have_the_same_players():
+    """Catches an optimizer whose state would be of other parameters."""
+    turns = [*_turns(), Turn('hunt', ('hare',), _hare_loss)]
+    with pytest.raises(ValueError, match='hunt has two kinds of players'):
+        game.optimizers(turns, TX)
+
+
 def test_a_projection_follows_the_move():
     """Catches weights that are clipped before they are moved, or not at all."""
     turns = [

@@ -117,3 +117,17 @@ def test_weight_decay_is_of_kernels(name):
     np.testing.assert_array_equal(with_decay['bias'], without['bias'])
     difference = with_decay['kernel'] - without['kernel']
     np.testing.assert_allclose(difference, np.full((4, 3), -0.1 * 0.5 * 2), rtol=1e-4)
+
+
+def test_several_updates_a_step_share_its_learning_rate():
+    """Catches a schedule that runs k times as fast for who moves k times a step."""
+    config = config_lib.Config(learning_rate=1.0, num_steps=4, adam_eps=1e-20)
+    tx = optimizer.make(config, updates_per_step=3)
+    params = {'w': jnp.zeros((1, 1))}
+    state, moves = tx.init(params), []
+    for _ in range(12):
+        # Adam's updates by a constant gradient are as long as the learning rate.
+        updates, state = tx.update({'w': jnp.ones((1, 1))}, state, params)
+        moves.append(-float(updates['w'][0, 0]))
+    expected = np.repeat(_rates(range(4), learning_rate=1.0, num_steps=4), 3)
+    np.testing.assert_allclose(moves, expected, rtol=1e-4)

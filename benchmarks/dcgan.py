@@ -1,0 +1,163 @@
+"""A training step of the DCGAN against PyTorch, on this CPU.
+
+Both sides play the same game with the same networks (4x4 kernels, BatchNorm, z of 100)
+and Adam on the same random colour images: one step of the discriminator, then one of
+the generator on fresh noise, as the paper has it. They take turns as in
+`benchmarks.train_step`.
+
+Usage:
+    python -m benchmarks.dcgan --out=results/bench_dcgan.json
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import shlex
+import sys
+import time
+
+import jax
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.machine import cpu_name
+from benchmarks.train_step import Runner, compare, gm_jax_runner, timed
+from experiments import adversarial, dcgan
+from gm_jax.training import config as config_lib
+
+NUM_IMAGES, LATENT = 2_000, 100
+
+
+def torch_generator(features: tuple[int, ...], side: int) -> nn.Sequential:
+    """Makes the generator: z [B, Z, 1, 1] to images [B, 3, side, side]."""
+    first = side // 2 ** len(features)
+    layers: list[nn.Module] = [
+        nn.ConvTranspose2d(LATENT, features[0], first, bias=False)
+    ]
+    for size, following in zip(features, (*features[1:], 3)):
+        last = following == 3
+        layers += [
+            nn.BatchNorm2d(size), nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(size, following, 4, 2, 1, bias=last),
+        ]
+    return nn.Sequential(*layers, nn.Tanh())
+
+
+def torch_discriminator(features: tuple[int, ...], side: int) -> nn.Sequential:
+    """Makes the discriminator: images to logits [B, 1, 1, 1]."""
+    layers: list[nn.Module] = []
+    for before, size in zip((3, *features), features):
+        layers.append(nn.Conv2d(before, size, 4, 2, 1, bias=before == 3))
+        if before != 3:
+            layers.append(nn.BatchNorm2d(size))
+        layers.append(nn.LeakyReLU(0.2, inplace=True))
+    return nn.Sequential(
+        *layers, nn.Conv2d(features[-1], 1, side // 2 ** len(features))
+    )
+
+
+def torch_runner(config: dcgan.Config, images: np.ndarray) -> Runner:
+    """Makes the PyTorch loop: channels-last, fused Adam, every core.
+
+    Args:
+        config: the settings.
+        images: [N, H, W, 3] uint8.
+
+    Returns:
+        A Runner that goes on from where its last call ended.
+    """
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.manual_seed(0)
+    features, side = config_lib.sizes(config.features, 'features'), images.shape[1]
+    data = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    data = data.contiguous(memory_format=torch.channels_last)
+    players = torch_generator(features[::-1], side), torch_discriminator(features, side)
+    g, d = (player.to(memory_format=torch.channels_last) for player in players)
+    g_optimizer, d_optimizer = (
+        torch.optim.Adam(
+            player.parameters(), lr=config.learning_rate, fused=True,
+            betas=(config.adam_b1, config.adam_b2),
+        ) for player in (g, d)
+    )
+
+    def draw() -> torch.Tensor:
+        return g(2 * torch.rand(config.batch_size, LATENT, 1, 1) - 1)
+
+    def run(num_steps: int) -> None:
+        for _ in range(num_steps):
+            real = data[torch.randint(len(data), (config.batch_size,))]
+            with torch.no_grad():
+                fake = draw()
+            d_optimizer.zero_grad(set_to_none=True)
+            loss = F.softplus(-d(real)).mean() + F.softplus(d(fake)).mean()
+            loss.backward()
+            d_optimizer.step()
+            g_optimizer.zero_grad(set_to_none=True)
+            # The discriminator's own gradients are not asked for.
+            d.requires_grad_(False)
+            F.softplus(-d(draw())).mean().backward()
+            d.requires_grad_(True)
+            g_optimizer.step()
+
+    return run
+
+
+def rows_of(config: dcgan.Config, args: argparse.Namespace) -> list[dict]:
+    """Times one size of network on both sides."""
+    rng = np.random.default_rng(0)
+    shape = (args.side, args.side, 3)
+    images = rng.integers(0, 256, (NUM_IMAGES, *shape), dtype=np.uint8)
+    build = functools.partial(
+        adversarial.build, make_networks=dcgan.make_networks,
+        make_losses=dcgan.make_losses,
+    )
+    start = time.perf_counter()
+    ours = gm_jax_runner(build, config, images, 256, 1)
+    ours(1)
+    first = time.perf_counter() - start
+    theirs = torch_runner(config, images)
+    timed(theirs, 1)
+    common = {
+        'model': 'dcgan', 'device': cpu_name(), 'devices': jax.device_count(),
+        'batch': config.batch_size, 'image_shape': list(shape),
+        'features': config.features,
+        'versions': {'jax': jax.__version__, 'torch': torch.__version__},
+    }
+    return [
+        {**common, 'what': 'first_step', 'seconds': round(first, 1)},
+        {**common, 'what': 'train', **compare(
+            ours, theirs, args.turns, args.num_steps, args.max_load, config.batch_size
+        )},
+    ]
+
+
+def main(argv: list[str]) -> None:
+    """Times the step and writes the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--side', type=int, default=32, help='of the images')
+    parser.add_argument('--features', default='32,64,128')
+    parser.add_argument('--turns', type=int, default=7)
+    parser.add_argument('--num_steps', type=int, default=10, help='steps in a turn')
+    parser.add_argument('--out', default='results/bench_dcgan.json')
+    parser.add_argument(
+        '--max_load', type=float, default=0.05,
+        help='share of the CPU that other processes may use in a turn that counts',
+    )
+    args = parser.parse_args(argv)
+    config = dcgan.Config(features=args.features, latent_dim=LATENT)
+    rows = rows_of(config, args)
+    command = shlex.join(['python', '-m', 'benchmarks.dcgan', *argv])
+    text = json.dumps([{**row, 'command': command} for row in rows], indent=2) + '\n'
+    path = pathlib.Path(args.out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    print(text)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])
