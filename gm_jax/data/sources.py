@@ -5,7 +5,7 @@
     idx:DIR                files in MNIST's own format
     images:DIR             a folder of PNG and JPEG files, sub-folders are labels
     npz:FILE               NumPy arrays
-    synthetic:NAME         ising, checkers or grid25, whose true entropy is known; lorenz
+    synthetic:NAME         ising, checkers, grid25, of known true entropy; lorenz
 
 One usage line: `data = sources.load('mnist', data_dir='/data')`.
 """

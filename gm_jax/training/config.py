@@ -291,11 +291,17 @@ def to_json(config: Config) -> str:
 
 
 def changed(old: Config, new: Config, mode: str) -> list[str]:
-    """Lists the settings that differ and must not in this mode, as sentences."""
+    """Lists the settings that differ and must not in this mode, as sentences.
+
+    A run may go on for more steps than it was to have where its learning rate is
+    constant: every other schedule is a shape over all of them.
+    """
+    longer = new.schedule == 'constant' and new.num_steps > old.num_steps
+    free = {'num_steps'} if longer and mode == 'train' else set()
     return [
         f'--{f.name} was {getattr(old, f.name)!r} and is now {getattr(new, f.name)!r}'
         for f in dataclasses.fields(new)
-        if not f.metadata['free']
+        if not f.metadata['free'] and f.name not in free
         and not (f.metadata['of_evaluation'] and mode != 'train')
         and getattr(old, f.name) != getattr(new, f.name)
     ]

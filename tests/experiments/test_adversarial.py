@@ -168,6 +168,16 @@ def test_samples_are_drawn_with_the_average():
     assert (other != before).any()
 
 
+def test_a_finished_run_goes_on_for_more_steps(tmp_path):
+    """Catches a longer run that starts anew, or is another than a long one."""
+    grown, whole = tmp_path / 'grown', tmp_path / 'whole'
+    flags = (*TINY, '--hidden=8', '--discriminator_hidden=8')
+    assert gan.main([f'--workdir={grown}', *flags]) == 0
+    assert gan.main([f'--workdir={grown}', *flags, '--num_steps=6']) == 0
+    assert gan.main([f'--workdir={whole}', *flags, '--num_steps=6']) == 0
+    assert tiny.differences(grown, whole) == []
+
+
 def test_alarms_ring_in_the_metrics(tmp_path, capsys):
     """Catches alarms that reach no file: the game starts with samples all alike."""
     flags = (

@@ -141,6 +141,16 @@ def test_changed_names_what_must_not_change():
     assert config_lib.changed(old, Config(seed=1, width=4), 'train') == [
         '--seed was 0 and is now 1', '--width was 3 and is now 4'
     ]
+    constant, longer = Config(schedule='constant'), dict(num_steps=9)
+    assert config_lib.changed(
+        constant, Config(schedule='constant', **longer), 'train'
+    ) == []
+    assert config_lib.changed(old, Config(**longer), 'train') == [
+        '--num_steps was 7 and is now 9'
+    ]
+    assert config_lib.changed(
+        constant, Config(schedule='constant', num_steps=5), 'train'
+    ) == ['--num_steps was 7 and is now 5']
     # The evaluations of one run are of one kind; a later one may be of another.
     other = Config(judge='other')
     assert config_lib.changed(old, other, 'train') == [
