@@ -63,7 +63,7 @@ class Config(config_lib.Config):
         choices=('normal', 'mixture'),
     )
     adversarial_learning_rate: float = field(
-        1e-4, 'peak learning rate of the discriminators, and of fooling them', low=0.0
+        5e-4, 'peak learning rate of the discriminators, and of fooling them', low=0.0
     )
     adversarial_b1: float = field(
         0.5, "decay of their optimizers' gradient averages", low=0.0, high=1.0

@@ -315,7 +315,7 @@ def scatter(
     panel = figure.subplots()
     panel.scatter(*x.T, s=14, color='0.8', lw=0, label=names[0])
     colours = dict(color='C0') if labels is None else dict(c=labels, cmap='tab10')
-    panel.scatter(*samples.T, s=5, lw=0, label=names[1], **colours)
+    panel.scatter(*samples.T, s=8, lw=0, label=names[1], **colours)
     panel.set_aspect('equal')
     figure.legend(loc='outside upper center', ncols=2, markerscale=2)
     canvas.draw()
