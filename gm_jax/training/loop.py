@@ -379,7 +379,9 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
         for name, picture in experiment.pictures(state, first, rng).items():
             plotting.save_png(_picture(job, name), picture)
     log = os.path.join(run.workdir, 'metrics.jsonl')
-    plotting.curves(log, _picture(job, 'loss'))
+    # What chooses the best checkpoint; of a set of samples it is no loss of training.
+    label = 'score of samples, 0 is best' if experiment.score is not None else ''
+    plotting.curves(log, _picture(job, 'loss'), label=label)
     say(f'results in {path}')
 
 
