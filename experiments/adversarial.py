@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from experiments import classifier, scores
+from experiments import attributes, classifier, scores
 from gm_jax import plotting
 from gm_jax.data import binarize, pipeline, sources, synthetic
 from gm_jax.errors import UserError
@@ -30,6 +30,9 @@ from gm_jax.training import config as config_lib
 from gm_jax.training import game, loop, optimizer
 from gm_jax.training import state as state_lib
 from gm_jax.training.config import field
+
+# Samples whose codes are combined.
+_POPULATION = 2_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,11 +112,11 @@ def build(
     scores.check_splits(data)
     rules = Game(config, data, make_networks(config, data), make_losses(config))
     turns = make_turns(rules)
-    features = scores.PIXELS
+    features, trained = scores.PIXELS, None
     # Sampling needs no more than a checkpoint: then there are no splits.
     if config.classifier and data.splits:
-        compute = classifier.load_features(config.classifier, data)
-        features = scores.Features('classifier', compute)
+        trained = classifier.load(config.classifier, data)
+        features = scores.Features('classifier', trained.features)
 
     def sample(
         state: state_lib.TrainState, rngs: jax.Array, index: jax.Array
@@ -131,7 +134,9 @@ def build(
         ),
         sample=sample,
         sampler='z from the prior, G(z)',
-        pictures=functools.partial(make_pictures, rules, features),
+        pictures=functools.partial(make_pictures, rules, features, trained),
+        finish=functools.partial(measure_arithmetic, rules, trained)
+        if trained else None,
         alarms=functools.partial(
             scores.find_alarms, saturated_below=rules.losses.saturated_below, data=data
         ),
@@ -341,17 +346,45 @@ def to_tanh_range(
     return 2 * binarize.to_unit_range(rngs, image, data) - 1
 
 
+def compare_attributes(
+    rules: Game, trained: classifier.Trained, state: state_lib.TrainState
+) -> tuple[dict[str, float], np.ndarray | None]:
+    """Does arithmetic on the z of samples; see `attributes.compare`."""
+    config, num_classes = rules.config, rules.data.num_classes
+    draw = jax.jit(functools.partial(generate, rules))
+
+    def decode(z: jax.Array, label: np.ndarray) -> np.ndarray:
+        return np.asarray(draw(state, z, jnp.asarray(label, jnp.int32)))
+
+    index = jnp.arange(_POPULATION)
+    return attributes.compare(
+        draw_z(config, state_lib.fold_in_each(jax.random.key(config.seed), index)),
+        decode, trained.classify, num_classes,
+        np.asarray(index % num_classes) if config.class_conditional else None,
+    )
+
+
+def measure_arithmetic(
+    rules: Game, trained: classifier.Trained, state: state_lib.TrainState,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """Returns the numbers of `attributes.compare`."""
+    del say
+    return compare_attributes(rules, trained, state)[0]
+
+
 def make_pictures(
-    rules: Game, features: scores.Features, state: state_lib.TrainState, batch: Any,
-    rng: jax.Array,
+    rules: Game, features: scores.Features, trained: classifier.Trained | None,
+    state: state_lib.TrainState, batch: Any, rng: jax.Array,
 ) -> dict[str, np.ndarray]:
     """Draws walks from z to z, and samples over the training images nearest to them.
 
-    Of points of the plane it draws the points.
+    Of points of the plane it draws the points. With a classifier, arithmetic on z too.
 
     Args:
         rules: the game.
         features: by which images are near.
+        trained: a classifier, if there is one.
         state: the players.
         batch: not used.
         rng: one key.
@@ -373,7 +406,12 @@ def make_pictures(
     ).swapaxes(0, 1)
     label = jnp.repeat(jnp.arange(8) % max(data.num_classes, 1), 10)
     x = np.asarray(draw(state, z.reshape(-1, config.latent_dim), label))
-    return {
+    pictures = {
         'interpolations': plotting.image_grid(x, columns=10),
         'nearest': scores.nearest_images(x[::10], data, features),
     }
+    if trained is not None:
+        analogies = compare_attributes(rules, trained, state)[1]
+        if analogies is not None:
+            pictures['analogies'] = analogies
+    return pictures

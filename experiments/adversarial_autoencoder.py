@@ -32,6 +32,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from experiments import attributes, classifier, scores
 from gm_jax import plotting
 from gm_jax.data import binarize, pipeline, sources
 from gm_jax.errors import UserError
@@ -48,6 +49,8 @@ from gm_jax.training.config import field
 _PETALS, _RADIUS, _STD = 10, 4.0, 0.5
 # Training images by which clusters are named; images of which labels are read at once.
 _NAMED_BY, _CHUNK = 10_000, 1_000
+# Test images whose codes are combined.
+_POPULATION = 2_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,10 @@ class Config(config_lib.Config):
         0, 'labelled training images, of every class as many; 0: none', low=0
     )
     num_clusters: int = field(0, 'categories without labels; 0: none', low=0)
+    classifier: str = field(
+        '', 'work directory of experiments.classifier on the same set, which judges '
+        'arithmetic on codes; none: that is left out', of_evaluation=True,
+    )
 
     def __post_init__(self) -> None:
         """Raises UserError for settings that contradict each other."""
@@ -144,6 +151,11 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         'discriminator': of_game, 'encoder': of_game,
     })
     eval_step = functools.partial(evaluate_batch, rules)
+    # Sampling needs no more than a checkpoint: then there are no splits.
+    trained = None
+    if config.classifier and data.splits:
+        trained = classifier.load(config.classifier, data)
+    named = config.num_clusters and data.num_classes
 
     def sample(
         state: state_lib.TrainState, rngs: jax.Array, index: jax.Array
@@ -161,10 +173,10 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         summarize=functools.partial(summarize, config.num_labels > 0),
         sample=sample,
         sampler='z from the prior, each category in turn, decoded',
-        pictures=functools.partial(make_pictures, rules),
+        pictures=functools.partial(make_pictures, rules, trained),
         convolutional=False,
-        finish=functools.partial(name_clusters, rules)
-        if config.num_clusters and data.num_classes else None,
+        finish=functools.partial(finish, rules, trained)
+        if named or trained is not None else None,
     )
 
 
@@ -331,6 +343,38 @@ def draw_z(config: Config, rngs: jax.Array) -> jax.Array:
     return _RADIUS * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1) + _STD * z
 
 
+def finish(
+    rules: Game, trained: classifier.Trained | None, state: state_lib.TrainState,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """Returns the error of clusters as classes, and the scores of arithmetic."""
+    numbers = {}
+    if rules.config.num_clusters and rules.data.num_classes:
+        numbers |= name_clusters(rules, state, say)
+    if trained is not None:
+        numbers |= compare_attributes(rules, trained, state)[0]
+    return numbers
+
+
+def compare_attributes(
+    rules: Game, trained: classifier.Trained, state: state_lib.TrainState
+) -> tuple[dict[str, float], np.ndarray | None]:
+    """Does arithmetic on the codes (z, y) of test images; see `attributes.compare`."""
+    data, size = rules.data, rules.config.latent_dim
+    rows = np.arange(min(len(data.splits['test']), _POPULATION))
+    x = scores.as_seen(data.splits['test'], rows, data).astype(np.float32) / 255
+    code = jax.jit(functools.partial(rules.play, 'encoder'))(state.eval_params, x)
+    play = jax.jit(functools.partial(rules.play, 'decoder'))
+
+    def decode(codes: jax.Array, label: np.ndarray) -> np.ndarray:
+        del label  # y says what of it the code knows
+        x = play(state.eval_params, codes[:, :size], codes[:, size:])
+        return plotting.to_uint8(np.asarray(x))
+
+    codes = jnp.concatenate([code.z, code.y], axis=1)
+    return attributes.compare(codes, decode, trained.classify, data.num_classes)
+
+
 def name_clusters(
     rules: Game, state: state_lib.TrainState, say: Callable[[str], None]
 ) -> dict[str, float]:
@@ -369,12 +413,16 @@ def name_clusters(
 
 
 def make_pictures(
-    rules: Game, state: state_lib.TrainState, batch: state_lib.Batch, rng: jax.Array
+    rules: Game, trained: classifier.Trained | None, state: state_lib.TrainState,
+    batch: state_lib.Batch, rng: jax.Array,
 ) -> dict[str, np.ndarray]:
     """Draws reconstructions, the plane of codes, and each style in all categories.
 
+    With a classifier, arithmetic on codes too.
+
     Args:
         rules: the game.
+        trained: a classifier, if there is one.
         state: the players.
         batch: of images [B, H, W, C].
         rng: one key.
@@ -400,6 +448,10 @@ def make_pictures(
         z, y = jnp.repeat(prior[:8], num, axis=0), jnp.tile(jnp.eye(num), (8, 1))
         styles = np.asarray(decode(state.eval_params, z, y))
         pictures['styles'] = plotting.image_grid(styles, columns=num)
+    if trained is not None:
+        analogies = compare_attributes(rules, trained, state)[1]
+        if analogies is not None:
+            pictures['analogies'] = analogies
     return pictures
 
 

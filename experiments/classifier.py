@@ -14,7 +14,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,17 +52,22 @@ class Config(config_lib.Config):
         config_lib.sizes(self.maps, 'maps')
 
 
-def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
-    """Makes the pure functions of the experiment."""
-    if data.num_classes < 2:
-        raise UserError(f'{data.name} has no two classes to tell apart.')
-    model = Classifier(
+def make_model(config: Config, data: sources.ImageSet) -> Classifier:
+    """Makes the network."""
+    return Classifier(
         num_classes=data.num_classes,
         maps=config_lib.sizes(config.maps, 'maps'),
         num_features=config.num_features,
         dropout=config.dropout,
         dtype=jnp.dtype(config.dtype),
     )
+
+
+def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
+    """Makes the pure functions of the experiment."""
+    if data.num_classes < 2:
+        raise UserError(f'{data.name} has no two classes to tell apart.')
+    model = make_model(config, data)
 
     def init(rng: jax.Array) -> state_lib.TrainState:
         variables = model.init(rng, jnp.zeros((1, *data.image_shape)))
@@ -110,18 +115,22 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
     )
 
 
-def load_features(
-    workdir: str, data: sources.ImageSet
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the features of a classifier that was trained on this image set.
+class Trained(NamedTuple):
+    """What a trained classifier sees in images [N, H, W, C], uint8 of 0 to 255."""
+
+    features: Callable[[np.ndarray], np.ndarray]  # images -> [N, F] float32
+    classify: Callable[[np.ndarray], np.ndarray]  # images -> [N] likeliest classes
+
+
+def load(workdir: str, data: sources.ImageSet) -> Trained:
+    """Returns a classifier that was trained on this image set.
 
     Args:
         workdir: of the classifier's run.
         data: the image set.
 
     Returns:
-        Images uint8 [N, H, W, C], of levels 0 to 255 whatever the set's values, to
-        features [N, F] float32.
+        Its functions, of images of levels 0 to 255 whatever the set's values.
 
     Raises:
         UserError: there is no such run, or it was on another set.
@@ -145,19 +154,27 @@ def load_features(
     manager.close()
     if found is None:
         raise UserError(f'{workdir} has no checkpoint yet.')
-    model = Classifier(
-        data.num_classes, config_lib.sizes(config.maps, 'maps'), config.num_features
+    apply = functools.partial(
+        make_model(config, data).apply, found.state.eval_variables
     )
-    of_batch = jax.jit(lambda image: model.apply(
-        found.state.eval_variables, image.astype(jnp.float32) / 255, method='features'
-    ))
+    return Trained(
+        _by_batch(lambda x: apply(x, method='features')),
+        _by_batch(lambda x: jnp.argmax(apply(x), axis=-1)),
+    )
 
-    def features(images: np.ndarray) -> np.ndarray:
+
+def _by_batch(
+    of_batch: Callable[[jax.Array], jax.Array]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Makes a function of any number of uint8 images from one of a batch in [0, 1]."""
+    compiled = jax.jit(lambda image: of_batch(image.astype(jnp.float32) / 255))
+
+    def of_images(images: np.ndarray) -> np.ndarray:
         padded = np.concatenate([images, images[:1].repeat(-len(images) % _BATCH, 0)])
-        parts = [of_batch(x) for x in np.split(padded, len(padded) // _BATCH)]
+        parts = [compiled(x) for x in np.split(padded, len(padded) // _BATCH)]
         return np.concatenate(parts)[:len(images)]
 
-    return features
+    return of_images
 
 
 main = functools.partial(

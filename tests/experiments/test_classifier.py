@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import classifier, gan
+from experiments import adversarial_autoencoder, classifier, gan
 from gm_jax.data import sources
 from gm_jax.errors import UserError
 
@@ -29,12 +29,13 @@ def test_it_learns_and_its_features_tell_digits_apart(trained):
     with open(f'{trained}/results.json', encoding='utf-8') as file:
         assert json.load(file)['metrics']['accuracy'] > 0.9
     data = sources.load('digits')
-    features = classifier.load_features(trained, data)
+    features, classify = classifier.load(trained, data)
     test = data.splits['test']
     images = np.rint(test.images * (255 / (data.num_values - 1))).astype(np.uint8)
     f = features(images)
     assert f.shape == (len(test), 32) and f.min() >= 0
     np.testing.assert_allclose(features(images[:7]), f[:7], rtol=1e-4, atol=1e-5)
+    assert np.mean(classify(images) == test.labels) > 0.9
     # The mean of each class in one half finds the classes of the other.
     half = len(f) // 2
     means = np.stack([f[:half][test.labels[:half] == k].mean(0) for k in range(10)])
@@ -52,6 +53,23 @@ def test_the_score_is_called_by_its_name(trained, tmp_path):
     metrics = json.loads((tmp_path / 'results.json').read_text())['metrics']
     assert metrics['classifier_frechet_distance'] > 0
     assert not any('fid' in name.lower() or 'pixel' in name for name in metrics)
+    # Two steps from the start all samples look alike, so that classes may be missing.
+    assert ('analogy_both' in metrics) == (metrics['analogies'] > 0)
+
+
+def test_arithmetic_on_the_codes_of_images(trained, tmp_path):
+    """Catches codes that are not those of the images, or that lose the category."""
+    flags = (
+        f'--workdir={tmp_path}', f'--classifier={trained}', '--num_steps=400',
+        '--hidden=64', '--num_labels=400', '--log_every=100', '--eval_every=400',
+        '--learning_rate=3e-3',
+    )
+    assert adversarial_autoencoder.main(list(flags)) == 0
+    metrics = json.loads((tmp_path / 'results.json').read_text())['metrics']
+    assert metrics['analogies'] >= 200
+    assert metrics['analogy_attribute'] > metrics['control_attribute'] + 0.2
+    assert metrics['analogy_class'] > 0.7
+    assert (tmp_path / 'samples' / 'analogies.png').exists()
 
 
 @pytest.mark.parametrize('name, sentence', [
@@ -62,7 +80,7 @@ def test_a_classifier_that_does_not_fit(name, sentence, trained, tmp_path):
     """Catches features of another set, and a traceback where there are none."""
     workdir = str(tmp_path) if name == 'digits' else trained
     with pytest.raises(UserError, match=sentence):
-        classifier.load_features(workdir, sources.load(name))
+        classifier.load(workdir, sources.load(name))
 
 
 def test_it_generates_nothing(trained, capsys):

@@ -149,12 +149,12 @@ def test_stopped_twice_ends_with_the_same_bits(whole, tmp_path, monkeypatch, cap
     assert tiny.differences(whole, tmp_path) == []
 
 
-def test_killed_ends_with_the_same_bits(whole, tmp_path, compilation_cache):
+def test_killed_ends_with_the_same_bits(whole, tmp_path):
     """Catches a file that only an orderly end leaves whole."""
     argv = [f'--workdir={tmp_path}', *tiny.FLAGS]
     process = subprocess.Popen(
         [sys.executable, '-m', 'experiments.vae', *argv],
-        env={**os.environ, **compilation_cache, 'JAX_NUM_CPU_DEVICES': '8'},
+        env={**os.environ, 'JAX_NUM_CPU_DEVICES': '8'},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
     metrics = tmp_path / 'metrics.jsonl'
