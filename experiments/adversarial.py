@@ -23,6 +23,7 @@ from experiments import attributes, classifier, scores
 from gm_jax import plotting
 from gm_jax.data import binarize, pipeline, sources, synthetic
 from gm_jax.errors import UserError
+from gm_jax.evaluation import inception
 from gm_jax.losses import adversarial
 from gm_jax.models import dcgan, infogan
 from gm_jax.sampling import latent
@@ -68,6 +69,10 @@ class Config(config_lib.Config):
     classifier: str = field(
         '', 'work directory of experiments.classifier on the same set, whose features '
         'evaluations compare; none: pixels', of_evaluation=True,
+    )
+    inception: str = field(
+        '', 'weight file of gm_jax.evaluation.inception, whose features evaluations '
+        "compare in place of a classifier's", of_evaluation=True,
     )
 
 
@@ -117,6 +122,11 @@ def build(
     if config.classifier and data.splits:
         trained = classifier.load(config.classifier, data)
         features = scores.Features('classifier', trained.features)
+    if config.inception and data.splits:
+        weights = inception.load(config.inception)
+        features = scores.Features(
+            'inception', functools.partial(inception.features, weights)
+        )
 
     def sample(
         state: state_lib.TrainState, rngs: jax.Array, index: jax.Array
