@@ -297,12 +297,13 @@ def _batches(
     order = pipeline.example_order(
         config.seed, step, config.batch_size, len(rows), num_steps=num
     )
+    index = parallel.my_part(np.arange(config.batch_size, dtype=np.int32))
+    order = order[:, index]
     flat = data.splits['train'].fetch(rows[order.ravel()])
     batches = {
         name: value.reshape(*order.shape, *value.shape[1:])
         for name, value in flat.items()
     }
-    index = np.arange(config.batch_size, dtype=np.int32)
     batches['index'] = np.broadcast_to(index, order.shape)
     return parallel.split(batches, axis=1)
 

@@ -14,7 +14,7 @@ from experiments import given
 from gm_jax import plotting
 from gm_jax.data import binarize
 from gm_jax.sampling import autoregressive
-from gm_jax.training import metrics, parallel
+from gm_jax.training import distributed, metrics, parallel
 from gm_jax.training import state as state_lib
 
 
@@ -85,9 +85,11 @@ def _host_sampler(s: Any, start: Callable) -> Callable:
                 redraw, x, known, order=s.model.order, report=report
             )
         else:
-            x, sweeps = autoregressive.fixed_point(redraw, x, known)
-            metrics.say(f'fixed point of {x[..., 0, 0, 0].size} images after '
-                        f'{sweeps} sweeps')
+            x, sweeps = autoregressive.fixed_point(
+                redraw, x, known, all_agree=distributed.all_agree
+            )
+            num = x[..., 0, 0, 0].size * jax.process_count()
+            metrics.say(f'fixed point of {num} images after {sweeps} sweeps')
         return _levels(s)[x]
 
     return sample

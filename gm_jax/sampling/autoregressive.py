@@ -103,7 +103,8 @@ def ancestral(
 
 
 def fixed_point(
-    sweep: Sweep, x: np.ndarray, known: np.ndarray
+    sweep: Sweep, x: np.ndarray, known: np.ndarray,
+    *, all_agree: Callable[[bool], bool] = bool,
 ) -> tuple[np.ndarray, int]:
     """Redraws all values at once until none changes.
 
@@ -114,6 +115,7 @@ def fixed_point(
         sweep: compiled; gives every position's value under its noise, given x.
         x: [..., H, W, C] integers: the known ones, and a guess at the others.
         known: bool, of the shape of x: what to keep.
+        all_agree: whether all processes say so, where several sweep together.
 
     Returns:
         ([..., H, W, C] integers, the number of sweeps).
@@ -121,7 +123,7 @@ def fixed_point(
     chex.assert_equal_shape([x, known])
     for sweeps in range(1, int(np.prod(x.shape[-3:])) + 2):
         new = np.where(known, x, np.asarray(sweep(x)))
-        if np.array_equal(new, x):
+        if all_agree(np.array_equal(new, x)):
             return x, sweeps
         x = new
     raise ValueError('no fixed point after as many sweeps as values: not causal')

@@ -20,6 +20,7 @@ from absl import logging
 from flax import serialization, traverse_util
 
 from gm_jax.errors import UserError
+from gm_jax.training import distributed
 
 
 class Checkpoint(NamedTuple):
@@ -130,10 +131,13 @@ def set_aside_after(manager: ocp.CheckpointManager, step: int) -> None:
     Orbax saves no step at or before the last one there is, so while they lie there
     nothing would be saved until training has passed them.
     """
-    for later in manager.all_steps():
-        if later > step:
+    later_steps = [later for later in manager.all_steps() if later > step]
+    distributed.barrier('found')
+    if distributed.is_primary():
+        for later in later_steps:
             path = manager.directory / str(later)
             os.rename(path, manager.directory / f'damaged_{later}_{time.time_ns()}')
+    distributed.barrier('set aside')
     manager.reload()
 
 

@@ -136,6 +136,10 @@ class Run:
     mode: str = 'train'
     checkpoint: str = 'last'
     command: str = ''
+    # Of the processes of the run; see distributed.initialize.
+    coordinator_address: str = ''
+    num_processes: int = 0
+    process_id: int = -1
 
 
 _RUN_FLAGS = (
@@ -146,6 +150,11 @@ _RUN_FLAGS = (
     ('checkpoint', 'last', 'last | best: which one eval and sample read; best had the '
      'least loss in training on the validation split, or where the set has none on the '
      'test split, so that its test numbers flatter'),
+    ('coordinator_address', '', 'HOST:PORT of process 0, for several processes where '
+     'JAX does not find them by itself, as it does on TPU pods, Slurm, Open MPI and '
+     'Kubernetes'),
+    ('num_processes', 0, 'how many processes there are then'),
+    ('process_id', -1, 'which of them this is, from 0'),
 )
 
 
@@ -196,7 +205,8 @@ def parse(
     command = shlex.join(['python', '-m', f'experiments.{module}', *argv])
     run = Run(
         workdir=values.workdir, mode=values.mode, checkpoint=values.checkpoint,
-        command=command,
+        command=command, coordinator_address=values.coordinator_address,
+        num_processes=values.num_processes, process_id=values.process_id,
     )
     return run, dataclasses.replace(
         _base_config(values, run, config_class, presets), **given
@@ -212,6 +222,8 @@ def _define(config_class: type[Config]) -> flags.FlagValues:
             flags.DEFINE_enum(name, default, choices, '', flag_values=values)
         elif name == 'checkpoint':
             flags.DEFINE_enum(name, default, ['last', 'best'], '', flag_values=values)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(name, default, '', flag_values=values)
         else:
             flags.DEFINE_string(name, default, '', flag_values=values)
     define = {

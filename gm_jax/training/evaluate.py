@@ -38,18 +38,21 @@ def over_examples(
     """
     batch_size = _round_up(batch_size)
     parts: dict[str, list[np.ndarray]] = {}
-    for batch in pipeline.eval_batches(examples, batch_size):
-        real = batch['mask'] > 0
+    batches = pipeline.eval_batches(
+        examples, batch_size, jax.process_index(), jax.process_count()
+    )
+    for first, batch in zip(range(0, len(examples), batch_size), batches):
+        real = slice(len(examples) - first)
         outputs = []
         for chunk in range(num_chunks):
-            batch['chunk'] = np.full(batch_size, chunk, np.int32)
+            batch['chunk'] = np.full_like(batch['index'], chunk)
             outputs.append(parallel.join(step(state, parallel.split(batch), rng)))
         for name in outputs[0]:
             value = np.stack([output[name] for output in outputs], axis=1)[real]
             # All chunks of an array an example would take gigabytes.
             value = value if value.ndim == 2 else value.mean(axis=1)
             parts.setdefault(name, []).append(value)
-        report(int(batch['index'][real][-1]) + 1)
+        report(min(first + batch_size, len(examples)))
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
@@ -72,10 +75,10 @@ def samples(
     batch_size = _round_up(batch_size)
     images = []
     for first in range(0, num, batch_size):
-        indices = np.arange(first, first + batch_size, dtype=np.int32)
-        images.append(
-            parallel.join(sample(state, parallel.split(indices), rng))
+        indices = parallel.my_part(
+            np.arange(first, first + batch_size, dtype=np.int32)
         )
+        images.append(parallel.join(sample(state, parallel.split(indices), rng)))
     return np.concatenate(images)[:num]
 
 

@@ -60,7 +60,7 @@ def make_feed(
         )
     process, processes = jax.process_index(), jax.process_count()
     # This process's places in the global batch.
-    index = np.array_split(np.arange(config.batch_size), processes)[process]
+    index = parallel.my_part(np.arange(config.batch_size))
 
     many = max(minibatches, 1)
     # Axes before that of the examples: all the batches of a dispatch in one go.

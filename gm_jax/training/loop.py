@@ -23,7 +23,7 @@ from gm_jax.data import image_set, pipeline, sources
 from gm_jax.errors import UserError
 from gm_jax.training import checkpoints
 from gm_jax.training import config as config_lib
-from gm_jax.training import evaluate
+from gm_jax.training import distributed, evaluate
 from gm_jax.training import feed as feed_lib
 from gm_jax.training import metrics, parallel
 from gm_jax.training.config import Config, Run
@@ -73,6 +73,11 @@ class Stopped(BaseException):
     Like KeyboardInterrupt no Exception, which a reader could take for a damaged file.
     """
 
+    def __init__(self, message: str, number: int, *, agreed: bool = False) -> None:
+        """Takes the sentence, the signal, and whether all processes stop with it."""
+        super().__init__(message, number)
+        self.agreed = agreed
+
 
 class _Diverged(Exception):
     """Too many steps in a row were skipped."""
@@ -106,7 +111,11 @@ def main(
             argv, config_class, presets=presets, module=module, about=about
         )
         with _handling(_leave):
+            distributed.initialize(
+                run.coordinator_address, run.num_processes, run.process_id
+            )
             start(run, config, module, build)
+            distributed.part('done')
         return 0
     except UserError as error:
         message, status = str(error), 2
@@ -114,10 +123,17 @@ def main(
         message, status = str(error), 1
     except Stopped as stopped:
         message, status = stopped.args[0], 128 + stopped.args[1]
+        if stopped.agreed:
+            distributed.part('stopped')
     except KeyboardInterrupt:
         message, status = 'interrupted: the same command goes on.', 130
+    except jax.errors.JaxRuntimeError as error:
+        if not distributed.several():
+            raise
+        # Most likely another process has died in a collective operation.
+        message, status = f'stopped: {str(error).splitlines()[0]}', 1
     print(f'{module}: {message}', file=sys.stderr)
-    return status
+    return distributed.leave(status)
 
 
 def start(run: Run, config: Config, module: str, build: Callable) -> None:
@@ -181,6 +197,9 @@ def _claim(run: Run, config: Config, data: sources.ImageSet) -> None:
             )
     if os.path.exists(_facts(run)):
         image_set.check_facts(_facts(run), data)
+    distributed.barrier('checked')
+    if not distributed.is_primary():
+        return
     try:
         os.makedirs(os.path.join(run.workdir, 'samples'), exist_ok=True)
         if run.mode == 'train':
@@ -200,8 +219,9 @@ def _restore(
         if run.mode != 'train':
             raise UserError(f'{run.workdir} has no checkpoint yet: train there first.')
         return parallel.replicate(state), Note()
-    for warning in found.warnings:
-        print(f'WARNING: {warning}; the one before it is used.', file=sys.stderr)
+    if distributed.is_primary():
+        for warning in found.warnings:
+            print(f'WARNING: {warning}; the one before it is used.', file=sys.stderr)
     if found.warnings and run.mode == 'train':
         checkpoints.set_aside_after(manager, found.step)
     return parallel.replicate(found.state), Note(**found.note)
@@ -248,6 +268,7 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
         job.run.workdir, step, config.num_steps, config.batch_size, note,
         job.experiment.alarms,
     )
+    stop = distributed.Agreement(metrics.MAX_IN_FLIGHT)
     with _signals() as received:
         try:
             for num, batches in feed:
@@ -269,13 +290,15 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
                     _save_samples(job, sample_many, state, step)
                     recorder.restart_clock(step)
                 due = last or loss is not None or step % config.checkpoint_every == 0
-                if due or received:
+                stopping = stop.ask(bool(received))
+                if due or stopping:
                     _save(job, step, state, recorder.settle(), loss)
-                if received:
+                if stopping:
                     saved = job.manager.latest_step() or 0
                     raise Stopped(
                         f'told to stop: saved at step {saved} of {config.num_steps}. '
-                        f'The same command goes on from there.', received[0],
+                        f'The same command goes on from there.',
+                        (*received, signal.SIGTERM)[0], agreed=True,
                     )
         finally:
             feed.close()
@@ -337,8 +360,9 @@ def _save_samples(
 ) -> None:
     if job.experiment.sample is not None:
         images = _draw_samples(job, sample_many, state, job.config.num_samples)
-        path = _picture(job, f'samples_{step:08d}')
-        plotting.save_png(path, plotting.image_grid(images))
+        if distributed.is_primary():
+            path = _picture(job, f'samples_{step:08d}')
+            plotting.save_png(path, plotting.image_grid(images))
 
 
 def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
@@ -350,7 +374,9 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
     examples = data.splits['test']
     numbers = _test_numbers(job, state)
     if experiment.finish is not None:
-        numbers = {**numbers, **experiment.finish(state, say)}
+        numbers = {**numbers, **experiment.finish(parallel.local(state), say)}
+    if not distributed.is_primary():
+        return
     if data.entropy is not None and 'nats_per_image' in numbers:
         numbers['entropy_nats'] = data.entropy  # what no model can get below
     results = {
@@ -376,7 +402,8 @@ def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
                 else f'  {name}: {value}')
     if experiment.pictures is not None:
         first = next(iter(pipeline.eval_batches(examples, min(len(examples), 100))))
-        for name, picture in experiment.pictures(state, first, rng).items():
+        pictures = experiment.pictures(parallel.local(state), first, rng)
+        for name, picture in pictures.items():
             plotting.save_png(_picture(job, name), picture)
     log = os.path.join(run.workdir, 'metrics.jsonl')
     # What chooses the best checkpoint; of a set of samples it is no loss of training.
@@ -413,6 +440,8 @@ def _sample(job: Job, state: TrainState) -> None:
     started = time.monotonic()
     images = _draw_samples(job, sample_many, state, job.config.num_samples)
     seconds = time.monotonic() - started
+    if not distributed.is_primary():
+        return
     plotting.save_png(_picture(job, 'generated'), plotting.image_grid(images))
     path = os.path.join(job.run.workdir, 'samples.npz')
     with open(path + '.tmp', 'wb') as file:

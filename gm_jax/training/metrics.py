@@ -16,9 +16,24 @@ import numpy as np
 import tensorboardX
 from rich import progress
 
+from gm_jax.training import distributed
+
 # Dispatches that may wait on the device: enough to keep it busy, few enough that a
 # run told to stop has only seconds of work to finish first.
 MAX_IN_FLIGHT = 2
+
+
+class NoWriter:
+    """What a process has that is not to write; see Writer."""
+
+    def write(self, *args: Any, **timing: float) -> None:
+        """Writes nothing."""
+
+    def sync(self) -> None:
+        """Has nothing to put on the disk."""
+
+    def close(self) -> None:
+        """Has nothing to close."""
 
 
 class Writer:
@@ -120,8 +135,9 @@ def write_atomically(path: str, text: str) -> None:
 
 
 def say(*parts: Any) -> None:
-    """Prints a line at once, also into a pipe."""
-    print(*parts, flush=True)
+    """Prints a line at once, also into a pipe; of several processes the first does."""
+    if distributed.is_primary():
+        print(*parts, flush=True)
 
 
 class Progress:
@@ -131,7 +147,7 @@ class Progress:
         """Starts at `done` of `total` steps."""
         self._total = total
         self._bar = None
-        self.shown = sys.stdout.isatty()  # as a bar
+        self.shown = sys.stdout.isatty() and distributed.is_primary()  # as a bar
         if self.shown:
             self._bar = progress.Progress(
                 progress.TextColumn('{task.description}'),
@@ -208,7 +224,8 @@ class Recorder:
         self._alarms = alarms or (lambda split, scalars: [])
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
         self._num_steps, self._batch_size = num_steps, batch_size
-        self._writer = Writer(workdir, step)
+        primary = distributed.is_primary()
+        self._writer = Writer(workdir, step) if primary else NoWriter()
         self._bar = Progress(num_steps, step)
         self._start = time.monotonic() - note.seconds
         self._clock, self._clock_step = time.monotonic(), step

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gm_jax.errors import UserError
+from gm_jax.training import distributed
 from gm_jax.training.state import fold_in_each
 
 AXIS = 'devices'
@@ -46,8 +47,21 @@ def replicate(tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def local(tree: Any) -> Any:
+    """Takes the copy that one device of this process has of every leaf.
+
+    For what is compiled without `pmap` and runs in this process alone.
+    """
+    return jax.tree.map(
+        lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree
+    )
+
+
 def split(tree: Any, axis: int = 0) -> Any:
-    """Splits `axis` of every leaf over the devices: [.., B, ..] to [D, .., B/D, ..]."""
+    """Splits `axis` of every leaf over the devices: [.., B, ..] to [D, .., B/D, ..].
+
+    D and B are those of this process.
+    """
     num = jax.local_device_count()
 
     def one(x: np.ndarray) -> np.ndarray:
@@ -59,8 +73,18 @@ def split(tree: Any, axis: int = 0) -> Any:
 
 
 def join(tree: Any) -> Any:
-    """Undoes `split` on axis 0 and fetches to the host: [D, B/D, ...] to [B, ...]."""
-    return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)
+    """Undoes `split` on axis 0 and fetches to the host: [D, B/D, ...] to [B, ...].
+
+    B is that of all processes, each of which gets all of it.
+    """
+    flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)
+    return distributed.gather(flat)
+
+
+def my_part(array: np.ndarray) -> np.ndarray:
+    """Returns the part of [B, ...] that is this process's: [B / P, ...]."""
+    size = len(array) // jax.process_count()
+    return array[jax.process_index() * size:][:size]
 
 
 def train_many(train_step: Callable, num_steps: int) -> Callable:

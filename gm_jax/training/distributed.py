@@ -1,0 +1,214 @@
+"""Several processes as one run: who they are, what they agree on, how they end.
+
+Every process runs the same loop on the same numbers, each with its own part of every
+batch; only the first writes files. Processes are found by JAX where it knows the
+cluster (a TPU pod, Slurm, Open MPI, Kubernetes), and by flags elsewhere. Of one
+process all of this does nothing.
+"""
+
+import collections
+import os
+import socket
+import sys
+import threading
+import time
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from gm_jax.errors import UserError
+
+# Seconds without a sign of life after which JAX gives a process up, should its host
+# vanish without closing its connections.
+_HEARTBEAT = 40
+# Seconds that a process which has lost another one has to say what it knows itself.
+_LAST_WORDS = 3
+_GOODBYE = b'.'
+
+
+def initialize(
+    coordinator_address: str = '', num_processes: int = 0, process_id: int = -1
+) -> None:
+    """Joins the processes of a job; to be called before anything else of JAX.
+
+    Args:
+        coordinator_address: HOST:PORT where process 0 listens; '': JAX finds the
+            others where it knows the cluster, or else there is this process alone.
+        num_processes: how many there are.
+        process_id: which of them this is.
+
+    Raises:
+        UserError: the arguments do not fit together, or the others are not there.
+    """
+    given = bool(coordinator_address), num_processes > 0, process_id >= 0
+    if any(given) and not all(given):
+        raise UserError(
+            '--coordinator_address, --num_processes and --process_id belong together: '
+            'pass all three, or on a cluster that JAX knows none.'
+        )
+    if all(given) and process_id >= num_processes:
+        raise UserError(
+            f'--process_id={process_id} must be below --num_processes={num_processes}.'
+        )
+    if num_processes == 1 or jax.distributed.is_initialized():
+        return
+    if all(given):
+        port = coordinator_address.rpartition(':')[2]
+        if not port.isdecimal():
+            raise UserError(
+                f'--coordinator_address={coordinator_address} must be HOST:PORT.'
+            )
+        who = coordinator_address, num_processes, process_id
+    elif os.environ.get('SLURM_NTASKS') == '1':
+        return  # of a cluster one process: all GPUs of the node are its own
+    else:
+        who = None, None, None
+    try:
+        with warnings.catch_warnings():
+            # On Kubernetes JAX warns where its client package is not installed.
+            warnings.simplefilter('ignore')
+            jax.distributed.initialize(*who, heartbeat_timeout_seconds=_HEARTBEAT)
+    except ValueError:
+        if not any(given):
+            return  # no cluster
+        raise
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'the processes did not find each other: {reason}.') from None
+    except RuntimeError:
+        if any(given):
+            raise
+        return  # inside a program that uses JAX already
+    if jax.process_count() > 1:
+        _watch()
+
+
+def several() -> bool:
+    """Returns whether this process is one of several, without starting JAX."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_primary() -> bool:
+    """Returns whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def gather(tree: Any) -> Any:
+    """Concatenates the parts that each process has of arrays [N / P, ...]: [N, ...]."""
+    if jax.process_count() == 1:
+        return tree
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def all_agree(mine: bool) -> bool:
+    """Returns whether all processes say so; each waits for the others."""
+    return bool(np.all(gather(np.array([mine]))))
+
+
+class Agreement:
+    """Whether any process has said so, asked by all of them equally often.
+
+    The answer is that of a few questions ago, so that no process waits for it.
+    """
+
+    def __init__(self, delay: int) -> None:
+        """An agreement whose answers come `delay` questions late."""
+        self._delay = delay
+        self._answers: collections.deque = collections.deque()
+        self._any = jax.pmap(
+            lambda x: jax.lax.pmax(x, 'processes'), 'processes', out_axes=None
+        )
+
+    def ask(self, mine: bool) -> bool:
+        """Tells the others what this process says; returns what all agree on."""
+        if jax.process_count() == 1:
+            return mine
+        said = np.full(jax.local_device_count(), mine, np.int32)
+        self._answers.append(self._any(said))
+        if len(self._answers) <= self._delay:
+            return False
+        return bool(self._answers.popleft())
+
+
+class _Connections:
+    """The sockets by which processes see each other end; one to process 0 each."""
+
+    open: list[socket.socket] = []
+    leaving = False
+
+
+def _watch() -> None:
+    """Ends this process with a sentence soon after another one has died.
+
+    Otherwise it would wait in a collective operation: on the CPU only the neighbours of
+    a dead process notice, and all others are aborted by JAX after the heartbeats stop.
+    """
+    # JAX has no other way to tell which address it found.
+    from jax._src.distributed import global_state
+
+    host = global_state.coordinator_address.rpartition(':')[0]
+    port = 0
+    if is_primary():
+        server = socket.create_server(('', 0), backlog=jax.process_count())
+        port = server.getsockname()[1]
+    port = int(multihost_utils.broadcast_one_to_all(np.int32(port)))
+    if is_primary():
+        for _ in range(jax.process_count() - 1):
+            _Connections.open.append(server.accept()[0])
+        server.close()
+    else:
+        _Connections.open.append(socket.create_connection((host.strip('[]'), port)))
+    for connection in _Connections.open:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        threading.Thread(target=_listen, args=(connection,), daemon=True).start()
+
+
+def _listen(connection: socket.socket) -> None:
+    try:
+        said = connection.recv(1)
+    except OSError:
+        said = b''
+    if said == _GOODBYE or _Connections.leaving:
+        return
+    time.sleep(_LAST_WORDS)
+    if not _Connections.leaving:
+        print(
+            f'process {jax.process_index()}: another process of this run has ended: '
+            f'the same command, for all of them, goes on from the last checkpoint.',
+            file=sys.stderr, flush=True,
+        )
+        os._exit(1)
+
+
+def part(name: str) -> None:
+    """Waits for the others and tells them that this process ends as agreed."""
+    if jax.process_count() == 1:
+        return
+    barrier(name)
+    _Connections.leaving = True
+    for connection in _Connections.open:
+        try:
+            connection.sendall(_GOODBYE)
+        except OSError:
+            pass  # it has left already
+
+
+def leave(status: int) -> int:
+    """Returns the exit status; with several processes and a failure it exits at once.
+
+    At an orderly end JAX waits for the others, who may be waiting for this one.
+    """
+    if status and several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status

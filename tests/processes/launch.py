@@ -1,0 +1,64 @@
+"""Starts an experiment as several real processes on this machine."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import IO
+
+
+def start(
+    processes: int,
+    devices: int,
+    module: str,
+    flags: Sequence[str],
+    *,
+    log: IO[bytes] | int = subprocess.PIPE,
+    program: Sequence[str] = (),
+) -> list[subprocess.Popen]:
+    """Starts the processes of a run, with as many devices each.
+
+    Args:
+        processes: how many.
+        devices: of each.
+        module: such as 'vae'.
+        flags: of the experiment.
+        log: where they write; by default each to a pipe of its own.
+        program: what to run in place of the experiment, to which the flags are given.
+
+    Returns:
+        The processes, process 0 first.
+    """
+    with socket.create_server(('127.0.0.1', 0)) as probe:
+        address = f'127.0.0.1:{probe.getsockname()[1]}'
+    command = program or (sys.executable, '-m', f'experiments.{module}')
+    started = []
+    for process in range(processes):
+        of_job = () if processes == 1 else (
+            f'--coordinator_address={address}', f'--num_processes={processes}',
+            f'--process_id={process}',
+        )
+        started.append(subprocess.Popen(
+            [*command, *flags, *of_job], stdout=log, stderr=subprocess.STDOUT,
+            env={
+                **os.environ, 'JAX_NUM_CPU_DEVICES': str(devices),
+                'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '3',
+            },
+        ))
+    return started
+
+
+def finish(
+    started: Sequence[subprocess.Popen], timeout: float = 600
+) -> list[tuple[int, str]]:
+    """Waits for processes that write to pipes; returns exit statuses and outputs."""
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [
+        (process.returncode, output.decode(errors='replace'))
+        for process, output in zip(started, outputs)
+    ]
