@@ -12,7 +12,9 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -139,11 +141,12 @@ class Agreement:
         return bool(self._answers.popleft())
 
 
-class _Connections:
-    """The sockets by which processes see each other end; one to process 0 each."""
+class _Links:
+    """The sockets by which processes see each other end: of each with process 0."""
 
     open: list[socket.socket] = []
-    leaving = False
+    leaving = False  # as agreed: then an end is no news
+    news = threading.Lock()  # taken by who tells it
 
 
 def _watch() -> None:
@@ -163,50 +166,67 @@ def _watch() -> None:
     port = int(multihost_utils.broadcast_one_to_all(np.int32(port)))
     if is_primary():
         for _ in range(jax.process_count() - 1):
-            _Connections.open.append(server.accept()[0])
+            _Links.open.append(server.accept()[0])
         server.close()
     else:
-        _Connections.open.append(socket.create_connection((host.strip('[]'), port)))
-    for connection in _Connections.open:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        threading.Thread(target=_listen, args=(connection,), daemon=True).start()
+        _Links.open.append(socket.create_connection((host.strip('[]'), port)))
+    for link in _Links.open:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        threading.Thread(
+            target=_listen, args=(link, jax.process_index()), daemon=True
+        ).start()
 
 
-def _listen(connection: socket.socket) -> None:
+def _listen(link: socket.socket, process: int) -> None:
     try:
-        said = connection.recv(1)
+        said = link.recv(1)
     except OSError:
         said = b''
-    if said == _GOODBYE or _Connections.leaving:
+    if said == _GOODBYE or _Links.leaving or not _Links.news.acquire(blocking=False):
         return
+    for other in _Links.open:  # process 0 passes the news on
+        _ignoring_errors(other.shutdown, socket.SHUT_RDWR)
     time.sleep(_LAST_WORDS)
-    if not _Connections.leaving:
+    if not _Links.leaving:
         print(
-            f'process {jax.process_index()}: another process of this run has ended: '
-            f'the same command, for all of them, goes on from the last checkpoint.',
+            f'process {process}: another process of this run has ended: the same '
+            f'command, for all of them, goes on from the last checkpoint.',
             file=sys.stderr, flush=True,
         )
         os._exit(1)
 
 
+def _ignoring_errors(act: Callable, *args: Any) -> None:
+    try:
+        act(*args)
+    except OSError:
+        pass  # the other side has gone already
+
+
 def part(name: str) -> None:
     """Waits for the others and tells them that this process ends as agreed."""
-    if jax.process_count() == 1:
+    if not several():
         return
     barrier(name)
-    _Connections.leaving = True
-    for connection in _Connections.open:
-        try:
-            connection.sendall(_GOODBYE)
-        except OSError:
-            pass  # it has left already
+    _Links.leaving = True
+    for link in _Links.open:
+        _ignoring_errors(link.sendall, _GOODBYE)
+
+
+def fail() -> None:
+    """Ends a process of several by the exception that is being handled.
+
+    Where another one has died, which makes collective operations fail, the sentence on
+    that comes first; otherwise there is a traceback. It does not return, since at an
+    orderly end JAX would wait for the others, who may be waiting for this one.
+    """
+    time.sleep(2 * _LAST_WORDS)
+    traceback.print_exc()
+    leave(1)
 
 
 def leave(status: int) -> int:
-    """Returns the exit status; with several processes and a failure it exits at once.
-
-    At an orderly end JAX waits for the others, who may be waiting for this one.
-    """
+    """Returns the exit status; of a failure with several processes exits at once."""
     if status and several():
         sys.stdout.flush()
         sys.stderr.flush()

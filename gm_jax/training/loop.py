@@ -127,11 +127,10 @@ def main(
             distributed.part('stopped')
     except KeyboardInterrupt:
         message, status = 'interrupted: the same command goes on.', 130
-    except jax.errors.JaxRuntimeError as error:
-        if not distributed.several():
-            raise
-        # Most likely another process has died in a collective operation.
-        message, status = f'stopped: {str(error).splitlines()[0]}', 1
+    except Exception:
+        if distributed.several():
+            distributed.fail()
+        raise
     print(f'{module}: {message}', file=sys.stderr)
     return distributed.leave(status)
 

@@ -8,31 +8,33 @@ from collections.abc import Sequence
 from typing import IO
 
 
+def experiment(name: str) -> tuple[str, ...]:
+    """Returns the command that runs an experiment."""
+    return sys.executable, '-m', f'experiments.{name}'
+
+
 def start(
     processes: int,
     devices: int,
-    module: str,
+    program: Sequence[str],
     flags: Sequence[str],
     *,
     log: IO[bytes] | int = subprocess.PIPE,
-    program: Sequence[str] = (),
 ) -> list[subprocess.Popen]:
     """Starts the processes of a run, with as many devices each.
 
     Args:
         processes: how many.
         devices: of each.
-        module: such as 'vae'.
-        flags: of the experiment.
+        program: the command, such as experiment('vae').
+        flags: of it.
         log: where they write; by default each to a pipe of its own.
-        program: what to run in place of the experiment, to which the flags are given.
 
     Returns:
         The processes, process 0 first.
     """
     with socket.create_server(('127.0.0.1', 0)) as probe:
         address = f'127.0.0.1:{probe.getsockname()[1]}'
-    command = program or (sys.executable, '-m', f'experiments.{module}')
     started = []
     for process in range(processes):
         of_job = () if processes == 1 else (
@@ -40,7 +42,7 @@ def start(
             f'--process_id={process}',
         )
         started.append(subprocess.Popen(
-            [*command, *flags, *of_job], stdout=log, stderr=subprocess.STDOUT,
+            [*program, *flags, *of_job], stdout=log, stderr=subprocess.STDOUT,
             env={
                 **os.environ, 'JAX_NUM_CPU_DEVICES': str(devices),
                 'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '3',

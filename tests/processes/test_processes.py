@@ -1,0 +1,97 @@
+"""Runs of several real processes; tests.processes.topologies has longer ones."""
+
+import signal
+import sys
+import time
+
+import pytest
+
+from experiments import vae
+from gm_jax.errors import UserError
+from gm_jax.training import distributed
+from tests.processes import families, launch
+from tests.training import tiny
+
+# The others take minutes to compile; tests.processes.topologies runs them all.
+_NAMES = 'vae', 'dcgan'
+
+
+@pytest.fixture(name='by_two', scope='module')
+def make_by_two(tmp_path_factory):
+    """Directories of three steps of each family, run by 2 processes x 4 devices."""
+    workdir = tmp_path_factory.mktemp('two')
+    program = (sys.executable, '-m', 'tests.processes.families')
+    started = launch.start(2, 4, program, (str(workdir), '3', ','.join(_NAMES)))
+    for status, output in launch.finish(started):
+        assert status == 0, output[-3000:]
+    return workdir
+
+
+@pytest.fixture(name='by_one', scope='module')
+def make_by_one(tmp_path_factory):
+    """The same by this process with its 8 devices."""
+    workdir = tmp_path_factory.mktemp('one')
+    families.run(workdir, 3, _NAMES)
+    return workdir
+
+
+@pytest.mark.parametrize('name', _NAMES)
+def test_two_processes_run_as_one(name, by_one, by_two):
+    """Catches a part of a batch, noise, moments or samples that belong to a process."""
+    found = families.differences(by_one / name, by_two / name)
+    assert found['lines'] == 4
+    assert found['losses'] < 1e-5 and found['final'] < 1e-5, found
+    assert found['others'] < 1e-4 and found['pixels'] == 0, found
+
+
+def _wait_for_step(workdir, step, processes):
+    metrics, told = workdir / 'metrics.jsonl', f'"step": {step},'
+    while not (metrics.exists() and told in metrics.read_text()):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+
+
+def test_killed_and_stopped_and_taken_over_by_one(tmp_path):
+    """Catches a hang, a traceback, a lost step, or a checkpoint bound to a process."""
+    flags = list(tiny.FLAGS)
+    flags[flags.index('--num_steps=36')] = '--num_steps=600'
+    whole, workdir = tmp_path / 'whole', tmp_path / 'run'
+    argv = (f'--workdir={workdir}', *flags)
+    started = launch.start(2, 1, launch.experiment('vae'), argv)
+    _wait_for_step(workdir, 24, started)
+    started[1].kill()
+    (status, output), _ = launch.finish(started, timeout=60)
+    assert status == 1 and 'another process of this run has ended' in output
+    assert 'Traceback' not in output
+    started = launch.start(2, 2, launch.experiment('vae'), argv)
+    _wait_for_step(workdir, 60, started)
+    started[1].send_signal(signal.SIGTERM)
+    for status, output in launch.finish(started, timeout=30):
+        assert status == 128 + signal.SIGTERM
+        assert 'told to stop: saved at step' in output and 'Traceback' not in output
+    assert vae.main(list(argv)) == 0
+    assert vae.main([f'--workdir={whole}', *flags]) == 0
+    one, other = tiny.metrics(whole), tiny.metrics(workdir)
+    assert [line['step'] for line in one] == [line['step'] for line in other]
+    for a, b in zip(one, other):
+        assert a['loss'] == pytest.approx(b['loss'], rel=1e-3)
+
+
+@pytest.mark.parametrize('given, sentence', [
+    (('localhost:1', 2, -1), 'belong together'),
+    (('', 2, 0), 'belong together'),
+    (('localhost:1', 2, 2), 'must be below'),
+    (('localhost', 2, 0), 'must be HOST:PORT'),
+])
+def test_flags_that_do_not_fit(given, sentence):
+    """Catches a wait for processes that will never come."""
+    with pytest.raises(UserError, match=sentence):
+        distributed.initialize(*given)
+
+
+def test_of_one_process_there_is_nothing_to_start(monkeypatch):
+    """Catches a run on a laptop, or one task of Slurm, that looks for others."""
+    distributed.initialize()
+    distributed.initialize('localhost:1', 1, 0)
+    assert not distributed.several() and distributed.is_primary()
+    assert distributed.Agreement(2).ask(True) and distributed.all_agree(True)
