@@ -6,8 +6,10 @@ noticed instead of being trained on.
 """
 
 import contextlib
+import errno
 import os
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -35,8 +37,9 @@ class Checkpoint(NamedTuple):
 def open_directory(workdir: str) -> ocp.CheckpointManager:
     """Opens `workdir`/checkpoints, which keeps the last two and the best one."""
     policy = ocp.checkpoint_managers
-    # Orbax warns of every checkpoint that comes without an evaluation.
-    logging.set_verbosity(logging.ERROR)
+    # Orbax warns of every checkpoint that comes without an evaluation, and logs errors
+    # that it raises as well.
+    logging.set_verbosity(logging.FATAL)
     options = ocp.CheckpointManagerOptions(
         best_fn=lambda metrics: metrics['loss'],
         best_mode='min',
@@ -107,7 +110,7 @@ def restore(
     warnings = []
     for step in steps:
         try:
-            with _without_stragglers():
+            with quiet_threads():
                 state, note = _read(manager, step, template)
             return Checkpoint(step, state, note, warnings)
         # Whatever a damaged file makes a reader raise: it must not end the run.
@@ -167,22 +170,41 @@ def _read(manager: ocp.CheckpointManager, step: int, template: Any) -> tuple:
     return _from_arrays(template, arrays), note
 
 
-@contextlib.contextmanager
-def _without_stragglers() -> Iterator[None]:
-    # Where one array cannot be read, the threads that read the others report to an
-    # event loop that is closed by then, and Python prints a traceback for each.
-    def hook(unraisable: Any) -> None:
-        if 'Event loop is closed' not in str(unraisable.exc_value):
-            before(unraisable)
+def disk_is_full(error: BaseException | None) -> bool:
+    """Returns whether an exception, or what it came of, tells of a full disk."""
+    while error is not None:
+        # Orbax's own errors say so in words alone.
+        number = getattr(error, 'errno', None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or 'No space left' in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
-    before, sys.unraisablehook = sys.unraisablehook, hook
+
+@contextlib.contextmanager
+def quiet_threads() -> Iterator[None]:
+    """Hides tracebacks of Orbax's threads for what their caller is told as well.
+
+    Where one array cannot be read or written, the threads of the others report to an
+    event loop that is closed by then.
+    """
+    def of_thread(args: Any) -> None:
+        if not disk_is_full(args.exc_value):
+            hooks[0](args)
+
+    def of_callback(unraisable: Any) -> None:
+        if 'Event loop is closed' not in str(unraisable.exc_value):
+            hooks[1](unraisable)
+
+    hooks = threading.excepthook, sys.unraisablehook
+    threading.excepthook, sys.unraisablehook = of_thread, of_callback
     try:
         yield
     except Exception:
         time.sleep(0.2)  # for the last of them
         raise
     finally:
-        sys.unraisablehook = before
+        threading.excepthook, sys.unraisablehook = hooks
 
 
 def _from_arrays(template: Any, arrays: dict[str, np.ndarray]) -> Any:

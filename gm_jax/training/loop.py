@@ -110,7 +110,7 @@ def main(
         run, config = config_lib.parse(
             argv, config_class, presets=presets, module=module, about=about
         )
-        with _handling(_leave):
+        with _handling(_leave), checkpoints.quiet_threads():
             distributed.initialize(
                 run.coordinator_address, run.num_processes, run.process_id
             )
@@ -127,10 +127,15 @@ def main(
             distributed.part('stopped')
     except KeyboardInterrupt:
         message, status = 'interrupted: the same command goes on.', 130
-    except Exception:
-        if distributed.several():
-            distributed.fail()
-        raise
+    except Exception as error:
+        if not checkpoints.disk_is_full(error):
+            if distributed.several():
+                distributed.fail()
+            raise
+        message, status = (
+            'there is no space left on the disk: make some, and the same command goes '
+            'on from the last checkpoint.'
+        ), 2
     print(f'{module}: {message}', file=sys.stderr)
     return distributed.leave(status)
 
@@ -289,6 +294,8 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
                     _save_samples(job, sample_many, state, step)
                     recorder.restart_clock(step)
                 due = last or loss is not None or step % config.checkpoint_every == 0
+                # A save that failed in the background: not after another interval.
+                job.manager.check_for_errors()
                 stopping = stop.ask(bool(received))
                 if due or stopping:
                     _save(job, step, state, recorder.settle(), loss)

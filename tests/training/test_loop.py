@@ -1,6 +1,7 @@
 """Whole runs through the command line: what they leave, and that nothing stops them."""
 
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -323,3 +324,25 @@ def test_run_that_keeps_diverging_ends(tmp_path, monkeypatch, capfd, is_bad):
     assert '--learning_rate' in error
     assert not (tmp_path / 'results.json').exists()
     assert np.isfinite(tiny.final_arrays(tmp_path)['params/output/kernel']).all()
+
+
+def test_full_disk_is_a_sentence(tmp_path, monkeypatch, capfd):
+    """Catches a traceback where the user has to make space, and a swallowed error.
+
+    tests.faults.full_disk fills a real one.
+    """
+    def fail(*args, **kwargs):
+        try:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        except OSError:
+            raise RuntimeError('in a thread') from None
+
+    argv = [f'--workdir={tmp_path}', *tiny.FLAGS]
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, 'save', fail)
+        assert vae.main(argv) == 2
+    assert 'no space left on the disk' in capfd.readouterr().err
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, 'save', lambda *a, **k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            vae.main(argv)

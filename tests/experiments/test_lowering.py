@@ -1,0 +1,60 @@
+"""Every step and sampler compiles as far as can be seen without a TPU or a GPU.
+
+They are lowered for these on the CPU: what has no kernel there fails, and what would
+call back to the host shows in the program.
+"""
+
+import importlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from gm_jax.data import sources
+from gm_jax.training import state as state_lib
+
+SMALL = {
+    'autoencoder': {}, 'vae': {'test_samples': 2}, 'nade': {}, 'made': {},
+    'pixel_cnn': {}, 'gated_pixel_cnn': {'class_conditional': True},
+    'pixel_cnn_pp': {'features': 4}, 'pixel_rnn': {}, 'multiscale_pixel_cnn': {},
+    'gan': {'k': 2}, 'dcgan': {'norm': 'spectral'}, 'wgan': {},
+    'adversarial_autoencoder': {'num_labels': 20}, 'classifier': {}, 'time_series': {},
+}
+# What JAX marks in a program for its compilers to see, not to call.
+_MARKS = {'Sharding', 'SPMDFullToShardShape', 'SPMDShardToFullShape'}
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_lowers_for_tpu_and_cuda(name, monkeypatch):
+    """Catches an operation that only a CPU has, or that runs on the host."""
+    keywords = importlib.import_module(f'experiments.{name}').main.keywords
+    config = keywords['config_class'](**SMALL[name])
+    data = sources.load(config.dataset)
+    # Some layers are written otherwise for a CPU.
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+    experiment = keywords['build'](config, data)
+    state = jax.eval_shape(experiment.init, jax.random.key(0))
+    examples = data.splits['train'].fetch(np.arange(8))
+    batch = {**examples, 'index': np.arange(8, dtype=np.int32)}
+    many = max(experiment.minibatches, 1)
+    stacked = {k: np.stack([v] * many) for k, v in batch.items()}
+    rng = jax.random.key(1)
+    chunk = {'chunk': np.zeros(8, np.int32)}
+    programs = {'train': (
+        experiment.train_step, state, stacked if experiment.minibatches else batch, rng
+    )}
+    for step in ('eval_step', 'test_step'):
+        if getattr(experiment, step) is not None:
+            programs[step] = getattr(experiment, step), state, {**batch, **chunk}, rng
+    if experiment.sample is not None:
+        rngs = state_lib.fold_in_each(rng, jnp.arange(8))
+        programs['sample'] = experiment.sample, state, rngs, batch['index']
+    for what, (function, *args) in programs.items():
+        exported = export.export(jax.jit(function), platforms=('tpu', 'cuda'))(*args)
+        lowered = exported.mlir_module()
+        targets = set(re.findall(r'custom_call @([\w.]+)', lowered)) - _MARKS
+        assert not targets, (what, targets)
+        assert not re.search('infeed|outfeed|callback', lowered), what

@@ -1,0 +1,85 @@
+"""Fills the disk of a real run; it must end with a sentence, and go on with more space.
+
+    python -m tests.faults.full_disk --out=results/full_disk.json
+
+Needs to be root on Linux: each trial mounts a tmpfs of its own, of a size between what
+an empty run takes and what a whole one does, so that the disk is full at another moment
+of each: while a checkpoint, a line of metrics or a picture is written. Then the tmpfs
+gets larger and the same command runs again. In the end every array of the last
+checkpoint, metrics.jsonl and results.json must be those of an undisturbed run.
+"""
+
+import argparse
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+import tempfile
+
+from tests.training import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLAGS = (
+    '--hidden=32', '--latent_dims=4', '--batch_size=32', '--num_steps=200',
+    '--log_every=5', '--eval_every=50', '--checkpoint_every=25', '--num_samples=8',
+    '--test_samples=25', '--steps_per_dispatch=5', '--dropout=0.2', '--ema=0.99',
+)
+
+
+def run(workdir: pathlib.Path) -> tuple[int, str]:
+    """Runs the experiment; returns its exit status and what it wrote to stderr."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'experiments.vae', f'--workdir={workdir}', *FLAGS],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )
+    return done.returncode, done.stderr
+
+
+def trial(whole: pathlib.Path, disk: pathlib.Path, size: int) -> dict:
+    """Runs on a disk of so many bytes, then on a large one."""
+    mount = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(disk)]
+    subprocess.run(mount, check=True)
+    try:
+        status, told = run(disk / 'run')
+        subprocess.run(['mount', '-o', 'remount,size=64m', str(disk)], check=True)
+        again, told_again = run(disk / 'run')
+        return {
+            'bytes': size, 'status': status, 'told': told.splitlines()[-1:],
+            'tracebacks': (told + told_again).count('Traceback'),
+            'status_with_more_space': again,
+            'differences': tiny.differences(whole, disk / 'run'),
+        }
+    finally:
+        subprocess.run(['umount', str(disk)], check=True)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the trials; the exit status is 1 if one of them ended otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--trials', type=int, default=8)
+    parser.add_argument('--out', default='', help='JSON file to write')
+    args = parser.parse_args(argv)
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        whole, disk = pathlib.Path(directory, 'whole'), pathlib.Path(directory, 'disk')
+        disk.mkdir()
+        run(whole)
+        total = sum(x.stat().st_size for x in whole.rglob('*') if x.is_file())
+        for number in range(args.trials):
+            size = int(total * (number + 0.5) / args.trials)
+            row = trial(whole, disk, size)
+            row['command'] = shlex.join(['python', '-m', 'experiments.vae', *FLAGS])
+            print(row, flush=True)
+            rows.append(row)
+    if args.out:
+        pathlib.Path(args.out).write_text(json.dumps(rows, indent=2) + '\n')
+    good = [
+        not (row['differences'] or row['tracebacks'] or row['status_with_more_space'])
+        and row['status'] in (0, 2) for row in rows
+    ]
+    return 0 if all(good) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
