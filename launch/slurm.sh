@@ -1,0 +1,24 @@
+#!/bin/bash
+# An experiment on several nodes under Slurm, one process a GPU.
+#
+#   sbatch launch/slurm.sh pixel_cnn_pp --preset=paper --workdir=/shared/run --data_dir=/shared/tfds
+#
+# JAX finds the processes by Slurm's variables. The work directory and the data must be on
+# a file system that all nodes see.
+#SBATCH --job-name=gm_jax
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+# SIGTERM half a minute before the end or a preemption: the run saves and ends, and
+# requeued it goes on.
+#SBATCH --signal=TERM@30
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+set -euo pipefail
+experiment=$1
+shift
+# A process that loses another one ends with status 1; then Slurm ends the step.
+exec srun --kill-on-bad-exit=1 python -m "experiments.$experiment" "$@"
