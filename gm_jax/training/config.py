@@ -12,10 +12,10 @@ Usage:
 
 import dataclasses
 import json
-import math
 import os
 import shlex
 import shutil
+import sys
 import textwrap
 import types
 from collections.abc import Mapping, Sequence
@@ -290,10 +290,11 @@ def load(path: str, config_class: type[Config]) -> Config:
         )
     except FileNotFoundError:
         raise UserError(f'{path} does not exist.') from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'{path} cannot be read as a config: {error}.') from None
     if unknown:
-        raise UserError(f'{path} has settings unknown here: {", ".join(unknown)}.')
+        raise UserError(f'{path} has settings unknown here: '
+                        f'{", ".join(map(repr, unknown))}.')
     return config_class(**settings)
 
 
@@ -325,7 +326,8 @@ def _check_setting(setting: dataclasses.Field, value: Any) -> None:
     right_type = isinstance(value, (int, float) if kind is float else kind)
     if not right_type or (isinstance(value, bool) and kind is not bool):
         raise UserError(f'--{name} must be of type {kind.__name__}, got {value!r}.')
-    if kind is float and not math.isfinite(value):
+    # Whole numbers may be too large to be a float at all.
+    if kind is float and not abs(value) <= sys.float_info.max:
         raise UserError(f'--{name} must be a finite number, got {value}.')
     if rule['choices'] and value not in rule['choices']:
         raise UserError(

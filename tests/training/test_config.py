@@ -108,7 +108,7 @@ def test_directory_is_required():
 @pytest.mark.parametrize('content, sentence', [
     ('{"width": 4', 'cannot be read as a config'),
     ('[]', 'cannot be read as a config'),
-    ('{"widht": 4}', 'has settings unknown here: widht'),
+    ('{"widht": 4}', 'has settings unknown here: .widht.'),
     ('{"width": "4"}', "--width must be of type int, got '4'"),
     ('{"width": true}', '--width must be of type int, got True'),
     ('{"width": 99}', '--width must be at most 9'),
