@@ -194,8 +194,12 @@ def read_npz(path: str, flag: str = 'dataset') -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
         if size <= _MAX_BYTES:
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            # NumPy returns a member that is no .npy file as its bytes.
+            if not all(isinstance(x, np.ndarray) for x in arrays.values()):
+                raise ValueError('it holds files that are no arrays')
+            return arrays
     # Whatever a damaged file makes these readers raise; fuzzing has found many kinds.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
