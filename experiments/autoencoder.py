@@ -208,6 +208,7 @@ def compare_features(
         {'accuracy': {number of labels: {'frozen', 'fine_tuned', 'from_scratch'}}} on
         the whole test set; empty where the set has no two classes to tell apart.
     """
+    parallel.check_batch_size(config.batch_size)
     rng = jax.random.fold_in(jax.random.key(config.seed), _PROBE)
     if data.num_classes > 1:
         train, test = (_codes(config, data, state, rng, s) for s in ('train', 'test'))

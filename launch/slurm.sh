@@ -11,9 +11,9 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
-# SIGTERM half a minute before the end or a preemption: the run saves and ends, and
-# requeued it goes on.
-#SBATCH --signal=TERM@30
+# SIGTERM two minutes before the end: the run saves and ends with status 143, and
+# requeued, below, it goes on.
+#SBATCH --signal=TERM@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
@@ -21,4 +21,9 @@ set -euo pipefail
 experiment=$1
 shift
 # A process that loses another one ends with status 1; then Slurm ends the step.
-exec srun --kill-on-bad-exit=1 python -m "experiments.$experiment" "$@"
+status=0
+srun --kill-on-bad-exit=1 python -m "experiments.$experiment" "$@" || status=$?
+if [ "$status" -eq 143 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

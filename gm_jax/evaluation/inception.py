@@ -299,11 +299,12 @@ def convert(source: str, path: str) -> None:
     Raises:
         UserError: the source is not that file.
     """
-    import torch
-
     try:
+        import torch
         with open(source, 'rb') as file:
             found = hashlib.file_digest(file, 'sha256').hexdigest()
+    except ImportError:
+        raise UserError('PyTorch is not there, which this needs once.') from None
     except OSError as error:
         raise UserError(f'{source} cannot be read: {error}.') from None
     if not found.startswith(_PUBLISHED):
@@ -313,11 +314,16 @@ def convert(source: str, path: str) -> None:
         )
     state = torch.load(source, map_location='cpu', weights_only=True)
     weights = {name: state[name].numpy().astype(np.float32) for name in shapes()}
-    np.savez(path, sha256=digest(weights), **weights)
+    try:
+        np.savez(path, sha256=digest(weights), **weights)
+    except OSError as error:
+        raise UserError(f'{path} cannot be written: {error}.') from None
 
 
 if __name__ == '__main__':
     try:
+        if len(sys.argv) != 3:
+            raise UserError('it takes two files: that of PyTorch, and the npz.')
         convert(*sys.argv[1:])
     except UserError as error:
         print(f'inception: {error}', file=sys.stderr)

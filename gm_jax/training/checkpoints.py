@@ -109,17 +109,20 @@ def restore(
         steps = [manager.best_step()]
     warnings = []
     for step in steps:
+        reason, found = 'another process cannot read it', None
         try:
             with quiet_threads():
-                state, note = _read(manager, step, template)
-            return Checkpoint(step, state, note, warnings)
+                found = _read(manager, step, template)
         # Whatever a damaged file makes a reader raise: it must not end the run.
         except Exception as error:
-            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-            warnings.append(
-                f'checkpoint {manager.directory / str(step)} cannot be used '
-                f'({reason[0][:160]})'
-            )
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # All processes go back to the same one.
+        if distributed.all_agree(found is not None):
+            return Checkpoint(step, *found, warnings)
+        warnings.append(
+            f'checkpoint {manager.directory / str(step)} cannot be used '
+            f'({reason[:160]})'
+        )
     if warnings:
         raise UserError(
             '; '.join(warnings) + ': no checkpoint is left. Train in a new --workdir, '

@@ -45,47 +45,75 @@ def initialize(
     Raises:
         UserError: the arguments do not fit together, or the others are not there.
     """
-    given = bool(coordinator_address), num_processes > 0, process_id >= 0
+    given = bool(coordinator_address), num_processes != 0, process_id != -1
     if any(given) and not all(given):
         raise UserError(
             '--coordinator_address, --num_processes and --process_id belong together: '
             'pass all three, or on a cluster that JAX knows none.'
         )
-    if all(given) and process_id >= num_processes:
+    if all(given) and not 0 <= process_id < num_processes:
         raise UserError(
-            f'--process_id={process_id} must be below --num_processes={num_processes}.'
+            f'--process_id={process_id} must be in 0 ... {num_processes - 1}, below '
+            f'--num_processes={num_processes}.'
         )
     if num_processes == 1 or jax.distributed.is_initialized():
         return
     if all(given):
-        port = coordinator_address.rpartition(':')[2]
-        if not port.isdecimal():
-            raise UserError(
-                f'--coordinator_address={coordinator_address} must be HOST:PORT.'
-            )
+        _check_address(coordinator_address, is_mine=process_id == 0)
         who = coordinator_address, num_processes, process_id
     elif os.environ.get('SLURM_NTASKS') == '1':
         return  # of a cluster one process: all GPUs of the node are its own
     else:
         who = None, None, None
+    # Its handler would take SIGTERM away from the loop's.
+    jax.config.update('jax_enable_preemption_service', False)
     try:
         with warnings.catch_warnings():
             # On Kubernetes JAX warns where its client package is not installed.
             warnings.simplefilter('ignore')
             jax.distributed.initialize(*who, heartbeat_timeout_seconds=_HEARTBEAT)
     except ValueError:
-        if not any(given):
-            return  # no cluster
-        raise
+        if any(given):
+            raise
+        _check_alone()
+        return  # no cluster
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f'the processes did not find each other: {reason}.') from None
-    except RuntimeError:
-        if any(given):
-            raise
-        return  # inside a program that uses JAX already
+    except RuntimeError as error:
+        if not any(given) and 'must be called before' in str(error):
+            return  # inside a program that uses JAX already
+        reason = str(error).splitlines()[0]
+        raise UserError(f'the processes could not be started: {reason}.') from None
     if jax.process_count() > 1:
         _watch()
+
+
+def _check_address(address: str, *, is_mine: bool) -> None:
+    """Raises UserError for an address at which JAX would crash."""
+    port = address.rpartition(':')[2]
+    if ':' not in address or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(
+            f'--coordinator_address={address} must be HOST:PORT, the port from 1 to '
+            f'65535.'
+        )
+    if is_mine:
+        try:
+            socket.create_server(('', int(port))).close()
+        except OSError as error:
+            raise UserError(
+                f'--coordinator_address={address}: the port cannot be used: {error}.'
+            ) from None
+
+
+def _check_alone() -> None:
+    """Raises UserError where MPI has started several processes that JAX cannot find."""
+    for name in ('OMPI_COMM_WORLD_SIZE', 'PMI_SIZE'):
+        if int(os.environ.get(name, '1')) > 1:
+            raise UserError(
+                f'{name}={os.environ[name]}, but JAX finds no other processes here: '
+                f'pass --coordinator_address, --num_processes and --process_id.'
+            )
 
 
 def several() -> bool:
@@ -145,6 +173,8 @@ class _Links:
     """The sockets by which processes see each other end: of each with process 0."""
 
     open: list[socket.socket] = []
+    ended: list[socket.socket] = []  # those whose other side has gone
+    process = 0
     leaving = False  # as agreed: then an end is no news
     news = threading.Lock()  # taken by who tells it
 
@@ -170,30 +200,37 @@ def _watch() -> None:
         server.close()
     else:
         _Links.open.append(socket.create_connection((host.strip('[]'), port)))
+    _Links.process = jax.process_index()
     for link in _Links.open:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        threading.Thread(
-            target=_listen, args=(link, jax.process_index()), daemon=True
-        ).start()
+        threading.Thread(target=_listen, args=(link,), daemon=True).start()
 
 
-def _listen(link: socket.socket, process: int) -> None:
-    try:
-        said = link.recv(1)
-    except OSError:
-        said = b''
+def _listen(link: socket.socket) -> None:
+    said = _receive(link)
+    if said == _GOODBYE:
+        _receive(link)
+    _Links.ended.append(link)
     if said == _GOODBYE or _Links.leaving or not _Links.news.acquire(blocking=False):
         return
     for other in _Links.open:  # process 0 passes the news on
-        _ignoring_errors(other.shutdown, socket.SHUT_RDWR)
+        _ignoring_errors(other.shutdown, socket.SHUT_WR)
     time.sleep(_LAST_WORDS)
     if not _Links.leaving:
         print(
-            f'process {process}: another process of this run has ended: the same '
-            f'command, for all of them, goes on from the last checkpoint.',
+            f'process {_Links.process}: another process of this run has ended: the '
+            f'same command, for all of them, goes on from the last checkpoint.',
             file=sys.stderr, flush=True,
         )
-        os._exit(1)
+        _exit(1)
+
+
+def _receive(link: socket.socket) -> bytes:
+    """Waits for a byte; returns none where the other side has ended."""
+    try:
+        return link.recv(1)
+    except OSError:
+        return b''
 
 
 def _ignoring_errors(act: Callable, *args: Any) -> None:
@@ -228,7 +265,18 @@ def fail() -> None:
 def leave(status: int) -> int:
     """Returns the exit status; of a failure with several processes exits at once."""
     if status and several():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        _exit(status)
     return status
+
+
+def _exit(status: int) -> None:
+    """Exits at once; process 0 after the others, whom JAX would abort without it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if _Links.process == 0:
+        for link in _Links.open:
+            _ignoring_errors(link.shutdown, socket.SHUT_WR)
+        deadline = time.monotonic() + 3 * _LAST_WORDS
+        while len(_Links.ended) < len(_Links.open) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    os._exit(status)

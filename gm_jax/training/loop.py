@@ -152,7 +152,7 @@ def start(run: Run, config: Config, module: str, build: Callable) -> None:
     experiment = build(config, data)
     if run.mode == 'sample' and experiment.sample is None:
         raise UserError('this model generates nothing: --mode=sample is not for it.')
-    if run.mode == 'train' or (run.mode == 'eval' and experiment.finish is not None):
+    if run.mode == 'train':
         parallel.check_batch_size(config.batch_size)
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
     _claim(run, config, data)
@@ -294,23 +294,31 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
                     _save_samples(job, sample_many, state, step)
                     recorder.restart_clock(step)
                 due = last or loss is not None or step % config.checkpoint_every == 0
-                # A save that failed in the background: not after another interval.
-                job.manager.check_for_errors()
+                # Raises where a save in the background has failed: not after another
+                # interval.
+                if not job.manager.is_saving_in_progress():
+                    job.manager.wait_until_finished()
                 stopping = stop.ask(bool(received))
                 if due or stopping:
                     _save(job, step, state, recorder.settle(), loss)
                 if stopping:
-                    saved = job.manager.latest_step() or 0
-                    raise Stopped(
-                        f'told to stop: saved at step {saved} of {config.num_steps}. '
-                        f'The same command goes on from there.',
-                        (*received, signal.SIGTERM)[0], agreed=True,
-                    )
+                    raise _stopped(job, received)
+            # One who was told after the last question but for the late answers.
+            if not distributed.all_agree(not received):
+                raise _stopped(job, received)
         finally:
             feed.close()
             recorder.close()
             job.manager.wait_until_finished()
     return state, note
+
+
+def _stopped(job: Job, received: list[int]) -> Stopped:
+    saved, last = job.manager.latest_step() or 0, job.config.num_steps
+    return Stopped(
+        f'told to stop: saved at step {saved} of {last}. The same command goes on from '
+        f'there.', (*received, signal.SIGTERM)[0], agreed=True,
+    )
 
 
 def _save(

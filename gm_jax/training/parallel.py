@@ -1,4 +1,4 @@
-"""The one place that calls `jax.pmap` and that knows how many devices there are.
+"""The place that calls `jax.pmap` and that knows how many devices there are.
 
 The state, the data set and the key are the same on every device (`None` axes), the
 batch is split: its leading axis is the devices'. So a state never needs to be

@@ -1,6 +1,7 @@
 """Runs of several real processes; tests.processes.topologies has longer ones."""
 
 import signal
+import socket
 import sys
 import time
 
@@ -46,7 +47,9 @@ def test_two_processes_run_as_one(name, by_one, by_two):
 
 def _wait_for_step(workdir, step, processes):
     metrics, told = workdir / 'metrics.jsonl', f'"step": {step},'
+    deadline = time.monotonic() + 300
     while not (metrics.exists() and told in metrics.read_text()):
+        assert time.monotonic() < deadline
         assert all(process.poll() is None for process in processes)
         time.sleep(0.05)
 
@@ -80,13 +83,30 @@ def test_killed_and_stopped_and_taken_over_by_one(tmp_path):
 @pytest.mark.parametrize('given, sentence', [
     (('localhost:1', 2, -1), 'belong together'),
     (('', 2, 0), 'belong together'),
-    (('localhost:1', 2, 2), 'must be below'),
+    (('localhost:1', 2, 2), 'below --num_processes=2'),
     (('localhost', 2, 0), 'must be HOST:PORT'),
+    (('localhost:99999', 2, 0), 'from 1 to 65535'),
+    (('', -3, -1), 'belong together'),
 ])
 def test_flags_that_do_not_fit(given, sentence):
     """Catches a wait for processes that will never come."""
     with pytest.raises(UserError, match=sentence):
         distributed.initialize(*given)
+
+
+def test_a_port_that_is_taken():
+    """Catches a crash of JAX."""
+    with socket.create_server(('', 0)) as taken:
+        address = f'localhost:{taken.getsockname()[1]}'
+        with pytest.raises(UserError, match='the port cannot be used'):
+            distributed.initialize(address, 2, 0)
+
+
+def test_processes_of_mpi_that_jax_does_not_find(monkeypatch):
+    """Catches four runs in one directory that think themselves alone."""
+    monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '4')
+    with pytest.raises(UserError, match='pass --coordinator_address'):
+        distributed._check_alone()
 
 
 def test_of_one_process_there_is_nothing_to_start(monkeypatch):

@@ -18,16 +18,17 @@ from tests.processes import families, launch
 TOPOLOGIES = ((1, 1), (1, 8), (2, 4), (4, 2))
 
 
-def run(processes: int, devices: int, workdir: pathlib.Path, steps: int) -> None:
-    """Runs all families.
+def run(
+    processes: int, devices: int, workdir: pathlib.Path, steps: int, names: str
+) -> None:
+    """Runs families, whose names have commas between them.
 
     Raises:
         RuntimeError: one has failed.
     """
     program = (sys.executable, '-m', 'tests.processes.families')
     started = launch.start(
-        processes, devices, program,
-        (str(workdir), str(steps), ','.join(families.FAMILIES)),
+        processes, devices, program, (str(workdir), str(steps), names)
     )
     for status, output in launch.finish(started, timeout=7200):
         if status:
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> None:
     """Compares all of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--num_steps', type=int, default=50)
+    parser.add_argument('--families', default=','.join(families.FAMILIES))
     parser.add_argument('--out', default='results/topologies.json')
     args = parser.parse_args(argv)
     rows = []
@@ -45,8 +47,8 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         for processes, devices in TOPOLOGIES:
             workdir = pathlib.Path(directory, f'{processes}x{devices}')
-            run(processes, devices, workdir, args.num_steps)
-            for name in families.FAMILIES:
+            run(processes, devices, workdir, args.num_steps, args.families)
+            for name in args.families.split(','):
                 one = pathlib.Path(directory, '1x1', name)
                 row = {
                     'model': name, 'processes': processes, 'devices_each': devices,
