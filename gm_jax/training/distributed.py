@@ -6,7 +6,6 @@ cluster (a TPU pod, Slurm, Open MPI, Kubernetes), and by flags elsewhere. Of one
 process all of this does nothing.
 """
 
-import collections
 import os
 import socket
 import sys
@@ -142,31 +141,6 @@ def gather(tree: Any) -> Any:
 def all_agree(mine: bool) -> bool:
     """Returns whether all processes say so; each waits for the others."""
     return bool(np.all(gather(np.array([mine]))))
-
-
-class Agreement:
-    """Whether any process has said so, asked by all of them equally often.
-
-    The answer is that of a few questions ago, so that no process waits for it.
-    """
-
-    def __init__(self, delay: int) -> None:
-        """An agreement whose answers come `delay` questions late."""
-        self._delay = delay
-        self._answers: collections.deque = collections.deque()
-        self._any = jax.pmap(
-            lambda x: jax.lax.pmax(x, 'processes'), 'processes', out_axes=None
-        )
-
-    def ask(self, mine: bool) -> bool:
-        """Tells the others what this process says; returns what all agree on."""
-        if jax.process_count() == 1:
-            return mine
-        said = np.full(jax.local_device_count(), mine, np.int32)
-        self._answers.append(self._any(said))
-        if len(self._answers) <= self._delay:
-            return False
-        return bool(self._answers.popleft())
 
 
 class _Links:

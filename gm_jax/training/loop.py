@@ -272,7 +272,7 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
         job.run.workdir, step, config.num_steps, config.batch_size, note,
         job.experiment.alarms,
     )
-    stop = distributed.Agreement(metrics.MAX_IN_FLIGHT)
+    stop = parallel.Agreement(metrics.MAX_IN_FLIGHT)
     with _signals() as received:
         try:
             for num, batches in feed:

@@ -1,4 +1,4 @@
-"""The place that calls `jax.pmap` and that knows how many devices there are.
+"""The one place that calls `jax.pmap` and that knows how many devices there are.
 
 The state, the data set and the key are the same on every device (`None` axes), the
 batch is split: its leading axis is the devices'. So a state never needs to be
@@ -6,6 +6,7 @@ replicated or unreplicated by hand, and what a step computes does not depend on 
 number of devices.
 """
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -162,3 +163,28 @@ def sample_many(sample: Callable) -> Callable:
         return sample(state, fold_in_each(rng, indices), indices)
 
     return jax.pmap(from_indices, axis_name=AXIS, in_axes=(None, 0, None))
+
+
+class Agreement:
+    """Whether any process has said so, asked by all of them equally often.
+
+    The answer is that of a few questions ago, so that no process waits for it.
+    """
+
+    def __init__(self, delay: int) -> None:
+        """An agreement whose answers come `delay` questions late."""
+        self._delay = delay
+        self._answers: collections.deque = collections.deque()
+        self._any = jax.pmap(
+            lambda x: jax.lax.pmax(x, AXIS), AXIS, out_axes=None
+        )
+
+    def ask(self, mine: bool) -> bool:
+        """Tells the others what this process says; returns what all agree on."""
+        if jax.process_count() == 1:
+            return mine
+        said = np.full(jax.local_device_count(), mine, np.int32)
+        self._answers.append(self._any(said))
+        if len(self._answers) <= self._delay:
+            return False
+        return bool(self._answers.popleft())

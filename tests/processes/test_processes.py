@@ -9,7 +9,7 @@ import pytest
 
 from experiments import vae
 from gm_jax.errors import UserError
-from gm_jax.training import distributed
+from gm_jax.training import distributed, parallel
 from tests.processes import families, launch
 from tests.training import tiny
 
@@ -114,4 +114,4 @@ def test_of_one_process_there_is_nothing_to_start(monkeypatch):
     distributed.initialize()
     distributed.initialize('localhost:1', 1, 0)
     assert not distributed.several() and distributed.is_primary()
-    assert distributed.Agreement(2).ask(True) and distributed.all_agree(True)
+    assert parallel.Agreement(2).ask(True) and distributed.all_agree(True)
