@@ -144,8 +144,8 @@ def build(
         ),
         sample=sample,
         sampler='z from the prior, G(z)',
-        pictures=functools.partial(make_pictures, rules, features, trained),
-        finish=functools.partial(measure_arithmetic, rules, trained)
+        pictures=functools.partial(make_pictures, rules, features),
+        finish=functools.partial(compare_attributes, rules, trained)
         if trained else None,
         alarms=functools.partial(
             scores.find_alarms, saturated_below=rules.losses.saturated_below, data=data
@@ -357,9 +357,11 @@ def to_tanh_range(
 
 
 def compare_attributes(
-    rules: Game, trained: classifier.Trained, state: state_lib.TrainState
-) -> tuple[dict[str, float], np.ndarray | None]:
+    rules: Game, trained: classifier.Trained, state: state_lib.TrainState,
+    say: Callable[[str], None],
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Does arithmetic on the z of samples; see `attributes.compare`."""
+    del say
     config, num_classes = rules.config, rules.data.num_classes
     draw = jax.jit(functools.partial(generate, rules))
 
@@ -374,27 +376,17 @@ def compare_attributes(
     )
 
 
-def measure_arithmetic(
-    rules: Game, trained: classifier.Trained, state: state_lib.TrainState,
-    say: Callable[[str], None],
-) -> dict[str, float]:
-    """Returns the numbers of `attributes.compare`."""
-    del say
-    return compare_attributes(rules, trained, state)[0]
-
-
 def make_pictures(
-    rules: Game, features: scores.Features, trained: classifier.Trained | None,
-    state: state_lib.TrainState, batch: Any, rng: jax.Array,
+    rules: Game, features: scores.Features, state: state_lib.TrainState, batch: Any,
+    rng: jax.Array,
 ) -> dict[str, np.ndarray]:
     """Draws walks from z to z, and samples over the training images nearest to them.
 
-    Of points of the plane it draws the points. With a classifier, arithmetic on z too.
+    Of points of the plane it draws the points.
 
     Args:
         rules: the game.
         features: by which images are near.
-        trained: a classifier, if there is one.
         state: the players.
         batch: not used.
         rng: one key.
@@ -416,12 +408,7 @@ def make_pictures(
     ).swapaxes(0, 1)
     label = jnp.repeat(jnp.arange(8) % max(data.num_classes, 1), 10)
     x = np.asarray(draw(state, z.reshape(-1, config.latent_dim), label))
-    pictures = {
+    return {
         'interpolations': plotting.image_grid(x, columns=10),
         'nearest': scores.nearest_images(x[::10], data, features),
     }
-    if trained is not None:
-        analogies = compare_attributes(rules, trained, state)[1]
-        if analogies is not None:
-            pictures['analogies'] = analogies
-    return pictures

@@ -21,9 +21,7 @@ Adam; and its encoder sees noisy images where labels are few.
 
 import dataclasses
 import functools
-import math
 import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,25 +30,19 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from experiments import attributes, classifier, scores
-from gm_jax import plotting
-from gm_jax.data import binarize, pipeline, sources
+from experiments import classifier, codes
+from gm_jax.data import binarize, sources
 from gm_jax.errors import UserError
 from gm_jax.evaluation import probe
 from gm_jax.losses import adversarial, reconstruction
 from gm_jax.models.adversarial_autoencoder import Code, Decoder, Discriminator, Encoder
-from gm_jax.sampling import latent
 from gm_jax.training import config as config_lib
-from gm_jax.training import evaluate, game, loop, optimizer, parallel
+from gm_jax.training import game, loop, optimizer
 from gm_jax.training import state as state_lib
 from gm_jax.training.config import field
 
-# The mixture prior: so many Gaussians on a ring.
-_PETALS, _RADIUS, _STD = 10, 4.0, 0.5
-# Training images by which clusters are named; images of which labels are read at once.
-_NAMED_BY, _CHUNK = 10_000, 1_000
-# Test images whose codes are combined.
-_POPULATION = 2_000
+# Images of which labels are read at once.
+_CHUNK = 1_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,8 +118,8 @@ class Game(NamedTuple):
 
     def judge(self, params: Any, z: jax.Array, y: jax.Array) -> list[jax.Array]:
         """Returns the logits [B] of each discriminator."""
-        codes = {'z_discriminator': z, 'y_discriminator': y}
-        return [self.play(name, params, codes[name]) for name in self.discriminators]
+        seen = {'z_discriminator': z, 'y_discriminator': y}
+        return [self.play(name, params, seen[name]) for name in self.discriminators]
 
     @property
     def discriminators(self) -> tuple[str, ...]:
@@ -161,7 +153,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         state: state_lib.TrainState, rngs: jax.Array, index: jax.Array
     ) -> jax.Array:
         y = jax.nn.one_hot(index % max(num_categories, 1), num_categories)
-        x = rules.play('decoder', state.eval_params, draw_z(config, rngs), y)
+        x = rules.play('decoder', state.eval_params, codes.draw_z(config, rngs), y)
         return jnp.round(255 * x).astype(jnp.uint8)
 
     return loop.Experiment(
@@ -173,9 +165,9 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         summarize=functools.partial(summarize, config.num_labels > 0),
         sample=sample,
         sampler='z from the prior, each category in turn, decoded',
-        pictures=functools.partial(make_pictures, rules, trained),
+        pictures=functools.partial(codes.make_pictures, rules),
         convolutional=False,
-        finish=functools.partial(finish, rules, trained)
+        finish=functools.partial(codes.measure, rules, trained)
         if named or trained is not None else None,
     )
 
@@ -205,7 +197,7 @@ def evaluate_batch(
     rules: Game, state: state_lib.TrainState, batch: state_lib.Batch, rng: jax.Array
 ) -> dict[str, jax.Array]:
     """Computes the numbers of each example; with labels the loss is of the classes."""
-    x = observe(rules, batch, rng)
+    x = codes.observe(rules, batch, rng)
     code, error = rules.reconstruct(state.eval_params, x)
     if not rules.config.num_labels:
         return {'loss': error}
@@ -217,12 +209,6 @@ def evaluate_batch(
         'loss': cross_entropy, 'squared_error': error,
         'error': wrong.astype(jnp.float32),
     }
-
-
-def observe(rules: Game, batch: state_lib.Batch, rng: jax.Array) -> jax.Array:
-    """Returns the images of a batch in [0, 1], keyed by their place in the set."""
-    rngs = state_lib.fold_in_each(rng, batch['index'])
-    return binarize.to_unit_range(rngs, batch['image'], rules.data)
 
 
 def summarize(labelled: bool, arrays: dict[str, np.ndarray]) -> dict[str, float]:
@@ -280,9 +266,10 @@ def make_turns(rules: Game) -> list[game.Turn]:
     def discriminate(params, model_state, batch, rngs, *, step, axis_name):
         pixel_rngs, z_rngs, y_rngs = state_lib.split_each(rngs, 3)
         code = rules.play('encoder', params, see(batch['image'], pixel_rngs))
-        y = _draw_integers(y_rngs, max(rules.num_categories, 1))
+        y = codes.draw_integers(y_rngs, max(rules.num_categories, 1))
         real = rules.judge(
-            params, draw_z(config, z_rngs), jax.nn.one_hot(y, rules.num_categories)
+            params, codes.draw_z(config, z_rngs),
+            jax.nn.one_hot(y, rules.num_categories),
         )
         fake = rules.judge(params, code.z, code.y)
         loss = sum(map(adversarial.discriminator_loss, real, fake))
@@ -296,7 +283,7 @@ def make_turns(rules: Game) -> list[game.Turn]:
 
     def classify(params, model_state, batch, rngs, *, step, axis_name):
         row_rngs, pixel_rngs = state_lib.split_each(rngs, 2)
-        row = _draw_integers(row_rngs, config.num_labels)
+        row = codes.draw_integers(row_rngs, config.num_labels)
         x = see(model_state['image'][row], pixel_rngs)
         code = rules.play('encoder', params, x)
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(
@@ -330,134 +317,6 @@ def labelled_images(config: Config, data: sources.ImageSet) -> dict[str, jax.Arr
         rows = probe.balanced_rows(labels, config.num_labels, seed=config.seed)
         found = train.fetch(rows)
     return {name: jnp.asarray(found[name]) for name in ('image', 'label')}
-
-
-def draw_z(config: Config, rngs: jax.Array) -> jax.Array:
-    """Draws z of the prior, [B, Z], one key [B] an image."""
-    z = latent.prior_sample(rngs, config.latent_dim)
-    if config.prior == 'normal':
-        return z
-    rngs = jax.vmap(jax.random.fold_in, (0, None))(rngs, 1)
-    petal = _draw_integers(rngs, _PETALS)
-    angle = 2 * math.pi * petal / _PETALS
-    return _RADIUS * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1) + _STD * z
-
-
-def finish(
-    rules: Game, trained: classifier.Trained | None, state: state_lib.TrainState,
-    say: Callable[[str], None],
-) -> dict[str, float]:
-    """Returns the error of clusters as classes, and the scores of arithmetic."""
-    numbers = {}
-    if rules.config.num_clusters and rules.data.num_classes:
-        numbers |= name_clusters(rules, state, say)
-    if trained is not None:
-        numbers |= compare_attributes(rules, trained, state)[0]
-    return numbers
-
-
-def compare_attributes(
-    rules: Game, trained: classifier.Trained, state: state_lib.TrainState
-) -> tuple[dict[str, float], np.ndarray | None]:
-    """Does arithmetic on the codes (z, y) of test images; see `attributes.compare`."""
-    data, size = rules.data, rules.config.latent_dim
-    rows = np.arange(min(len(data.splits['test']), _POPULATION))
-    x = scores.as_seen(data.splits['test'], rows, data).astype(np.float32) / 255
-    code = jax.jit(functools.partial(rules.play, 'encoder'))(state.eval_params, x)
-    play = jax.jit(functools.partial(rules.play, 'decoder'))
-
-    def decode(codes: jax.Array, label: np.ndarray) -> np.ndarray:
-        del label  # y says what of it the code knows
-        x = play(state.eval_params, codes[:, :size], codes[:, size:])
-        return plotting.to_uint8(np.asarray(x))
-
-    codes = jnp.concatenate([code.z, code.y], axis=1)
-    return attributes.compare(codes, decode, trained.classify, data.num_classes)
-
-
-def name_clusters(
-    rules: Game, state: state_lib.TrainState, say: Callable[[str], None]
-) -> dict[str, float]:
-    """Measures the clusters as classes: each has that of its surest training image.
-
-    Returns:
-        {'error': the share of test images whose cluster has another class}.
-
-    References:
-        Makhzani et al. 2015, sec. 6, which names them by validation images.
-    """
-    config, data = rules.config, rules.data
-
-    def categories(state, batch, rng):
-        code = rules.play('encoder', state.eval_params, observe(rules, batch, rng))
-        return {'y': code.y, 'label': batch['label']}
-
-    train = data.splits['train']
-    some = pipeline.example_order(0, 0, min(len(train), _NAMED_BY), len(train))
-    named = train.fetch(np.sort(some))
-    categories = parallel.eval_many(categories)
-    arrays = [
-        evaluate.over_examples(
-            categories, state, examples, jax.random.key(config.seed),
-            config.eval_batch_size or config.batch_size,
-        )
-        for examples in (
-            sources.ArrayExamples(named['image'], named['label']), data.splits['test']
-        )
-    ]
-    named, test = ((found['y'], found['label'][:, 0]) for found in arrays)
-    names = named[1][np.argmax(named[0], axis=0)]
-    error = np.mean(names[np.argmax(test[0], axis=1)] != test[1])
-    say(f'  the clusters are named {names.tolist()}')
-    return {'error': float(error)}
-
-
-def make_pictures(
-    rules: Game, trained: classifier.Trained | None, state: state_lib.TrainState,
-    batch: state_lib.Batch, rng: jax.Array,
-) -> dict[str, np.ndarray]:
-    """Draws reconstructions, the plane of codes, and each style in all categories.
-
-    With a classifier, arithmetic on codes too.
-
-    Args:
-        rules: the game.
-        trained: a classifier, if there is one.
-        state: the players.
-        batch: of images [B, H, W, C].
-        rng: one key.
-
-    Returns:
-        Pictures by name, uint8 [H, W, C] each.
-    """
-    decode = jax.jit(functools.partial(rules.play, 'decoder'))
-    x = observe(rules, batch, rng)
-    code = rules.play('encoder', state.eval_params, x)
-    x_hat = decode(state.eval_params, code.z, code.y)
-    pictures = {'reconstructions': plotting.reconstructions(
-        np.asarray(x[:30]), np.asarray(x_hat[:30])
-    )}
-    prior = draw_z(rules.config, state_lib.fold_in_each(rng, jnp.arange(2000)))
-    if rules.config.latent_dim == 2:
-        pictures['codes'] = plotting.scatter(
-            np.asarray(prior), np.asarray(code.z), names=('prior', 'codes'),
-            labels=batch['label'],
-        )
-    num = rules.num_categories
-    if num:
-        z, y = jnp.repeat(prior[:8], num, axis=0), jnp.tile(jnp.eye(num), (8, 1))
-        styles = np.asarray(decode(state.eval_params, z, y))
-        pictures['styles'] = plotting.image_grid(styles, columns=num)
-    if trained is not None:
-        analogies = compare_attributes(rules, trained, state)[1]
-        if analogies is not None:
-            pictures['analogies'] = analogies
-    return pictures
-
-
-def _draw_integers(rngs: jax.Array, below: int) -> jax.Array:
-    """Draws one of 0 ... below - 1 by each key [B]."""
-    return jax.vmap(lambda rng: jax.random.randint(rng, (), 0, below))(rngs)
 
 
 main = functools.partial(

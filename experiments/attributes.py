@@ -89,7 +89,7 @@ def compare(
     classify: Callable[[np.ndarray], np.ndarray],
     num_classes: int,
     labels: np.ndarray | None = None,
-) -> tuple[dict[str, float], np.ndarray | None]:
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Measures whether arithmetic on codes changes the attribute, and nothing else.
 
     Args:
@@ -101,11 +101,11 @@ def compare(
         labels: [N] classes that `decode` is given; None: it makes nothing of them.
 
     Returns:
-        (numbers, picture). Of a - b + c, which without arithmetic would be dark: the
+        (numbers, pictures). Of a - b + c, which without arithmetic would be dark: the
         share that is bright, the share that has kept its class, the share that is
         both. As a control, the same where half of a and b have changed places, so that
         their brightness cancels and their other differences are as large. The picture
-        has a column for each of eight analogies, None if there are none.
+        has a column for each of eight analogies; without any there is none.
     """
     given = np.zeros(len(codes), np.int64) if labels is None else labels
     images = decode(codes, given)
@@ -115,7 +115,7 @@ def compare(
     rows = draw_analogies(is_bright, labels, num_classes, np.random.default_rng(0))
     numbers = {'analogies': len(rows.label)}
     if not numbers['analogies']:
-        return numbers, None
+        return numbers, {}
     a, b, c = (codes[x] for x in rows[:3])
     half = _EXEMPLARS // 2
     mixed = [
@@ -132,11 +132,11 @@ def compare(
             f'{name}_both': float((bright & kept).mean()),
         }
     source = labels[rows.a[:, 0]]
-    picture = {
+    rows_of_picture = {
         'bright': decode(a.mean(axis=1), source),
         '- dark': decode(b.mean(axis=1), source),
         '+ dark': images[rows.c[:, 0]], '= bright?': results['analogy'],
     }
-    return numbers, plotting.labelled_rows(
-        np.stack([x[:8] for x in picture.values()]), list(picture)
-    )
+    return numbers, {'analogies': plotting.labelled_rows(
+        np.stack([x[:8] for x in rows_of_picture.values()]), list(rows_of_picture)
+    )}

@@ -195,7 +195,7 @@ def compare_features(
     data: sources.ImageSet,
     state: state_lib.TrainState,
     say: Callable[[str], None],
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, np.ndarray]]:
     """Measures classifiers with few labels: frozen, fine-tuned and from scratch.
 
     Args:
@@ -205,8 +205,9 @@ def compare_features(
         say: told what is measured.
 
     Returns:
-        {'accuracy': {number of labels: {'frozen', 'fine_tuned', 'from_scratch'}}} on
-        the whole test set; empty where the set has no two classes to tell apart.
+        ({'accuracy': {number of labels: {'frozen', 'fine_tuned', 'from_scratch'}}} on
+        the whole test set, empty where the set has no two classes to tell apart; no
+        pictures).
     """
     parallel.check_batch_size(config.batch_size)
     rng = jax.random.fold_in(jax.random.key(config.seed), _PROBE)
@@ -215,7 +216,7 @@ def compare_features(
         labels = train['label']
     if data.num_classes < 2 or np.ptp(labels) == 0:
         say(f'{data.name} has no two classes to tell apart: nothing is classified.')
-        return {}
+        return {}, {}
     fit = make_fit(config, data)
     accuracy = {}
     for num in [n for n in NUM_LABELS if n < len(labels)] + [len(labels)]:
@@ -231,7 +232,7 @@ def compare_features(
         say(f'  accuracy with {name} labels: ' + ', '.join(
             f'{key} {value:.4f}' for key, value in accuracy[name].items()
         ))
-    return {'accuracy': accuracy}
+    return {'accuracy': accuracy}, {}
 
 
 def make_fit(config: Config, data: sources.ImageSet) -> Callable:

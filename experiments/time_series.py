@@ -80,13 +80,13 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         )
         return x[:, 0, ~known, 0].reshape(-1, num, config.horizon)
 
-    def finish(state: Any, say: Any) -> dict[str, float]:
+    def finish(state: Any, say: Any) -> tuple[dict[str, float], dict]:
         del say
         test = data.splits['test']
         pixel_rng, rng = jax.random.split(jax.random.key(config.seed))
         x = series(test.fetch(np.arange(min(_SERIES, len(test)))), pixel_rng)
         draws = draw(state, x, _DRAWS, rng)
-        return scores(np.asarray(x)[:, 0, :, 0], np.asarray(draws))
+        return scores(np.asarray(x)[:, 0, :, 0], np.asarray(draws)), {}
 
     def pictures(state: Any, batch: Any, rng: jax.Array) -> dict[str, np.ndarray]:
         rows = np.minimum(np.arange(4), len(batch['index']) - 1)

@@ -7,26 +7,25 @@ or the clock. The loop never sees a model.
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
 from gm_jax import plotting
-from gm_jax.data import image_set, pipeline, sources
+from gm_jax.data import image_set, sources
 from gm_jax.errors import UserError
 from gm_jax.training import checkpoints
 from gm_jax.training import config as config_lib
 from gm_jax.training import distributed, evaluate
 from gm_jax.training import feed as feed_lib
-from gm_jax.training import metrics, parallel
+from gm_jax.training import job as job_lib
+from gm_jax.training import metrics, outcome, parallel
 from gm_jax.training.config import Config, Run
+from gm_jax.training.job import Experiment, Job
 from gm_jax.training.metrics import Note, Recorder, say
 from gm_jax.training.state import TrainState
 
@@ -35,36 +34,6 @@ from gm_jax.training.state import TrainState
 # before it gives up.
 MAX_SKIPPED = 10
 MAX_ROLLBACKS = 2
-
-# Each use of randomness has a key of its own.
-_INIT, _TRAIN, _EVAL, _SAMPLE = range(4)
-
-
-class Experiment(NamedTuple):
-    """What the loop needs to know of a model: pure functions of arrays and keys."""
-
-    init: Callable  # rng -> TrainState
-    train_step: Callable  # (state, batch, rng, *, axis_name) -> (state, metrics)
-    convolutional: bool  # XLA on the CPU is slow for convolutions inside a loop
-    # A model is evaluated example by example, by the first three,
-    eval_step: Callable | None = None  # (state, batch, rng) -> {'loss': [B], ...}
-    test_step: Callable | None = None  # the same, with careful numbers for the end
-    summarize: Callable | None = None  # {name: [N, chunks, ...]} -> metrics
-    test_chunks: int = 1  # calls of test_step a batch, with batch['chunk'] = 0, 1, ...
-    # or by a set of its samples: (num -> uint8 [num, H, W, C], Examples, last) ->
-    # numbers, of which 'loss' chooses the best checkpoint; `last`: the careful ones.
-    score: Callable | None = None
-    sample: Callable | None = None  # (state, rngs [B], index [B]) -> uint8 [B, H, W, C]
-    sampler: str = ''  # how it samples, for samples.npz
-    pictures: Callable | None = None  # (state, batch, rng) -> {name: uint8 [H, W, C]}
-    # (split, metrics of a line) -> sentences on what is wrong
-    alarms: Callable | None = None
-    finish: Callable | None = None  # (state, say) -> more metrics, such as probes
-    micro_batch: int = 0  # examples of a device whose gradient is taken together
-    minibatches: int = 0  # of each step, along a first axis; 0: one, without the axis
-    # () -> what parallel.sample_many returns, for a sampler that is no one program;
-    # with `warm_up` it only compiles
-    host_sampler: Callable | None = None
 
 
 class Stopped(BaseException):
@@ -161,26 +130,16 @@ def start(run: Run, config: Config, module: str, build: Callable) -> None:
     job = Job(run, config, data, experiment, manager)
     if run.mode == 'train':
         say(
-            f'{module} on {data.name}: {_count_parameters(state):,} parameters, '
-            f'{_devices()}, work directory {run.workdir}'
+            f'{module} on {data.name}: {job_lib.count_parameters(state):,} parameters, '
+            f'{job_lib.devices()}, work directory {run.workdir}'
         )
         state, note = _train(job, state, note)
     if run.mode == 'sample':
-        _sample(job, state)
+        outcome.sample(job, state)
     else:
-        _test(job, state, note, module)
+        outcome.test(job, state, note, module)
     say(f'pictures in {os.path.join(run.workdir, "samples")}')
     manager.close()
-
-
-class Job(NamedTuple):
-    """What the parts of a run share; nothing in it changes."""
-
-    run: Run
-    config: Config
-    data: sources.ImageSet
-    experiment: Experiment
-    manager: Any  # of checkpoints
 
 
 def _facts(run: Run) -> str:
@@ -216,7 +175,7 @@ def _claim(run: Run, config: Config, data: sources.ImageSet) -> None:
 def _restore(
     run: Run, config: Config, experiment: Experiment, manager: Any
 ) -> tuple[TrainState, Note]:
-    state = experiment.init(_stream(config.seed, _INIT))
+    state = experiment.init(job_lib.stream(config.seed, job_lib.INIT))
     which = 'last' if run.mode == 'train' else run.checkpoint
     found = checkpoints.restore(manager, state, which)
     if found is None:
@@ -262,7 +221,7 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
     train_many = parallel.train_many(job.experiment.train_step, per_dispatch)
     sample_many = parallel.sample_many(job.experiment.sample)
     evaluate_state = _evaluator(job, sample_many)
-    rng = _stream(config.seed, _TRAIN + 16 * note.rollbacks)
+    rng = job_lib.stream(config.seed, job_lib.TRAIN + 16 * note.rollbacks)
     # Seeds are below 2^32, so this is no other run's order.
     resident, feed = feed_lib.make_feed(
         config, job.data.splits['train'], config.seed + 2**32 * note.rollbacks, step,
@@ -343,13 +302,13 @@ def _evaluator(
     examples, score = job.data.splits[_eval_split(job.data)], job.experiment.score
     if score is not None:
         return lambda state: score(
-            functools.partial(_draw_samples, job, sample_many, state), examples, False
+            functools.partial(job.draw_samples, sample_many, state), examples, False
         )
     eval_many = parallel.eval_many(job.experiment.eval_step)
 
     def by_example(state: TrainState) -> dict[str, float]:
         arrays = evaluate.over_examples(
-            eval_many, state, examples, _stream(job.config.seed, _EVAL),
+            eval_many, state, examples, job_lib.stream(job.config.seed, job_lib.EVAL),
             job.config.eval_batch_size or job.config.batch_size,
         )
         return {
@@ -360,126 +319,14 @@ def _evaluator(
     return by_example
 
 
-def _draw_samples(
-    job: Job, sample_many: Callable, state: TrainState, num: int
-) -> np.ndarray:
-    return evaluate.samples(
-        sample_many, state, num, _stream(job.config.seed, _SAMPLE),
-        job.config.batch_size,
-    )
-
-
 def _save_samples(
     job: Job, sample_many: Callable, state: TrainState, step: int
 ) -> None:
     if job.experiment.sample is not None:
-        images = _draw_samples(job, sample_many, state, job.config.num_samples)
+        images = job.draw_samples(sample_many, state, job.config.num_samples)
         if distributed.is_primary():
-            path = _picture(job, f'samples_{step:08d}')
+            path = job.picture(f'samples_{step:08d}')
             plotting.save_png(path, plotting.image_grid(images))
-
-
-def _test(job: Job, state: TrainState, note: Note, module: str) -> None:
-    """Evaluates the whole test set and writes results.json and pictures."""
-    run, config, data, experiment = job.run, job.config, job.data, job.experiment
-    path = os.path.join(run.workdir, 'results.json')
-    step, rng = int(state.step), _stream(config.seed, _EVAL)
-    started = time.monotonic()
-    examples = data.splits['test']
-    numbers = _test_numbers(job, state)
-    if experiment.finish is not None:
-        numbers = {**numbers, **experiment.finish(parallel.local(state), say)}
-    if not distributed.is_primary():
-        return
-    if data.entropy is not None and 'nats_per_image' in numbers:
-        numbers['entropy_nats'] = data.entropy  # what no model can get below
-    results = {
-        'experiment': module,
-        'dataset': data.name,
-        'binarize': config.binarize,
-        'split': 'test',
-        'step': step,
-        'checkpoint': run.checkpoint if run.mode == 'eval' else 'last',
-        'num_examples': len(examples),
-        'num_parameters': _count_parameters(state),
-        'metrics': metrics.without_nan(numbers),
-        'seed': config.seed,
-        'wall_seconds': round(note.seconds + time.monotonic() - started, 1),
-        'devices': _devices(),
-        'command': run.command,
-    }
-    text = json.dumps(results, indent=2, allow_nan=False)
-    metrics.write_atomically(path, text + '\n')
-    for name, value in numbers.items():
-        if isinstance(value, (int, float, str)):
-            say(f'  {name}: {value:.4f}' if isinstance(value, float)
-                else f'  {name}: {value}')
-    if experiment.pictures is not None:
-        first = next(iter(pipeline.eval_batches(examples, min(len(examples), 100))))
-        pictures = experiment.pictures(parallel.local(state), first, rng)
-        for name, picture in pictures.items():
-            plotting.save_png(_picture(job, name), picture)
-    log = os.path.join(run.workdir, 'metrics.jsonl')
-    # What chooses the best checkpoint; of a set of samples it is no loss of training.
-    label = 'score of samples, 0 is best' if experiment.score is not None else ''
-    plotting.curves(log, _picture(job, 'loss'), label=label)
-    say(f'results in {path}')
-
-
-def _test_numbers(job: Job, state: TrainState) -> dict[str, Any]:
-    """Evaluates the whole test set, or samples against it."""
-    experiment, config = job.experiment, job.config
-    examples = job.data.splits['test']
-    if experiment.score is not None:
-        sample_many = parallel.sample_many(experiment.sample)
-        draw = functools.partial(_draw_samples, job, sample_many, state)
-        numbers = experiment.score(draw, examples, True)
-        return {name: value for name, value in numbers.items() if name != 'loss'}
-    return experiment.summarize(evaluate.over_examples(
-        parallel.eval_many(experiment.test_step), state, examples,
-        _stream(config.seed, _EVAL), config.eval_batch_size or config.batch_size,
-        experiment.test_chunks, metrics.reporter('images evaluated', len(examples)),
-    ))
-
-
-def _sample(job: Job, state: TrainState) -> None:
-    """Writes samples.npz and a grid of the samples."""
-    experiment = job.experiment
-    if experiment.host_sampler is not None:
-        sample_many = experiment.host_sampler()
-        warm_up = functools.partial(sample_many, warm_up=True)
-    else:
-        sample_many = warm_up = parallel.sample_many(experiment.sample)
-    _draw_samples(job, warm_up, state, 1)  # compiles, which is not timed
-    started = time.monotonic()
-    images = _draw_samples(job, sample_many, state, job.config.num_samples)
-    seconds = time.monotonic() - started
-    if not distributed.is_primary():
-        return
-    plotting.save_png(_picture(job, 'generated'), plotting.image_grid(images))
-    path = os.path.join(job.run.workdir, 'samples.npz')
-    with open(path + '.tmp', 'wb') as file:
-        np.savez_compressed(
-            file, images=images, seconds=seconds, sampler=job.experiment.sampler
-        )
-    os.replace(path + '.tmp', path)
-    say(f'{len(images)} samples in {seconds:.2f} s: {path}')
-
-
-def _picture(job: Job, name: str) -> str:
-    return os.path.join(job.run.workdir, 'samples', f'{name}.png')
-
-
-def _stream(seed: int, use: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(seed), use)
-
-
-def _count_parameters(state: TrainState) -> int:
-    return sum(x.size for x in jax.tree.leaves(state.params))
-
-
-def _devices() -> str:
-    return f'{jax.device_count()} x {jax.devices()[0].device_kind}'
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from experiments import adversarial_autoencoder as aae
+from experiments import codes
 from gm_jax.data import sources
 from gm_jax.models.adversarial_autoencoder import Code
 from gm_jax.training import state as state_lib
@@ -105,7 +106,7 @@ def test_clusters_are_named_by_their_surest_image():
 
     rules = aae.Game(aae.Config(num_clusters=2), data, 2, {'encoder': Encoder()})
     state, told = state_lib.create({'encoder': {}}, optax.identity()), []
-    found = aae.name_clusters(rules, state, told.append)
+    found = codes.name_clusters(rules, state, told.append)
     # Of the test images only the second lies in a cluster of another name.
     assert found == {'error': 0.25} and '[7, 3]' in told[0]
 
@@ -113,7 +114,7 @@ def test_clusters_are_named_by_their_surest_image():
 def test_mixture_prior():
     """Catches petals that are unequal, or elsewhere than on the ring."""
     config = aae.Config(latent_dim=2, prior='mixture')
-    z = np.asarray(aae.draw_z(config, jax.random.split(jax.random.key(0), 5000)))
+    z = np.asarray(codes.draw_z(config, jax.random.split(jax.random.key(0), 5000)))
     petal = np.rint(np.arctan2(z[:, 1], z[:, 0]) / (2 * np.pi / 10)).astype(int) % 10
     assert np.abs(np.bincount(petal) - 500).max() < 4.5 * np.sqrt(500)
     angle = 2 * np.pi * petal / 10

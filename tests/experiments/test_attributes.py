@@ -34,12 +34,13 @@ def make_codes() -> jax.Array:
 
 def test_linear_codes_score_one(codes):
     """Catches a sign, a class or a threshold that is another's."""
-    numbers, picture = attributes.compare(codes, draw, classify, CLASSES)
+    numbers, pictures = attributes.compare(codes, draw, classify, CLASSES)
     assert numbers == {
         'analogies': 10 * CLASSES * (CLASSES - 1),
         'analogy_attribute': 1.0, 'analogy_class': 1.0, 'analogy_both': 1.0,
         'control_attribute': 0.0, 'control_class': 1.0, 'control_both': 0.0,
     }
+    (picture,) = pictures.values()
     assert picture.dtype == np.uint8 and picture.ndim == 3
 
 
@@ -84,5 +85,5 @@ def test_analogies_are_of_the_right_kinds(codes):
 def test_without_two_whole_classes_there_is_nothing_to_compare(codes):
     """Catches a crash where a generator draws one class only."""
     assert attributes.compare(codes[:EACH], draw, classify, CLASSES) == (
-        {'analogies': 0}, None
+        {'analogies': 0}, {}
     )

@@ -113,8 +113,8 @@ def test_probes_repeat_and_leave_the_autoencoder_alone():
     data = _data()
     experiment, state = _start(_config(), data)
     before = jax.tree.map(np.array, state.params)
-    first = experiment.finish(state, _ignore)
-    assert experiment.finish(state, _ignore) == first
+    first, pictures = experiment.finish(state, _ignore)
+    assert experiment.finish(state, _ignore) == (first, pictures) and not pictures
     jax.tree.map(np.testing.assert_array_equal, before, state.params)
     assert set(first['accuracy']) == {'all'}
     assert set(first['accuracy']['all']) == {'frozen', 'fine_tuned', 'from_scratch'}
@@ -159,7 +159,7 @@ def test_a_set_without_labels_has_no_probes():
     """An error at the end of a long run."""
     said = []
     experiment, state = _start(_config(), _data(num_classes=0))
-    assert experiment.finish(state, said.append) == {}
+    assert experiment.finish(state, said.append) == ({}, {})
     assert 'rows' in said[0]
     assert autoencoder.build(_config(probe=False), _data()).finish is None
 
