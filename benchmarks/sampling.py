@@ -184,9 +184,12 @@ def trained(name: str, workdir: str) -> tuple[Any, Callable, Any]:
 
 
 def nearby(uniform: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields the noise moved by TIE up, down or not, each number of a pixel alone."""
-    for signs in itertools.product((-1, 0, 1), repeat=uniform.shape[-1]):
-        yield np.clip(uniform + TIE * np.array(signs, np.float32), 0, 1 - 2**-24)
+    """Yields the noise moved by up to TIE, each number of a pixel alone."""
+    # By less, too: TIE may be more than an unlikely value takes.
+    for size in (TIE, TIE / 10, TIE / 100):
+        for signs in itertools.product((-1, 0, 1), repeat=uniform.shape[-1]):
+            moved = uniform + size * np.array(signs, np.float32)
+            yield np.clip(moved, 0, 1 - 2**-24)
 
 
 def flips_in_float64(

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,10 @@ from flax import serialization, traverse_util
 
 from gm_jax.errors import UserError
 from gm_jax.training import distributed
+
+
+# More than the checkpoints that a directory keeps.
+_MAX_STEPS = 16
 
 
 class Checkpoint(NamedTuple):
@@ -51,8 +55,19 @@ def open_directory(workdir: str) -> ocp.CheckpointManager:
                 keep_checkpoints_without_metrics=False,
             ),
         ]),
+        create=False,
+        # Process 0 writes and every process reads, each for itself: where a save by
+        # all fails in one, the others wait in Orbax's barriers for 20 minutes.
+        read_only=not distributed.is_primary(),
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()},
+            barrier_sync_key_prefix=f'process_{jax.process_index()}',
+        ),
     )
     path = os.path.abspath(os.path.join(workdir, 'checkpoints'))
+    if distributed.is_primary():
+        os.makedirs(path, exist_ok=True)
+    distributed.barrier('directory')
     return ocp.CheckpointManager(path, options=options)
 
 
@@ -64,7 +79,7 @@ def save(
     *,
     loss: float | None = None,
 ) -> None:
-    """Starts writing a checkpoint in the background.
+    """Starts writing a checkpoint in the background, in the process that writes.
 
     Args:
         manager: from `open_directory`.
@@ -73,7 +88,7 @@ def save(
         note: numbers and strings to keep with it.
         loss: the loss of an evaluation at this step, by which the best is chosen.
     """
-    if step in manager.all_steps():
+    if not distributed.is_primary() or step in manager.all_steps():
         return
     arrays = _to_arrays(state)
     manager.save(
@@ -102,11 +117,13 @@ def restore(
     Raises:
         UserError: there are checkpoints, but none can be used.
     """
-    steps = sorted(manager.all_steps(), reverse=True)
+    steps, best = _agreed(manager.all_steps()), manager.best_step()
     if which == 'best' and steps:
-        if manager.best_step() is None:
+        steps = _agreed([] if best is None else [best])
+        if not steps:
             raise UserError('no checkpoint was evaluated, so none is the best.')
-        steps = [manager.best_step()]
+    if not distributed.is_primary():
+        manager.reload()
     warnings = []
     for step in steps:
         reason, found = 'another process cannot read it', None
@@ -129,6 +146,19 @@ def restore(
             'or put a good checkpoint back.'
         )
     return None
+
+
+def last_step(manager: ocp.CheckpointManager) -> int:
+    """Returns the step of the last checkpoint, 0 where there is none."""
+    return max(_agreed(manager.all_steps()), default=0)
+
+
+def _agreed(steps: Iterable[int]) -> list[int]:
+    """Returns the steps that process 0 knows, the latest first."""
+    padded = np.full(_MAX_STEPS, -1, np.int32)
+    known = sorted(steps, reverse=True)[:_MAX_STEPS]
+    padded[:len(known)] = known
+    return [int(step) for step in distributed.from_primary(padded) if step >= 0]
 
 
 def set_aside_after(manager: ocp.CheckpointManager, step: int) -> None:

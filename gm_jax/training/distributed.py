@@ -22,12 +22,15 @@ from jax.experimental import multihost_utils
 
 from gm_jax.errors import UserError
 
+# Seconds in which the processes of a job must have come.
+_MEETING = 300
 # Seconds without a sign of life after which JAX gives a process up, should its host
 # vanish without closing its connections.
 _HEARTBEAT = 40
 # Seconds that a process which has lost another one has to say what it knows itself.
 _LAST_WORDS = 3
-_GOODBYE = b'.'
+_GOODBYE = b'.'  # this process ends as agreed
+_NEWS = b'!'  # another one than this has ended
 
 
 def initialize(
@@ -66,11 +69,18 @@ def initialize(
         who = None, None, None
     # Its handler would take SIGTERM away from the loop's.
     jax.config.update('jax_enable_preemption_service', False)
+    # JAX would abort where the others do not come in its own time.
+    patience = threading.Timer(_MEETING, _alone_too_long)
+    patience.daemon = True
+    patience.start()
     try:
         with warnings.catch_warnings():
             # On Kubernetes JAX warns where its client package is not installed.
             warnings.simplefilter('ignore')
-            jax.distributed.initialize(*who, heartbeat_timeout_seconds=_HEARTBEAT)
+            jax.distributed.initialize(
+                *who, initialization_timeout=2 * _MEETING,
+                heartbeat_timeout_seconds=_HEARTBEAT,
+            )
     except ValueError:
         if any(given):
             raise
@@ -84,8 +94,19 @@ def initialize(
             return  # inside a program that uses JAX already
         reason = str(error).splitlines()[0]
         raise UserError(f'the processes could not be started: {reason}.') from None
+    finally:
+        patience.cancel()
     if jax.process_count() > 1:
         _watch()
+
+
+def _alone_too_long() -> None:
+    print(
+        f'the other processes have not come within {_MEETING} seconds: start all of '
+        f'them, with the same address, which every host must reach.',
+        file=sys.stderr, flush=True,
+    )
+    os._exit(2)
 
 
 def _check_address(address: str, *, is_mine: bool) -> None:
@@ -138,6 +159,13 @@ def gather(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+def from_primary(array: np.ndarray) -> np.ndarray:
+    """Returns the array of process 0, of a shape and type that all processes have."""
+    if jax.process_count() == 1:
+        return array
+    return np.asarray(multihost_utils.broadcast_one_to_all(array))
+
+
 def all_agree(mine: bool) -> bool:
     """Returns whether all processes say so; each waits for the others."""
     return bool(np.all(gather(np.array([mine]))))
@@ -167,7 +195,7 @@ def _watch() -> None:
     if is_primary():
         server = socket.create_server(('', 0), backlog=jax.process_count())
         port = server.getsockname()[1]
-    port = int(multihost_utils.broadcast_one_to_all(np.int32(port)))
+    port = int(from_primary(np.int32(port)))
     if is_primary():
         for _ in range(jax.process_count() - 1):
             _Links.open.append(server.accept()[0])
@@ -187,9 +215,13 @@ def _listen(link: socket.socket) -> None:
     _Links.ended.append(link)
     if said == _GOODBYE or _Links.leaving or not _Links.news.acquire(blocking=False):
         return
-    for other in _Links.open:  # process 0 passes the news on
-        _ignoring_errors(other.shutdown, socket.SHUT_WR)
-    time.sleep(_LAST_WORDS)
+    if is_primary():
+        for other in _Links.open:
+            _ignoring_errors(other.sendall, _NEWS)
+            _ignoring_errors(other.shutdown, socket.SHUT_WR)
+    # Without process 0 JAX aborts this one at once.
+    if is_primary() or said == _NEWS:
+        time.sleep(_LAST_WORDS)
     if not _Links.leaving:
         print(
             f'process {_Links.process}: another process of this run has ended: the '

@@ -273,7 +273,7 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
 
 
 def _stopped(job: Job, received: list[int]) -> Stopped:
-    saved, last = job.manager.latest_step() or 0, job.config.num_steps
+    saved, last = checkpoints.last_step(job.manager), job.config.num_steps
     return Stopped(
         f'told to stop: saved at step {saved} of {last}. The same command goes on from '
         f'there.', (*received, signal.SIGTERM)[0], agreed=True,

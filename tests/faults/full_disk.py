@@ -16,10 +16,11 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 
+from tests.processes import launch
 from tests.training import tiny
 
-ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = (
     '--hidden=32', '--latent_dims=4', '--batch_size=32', '--num_steps=200',
     '--log_every=5', '--eval_every=50', '--checkpoint_every=25', '--num_samples=8',
@@ -27,25 +28,27 @@ FLAGS = (
 )
 
 
-def run(workdir: pathlib.Path) -> tuple[int, str]:
-    """Runs the experiment; returns its exit status and what it wrote to stderr."""
-    done = subprocess.run(
-        [sys.executable, '-m', 'experiments.vae', f'--workdir={workdir}', *FLAGS],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )
-    return done.returncode, done.stderr
+def run(workdir: pathlib.Path, processes: int) -> tuple[int, str]:
+    """Runs the experiment; returns the first exit status, and what all wrote."""
+    ended = launch.finish(launch.start(
+        processes, 1, launch.experiment('vae'), (f'--workdir={workdir}', *FLAGS)
+    ))
+    return ended[0][0], ''.join(output for _, output in ended[::-1])
 
 
-def trial(whole: pathlib.Path, disk: pathlib.Path, size: int) -> dict:
+def trial(whole: pathlib.Path, disk: pathlib.Path, size: int, processes: int) -> dict:
     """Runs on a disk of so many bytes, then on a large one."""
     mount = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(disk)]
     subprocess.run(mount, check=True)
     try:
-        status, told = run(disk / 'run')
+        start = time.monotonic()
+        status, told = run(disk / 'run', processes)
+        seconds = time.monotonic() - start
         subprocess.run(['mount', '-o', 'remount,size=64m', str(disk)], check=True)
-        again, told_again = run(disk / 'run')
+        again, told_again = run(disk / 'run', processes)
         return {
-            'bytes': size, 'status': status, 'told': told.splitlines()[-1:],
+            'bytes': size, 'processes': processes, 'seconds': round(seconds, 1),
+            'status': status, 'told': told.splitlines()[-1:],
             'tracebacks': (told + told_again).count('Traceback'),
             'status_with_more_space': again,
             'differences': tiny.differences(whole, disk / 'run'),
@@ -58,17 +61,18 @@ def main(argv: list[str]) -> int:
     """Runs the trials; the exit status is 1 if one of them ended otherwise."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--trials', type=int, default=8)
+    parser.add_argument('--processes', type=int, default=1)
     parser.add_argument('--out', default='', help='JSON file to write')
     args = parser.parse_args(argv)
     rows = []
     with tempfile.TemporaryDirectory() as directory:
         whole, disk = pathlib.Path(directory, 'whole'), pathlib.Path(directory, 'disk')
         disk.mkdir()
-        run(whole)
+        run(whole, args.processes)
         total = sum(x.stat().st_size for x in whole.rglob('*') if x.is_file())
         for number in range(args.trials):
             size = int(total * (number + 0.5) / args.trials)
-            row = trial(whole, disk, size)
+            row = trial(whole, disk, size, args.processes)
             row['command'] = shlex.join(['python', '-m', 'experiments.vae', *FLAGS])
             print(row, flush=True)
             rows.append(row)

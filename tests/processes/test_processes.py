@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import subprocess
 import sys
 import time
 
@@ -100,6 +101,25 @@ def test_a_port_that_is_taken():
         address = f'localhost:{taken.getsockname()[1]}'
         with pytest.raises(UserError, match='the port cannot be used'):
             distributed.initialize(address, 2, 0)
+
+
+@pytest.mark.parametrize('process', [0, 1])
+def test_peers_that_never_come(process):
+    """Catches an abort by JAX, or a wait without an end."""
+    with socket.create_server(('', 0)) as probe:
+        address = f'localhost:{probe.getsockname()[1]}'
+    program = (
+        'from gm_jax.training import distributed\n'
+        'distributed._MEETING = 2\n'
+        f'distributed.initialize({address!r}, 2, {process})\n'
+    )
+    found = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, timeout=120,
+        check=False,
+    )
+    assert found.returncode == 2, found.stderr
+    assert 'the other processes have not come within 2 seconds' in found.stderr
+    assert 'Traceback' not in found.stderr and 'Check failure' not in found.stderr
 
 
 def test_processes_of_mpi_that_jax_does_not_find(monkeypatch):
