@@ -24,7 +24,6 @@ from flax import serialization, traverse_util
 from gm_jax.errors import UserError
 from gm_jax.training import distributed
 
-
 # More than the checkpoints that a directory keeps.
 _MAX_STEPS = 16
 

@@ -30,7 +30,7 @@ _HEARTBEAT = 40
 # Seconds that a process which has lost another one has to say what it knows itself.
 _LAST_WORDS = 3
 _GOODBYE = b'.'  # this process ends as agreed
-_NEWS = b'!'  # another one than this has ended
+_NEWS = b'!'  # one has ended that you do not see, or this one is about to
 
 
 def initialize(
@@ -190,22 +190,47 @@ def _watch() -> None:
     # JAX has no other way to tell which address it found.
     from jax._src.distributed import global_state
 
-    host = global_state.coordinator_address.rpartition(':')[0]
-    port = 0
-    if is_primary():
-        server = socket.create_server(('', 0), backlog=jax.process_count())
-        port = server.getsockname()[1]
-    port = int(from_primary(np.int32(port)))
-    if is_primary():
-        for _ in range(jax.process_count() - 1):
-            _Links.open.append(server.accept()[0])
+    host = global_state.coordinator_address.rpartition(':')[0].strip('[]')
+    server = _serve() if is_primary() else None
+    port = int(from_primary(np.int32(server.getsockname()[1] if server else 0)))
+    password = from_primary(np.frombuffer(os.urandom(16), np.int32)).tobytes()
+    if server:
+        while len(_Links.open) < jax.process_count() - 1:
+            link = server.accept()[0]
+            if _says(link, password):  # else it is none of ours
+                _Links.open.append(link)
+            else:
+                link.close()
         server.close()
     else:
-        _Links.open.append(socket.create_connection((host.strip('[]'), port)))
+        link = socket.create_connection((host, port))
+        link.sendall(password)
+        _Links.open.append(link)
     _Links.process = jax.process_index()
     for link in _Links.open:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         threading.Thread(target=_listen, args=(link,), daemon=True).start()
+
+
+def _serve() -> socket.socket:
+    """Listens at a free port, for IPv4 and, where there is one, IPv6."""
+    both = socket.has_dualstack_ipv6()
+    return socket.create_server(
+        ('', 0), family=socket.AF_INET6 if both else socket.AF_INET,
+        backlog=jax.process_count(), dualstack_ipv6=both,
+    )
+
+
+def _says(link: socket.socket, password: bytes) -> bool:
+    """Returns whether the other side sends the password within seconds."""
+    link.settimeout(10)
+    try:
+        with link.makefile('rb', buffering=0) as file:
+            said = file.read(len(password))
+    except OSError:
+        return False
+    link.settimeout(None)
+    return said == password
 
 
 def _listen(link: socket.socket) -> None:
@@ -215,12 +240,10 @@ def _listen(link: socket.socket) -> None:
     _Links.ended.append(link)
     if said == _GOODBYE or _Links.leaving or not _Links.news.acquire(blocking=False):
         return
-    if is_primary():
-        for other in _Links.open:
-            _ignoring_errors(other.sendall, _NEWS)
-            _ignoring_errors(other.shutdown, socket.SHUT_WR)
+    if _Links.process == 0:
+        _pass_on_news()
     # Without process 0 JAX aborts this one at once.
-    if is_primary() or said == _NEWS:
+    if _Links.process == 0 or said == _NEWS:
         time.sleep(_LAST_WORDS)
     if not _Links.leaving:
         print(
@@ -229,6 +252,12 @@ def _listen(link: socket.socket) -> None:
             file=sys.stderr, flush=True,
         )
         _exit(1)
+
+
+def _pass_on_news() -> None:
+    for link in _Links.open:
+        _ignoring_errors(link.sendall, _NEWS)
+        _ignoring_errors(link.shutdown, socket.SHUT_WR)
 
 
 def _receive(link: socket.socket) -> bytes:
@@ -280,8 +309,7 @@ def _exit(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if _Links.process == 0:
-        for link in _Links.open:
-            _ignoring_errors(link.shutdown, socket.SHUT_WR)
+        _pass_on_news()
         deadline = time.monotonic() + 3 * _LAST_WORDS
         while len(_Links.ended) < len(_Links.open) and time.monotonic() < deadline:
             time.sleep(0.05)
