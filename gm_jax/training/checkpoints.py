@@ -116,8 +116,9 @@ def restore(
     Raises:
         UserError: there are checkpoints, but none can be used.
     """
-    steps, best = _agreed(manager.all_steps()), manager.best_step()
+    steps = _agreed(manager.all_steps())
     if which == 'best' and steps:
+        best = manager.best_step()
         steps = _agreed([] if best is None else [best])
         if not steps:
             raise UserError('no checkpoint was evaluated, so none is the best.')

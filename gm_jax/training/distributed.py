@@ -6,14 +6,16 @@ cluster (a TPU pod, Slurm, Open MPI, Kubernetes), and by flags elsewhere. Of one
 process all of this does nothing.
 """
 
+import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -74,19 +76,20 @@ def initialize(
     patience.daemon = True
     patience.start()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _signals_that_end():
             # On Kubernetes JAX warns where its client package is not installed.
             warnings.simplefilter('ignore')
             jax.distributed.initialize(
                 *who, initialization_timeout=2 * _MEETING,
                 heartbeat_timeout_seconds=_HEARTBEAT,
             )
+        if jax.process_count() > 1:
+            _watch()
     except ValueError:
         if any(given):
             raise
-        _check_alone()
-        return  # no cluster
-    except jax.errors.JaxRuntimeError as error:
+        _check_alone()  # no cluster
+    except (OSError, jax.errors.JaxRuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f'the processes did not find each other: {reason}.') from None
     except RuntimeError as error:
@@ -96,8 +99,20 @@ def initialize(
         raise UserError(f'the processes could not be started: {reason}.') from None
     finally:
         patience.cancel()
-    if jax.process_count() > 1:
-        _watch()
+
+
+@contextlib.contextmanager
+def _signals_that_end() -> Iterator[None]:
+    """Lets signals end the process at once: Python's handlers would wait for JAX."""
+    names = signal.SIGTERM, signal.SIGINT
+    if threading.current_thread() is not threading.main_thread():
+        names = ()
+    handlers = {name: signal.signal(name, signal.SIG_DFL) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
 
 
 def _alone_too_long() -> None:
@@ -179,6 +194,8 @@ class _Links:
     process = 0
     leaving = False  # as agreed: then an end is no news
     news = threading.Lock()  # taken by who tells it
+    exiting = threading.Lock()  # taken by who ends this process
+    unfinished: Callable = staticmethod(lambda: None)
 
 
 def _watch() -> None:
@@ -203,7 +220,8 @@ def _watch() -> None:
                 link.close()
         server.close()
     else:
-        link = socket.create_connection((host, port))
+        link = socket.create_connection((host, port), timeout=60)
+        link.settimeout(None)
         link.sendall(password)
         _Links.open.append(link)
     _Links.process = jax.process_index()
@@ -271,8 +289,8 @@ def _receive(link: socket.socket) -> bytes:
 def _ignoring_errors(act: Callable, *args: Any) -> None:
     try:
         act(*args)
-    except OSError:
-        pass  # the other side has gone already
+    except Exception:
+        pass  # the other side has gone already, or the disk is full
 
 
 def part(name: str) -> None:
@@ -304,12 +322,24 @@ def leave(status: int) -> int:
     return status
 
 
+def finish_before_exit(act: Callable[[], None]) -> None:
+    """Names what process 0 has to finish before it ends, for half a minute at most."""
+    _Links.unfinished = staticmethod(act)
+
+
 def _exit(status: int) -> None:
     """Exits at once; process 0 after the others, whom JAX would abort without it."""
+    _Links.leaving = True
+    if not _Links.exiting.acquire(blocking=False):
+        threading.Event().wait()  # the other thread is at it
     sys.stdout.flush()
     sys.stderr.flush()
     if _Links.process == 0:
         _pass_on_news()
+        finish = threading.Thread(target=_ignoring_errors, args=(_Links.unfinished,))
+        finish.daemon = True
+        finish.start()
+        finish.join(_HEARTBEAT - 10)
         deadline = time.monotonic() + 3 * _LAST_WORDS
         while len(_Links.ended) < len(_Links.open) and time.monotonic() < deadline:
             time.sleep(0.05)

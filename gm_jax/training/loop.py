@@ -83,7 +83,12 @@ def main(
             distributed.initialize(
                 run.coordinator_address, run.num_processes, run.process_id
             )
-            start(run, config, module, build)
+            try:
+                start(run, config, module, build)
+            except Stopped as stopped:
+                if stopped.agreed:
+                    distributed.part('stopped')
+                raise
             distributed.part('done')
         return 0
     except UserError as error:
@@ -92,8 +97,6 @@ def main(
         message, status = str(error), 1
     except Stopped as stopped:
         message, status = stopped.args[0], 128 + stopped.args[1]
-        if stopped.agreed:
-            distributed.part('stopped')
     except KeyboardInterrupt:
         message, status = 'interrupted: the same command goes on.', 130
     except Exception as error:
@@ -126,6 +129,7 @@ def start(run: Run, config: Config, module: str, build: Callable) -> None:
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
     _claim(run, config, data)
     manager = checkpoints.open_directory(run.workdir)
+    distributed.finish_before_exit(manager.wait_until_finished)
     state, note = _restore(run, config, experiment, manager)
     job = Job(run, config, data, experiment, manager)
     if run.mode == 'train':

@@ -1,5 +1,6 @@
 """Runs of several real processes; tests.processes.topologies has longer ones."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -46,13 +47,22 @@ def test_two_processes_run_as_one(name, by_one, by_two):
     assert found['others'] < 1e-4 and found['pixels'] == 0, found
 
 
-def _wait_for_step(workdir, step, processes):
-    metrics, told = workdir / 'metrics.jsonl', f'"step": {step},'
+def _last_step(workdir):
+    log = workdir / 'metrics.jsonl'
+    steps = re.findall('"step": ([0-9]+),', log.read_text() if log.exists() else '')
+    return max(map(int, steps), default=0)
+
+
+def _start(processes, devices, workdir, argv):
+    """Starts a run, and waits until it is some steps further than it was."""
+    before = _last_step(workdir)
+    started = launch.start(processes, devices, launch.experiment('vae'), argv)
     deadline = time.monotonic() + 300
-    while not (metrics.exists() and told in metrics.read_text()):
+    while _last_step(workdir) < before + 24:
         assert time.monotonic() < deadline
-        assert all(process.poll() is None for process in processes)
+        assert all(process.poll() is None for process in started)
         time.sleep(0.05)
+    return started
 
 
 def test_killed_and_stopped_and_taken_over_by_one(tmp_path):
@@ -61,9 +71,8 @@ def test_killed_and_stopped_and_taken_over_by_one(tmp_path):
     flags[flags.index('--num_steps=36')] = '--num_steps=600'
     whole, workdir = tmp_path / 'whole', tmp_path / 'run'
     argv = (f'--workdir={workdir}', *flags)
-    for victim, step in ((1, 24), (0, 60)):
-        started = launch.start(2, 1, launch.experiment('vae'), argv)
-        _wait_for_step(workdir, step, started)
+    for victim in (1, 0):
+        started = _start(2, 1, workdir, argv)
         started[victim].kill()
         status, output = launch.finish(started, timeout=60)[1 - victim]
         # Without process 0 JAX aborts the others, who exit before it does, mostly.
@@ -71,8 +80,7 @@ def test_killed_and_stopped_and_taken_over_by_one(tmp_path):
         assert aborted or status == 1, output
         assert aborted or 'another process of this run has ended' in output
         assert 'Traceback' not in output
-    started = launch.start(2, 2, launch.experiment('vae'), argv)
-    _wait_for_step(workdir, 96, started)
+    started = _start(2, 2, workdir, argv)
     started[1].send_signal(signal.SIGTERM)
     for status, output in launch.finish(started, timeout=30):
         assert status == 128 + signal.SIGTERM

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,9 @@ def results(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     with open(os.path.join(workdir, 'results.json'), encoding='utf-8') as file:
         found = json.load(file)
     del found['wall_seconds']
-    found['command'] = found['command'].replace(str(workdir), 'DIR')
+    command = found['command'].replace(str(workdir), 'DIR')
+    flags = r' --(coordinator_address|num_processes|process_id)=\S+'
+    found['command'] = re.sub(flags, '', command)
     return found
 
 
