@@ -1,6 +1,7 @@
 """Fills the disk of a real run; it must end with a sentence, and go on with more space.
 
-    python -m tests.faults.full_disk --out=results/full_disk.json
+    python -m tests.faults.full_disk --out=/tmp/one.json
+    python -m tests.faults.full_disk --trials=3 --processes=2 --out=/tmp/two.json
 
 Needs to be root on Linux: each trial mounts a tmpfs of its own, of a size between what
 an empty run takes and what a whole one does, so that the disk is full at another moment
