@@ -3,6 +3,8 @@
     python -m tests.faults.full_disk --out=/tmp/one.json
     python -m tests.faults.full_disk --trials=3 --processes=2 --out=/tmp/two.json
 
+The rows of both together are results/full_disk.json.
+
 Needs to be root on Linux: each trial mounts a tmpfs of its own, of a size between what
 an empty run takes and what a whole one does, so that the disk is full at another moment
 of each: while a checkpoint, a line of metrics or a picture is written. Then the tmpfs
