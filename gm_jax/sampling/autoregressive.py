@@ -20,8 +20,8 @@ they agree to the last bit. `incremental` adds up in another order: its logits d
 rounding, and in float32 a draw within rounding of a tie can come out the other way.
 Measured (results/bench_samplers_agree.json): of bits, none in 10 million each of a
 trained NADE, MADE, PixelCNN and Gated PixelCNN; of 256 values, whose edges lie closer,
-4 in a million of a trained PixelCNN++ and 8 of a Gated PixelCNN of colour images, each
-within 1e-5 of a tie; none ever in float64.
+none of a Gated PixelCNN, 4 in a million of a PixelCNN++ and 7 of a Gated PixelCNN of
+colour images, each within 1e-5 of a tie; none ever in float64.
 What is guaranteed is that each value is the one that some rounding of its probability
 draws.
 """
