@@ -1,4 +1,4 @@
-"""A training step of the DCGAN against PyTorch, on this CPU.
+"""A training step of the DCGAN against PyTorch, on this machine.
 
 Both sides play the same game with the same networks (4x4 kernels, BatchNorm, z of 100)
 and Adam on the same random colour images: one step of the discriminator, then one of
@@ -12,7 +12,6 @@ Usage:
 import argparse
 import functools
 import json
-import os
 import pathlib
 import shlex
 import sys
@@ -24,10 +23,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.machine import cpu_name
-from benchmarks.train_step import Runner, compare, gm_jax_runner, timed
+from benchmarks.machine import device_name
+from benchmarks.train_step import (
+    Runner,
+    compare,
+    gm_jax_runner,
+    prepare_torch,
+    timed,
+    torch_device,
+    torch_wait,
+)
 from experiments import adversarial, dcgan
 from gm_jax.training import config as config_lib
+from gm_jax.training import feed
 
 NUM_IMAGES, LATENT = 2_000, 100
 
@@ -70,14 +78,13 @@ def torch_runner(config: dcgan.Config, images: np.ndarray) -> Runner:
     Returns:
         A Runner that goes on from where its last call ended.
     """
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(os.cpu_count() or 1)
-    torch.manual_seed(0)
+    prepare_torch()
+    device = torch_device()
     features, side = config_lib.sizes(config.features, 'features'), images.shape[1]
-    data = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    data = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     data = data.contiguous(memory_format=torch.channels_last)
     players = torch_generator(features[::-1], side), torch_discriminator(features, side)
-    g, d = (player.to(memory_format=torch.channels_last) for player in players)
+    g, d = (player.to(device, memory_format=torch.channels_last) for player in players)
     g_optimizer, d_optimizer = (
         torch.optim.Adam(
             player.parameters(), lr=config.learning_rate, fused=True,
@@ -86,11 +93,11 @@ def torch_runner(config: dcgan.Config, images: np.ndarray) -> Runner:
     )
 
     def draw() -> torch.Tensor:
-        return g(2 * torch.rand(config.batch_size, LATENT, 1, 1) - 1)
+        return g(2 * torch.rand(config.batch_size, LATENT, 1, 1, device=device) - 1)
 
     def run(num_steps: int) -> None:
         for _ in range(num_steps):
-            real = data[torch.randint(len(data), (config.batch_size,))]
+            real = data[torch.randint(len(data), (config.batch_size,), device=device)]
             with torch.no_grad():
                 fake = draw()
             d_optimizer.zero_grad(set_to_none=True)
@@ -103,6 +110,7 @@ def torch_runner(config: dcgan.Config, images: np.ndarray) -> Runner:
             F.softplus(-d(draw())).mean().backward()
             d.requires_grad_(True)
             g_optimizer.step()
+        torch_wait()
 
     return run
 
@@ -116,22 +124,24 @@ def rows_of(config: dcgan.Config, args: argparse.Namespace) -> list[dict]:
         adversarial.build, make_networks=dcgan.make_networks,
         make_losses=dcgan.make_losses,
     )
+    per_dispatch = feed.steps_per_dispatch(config, convolutional=True)
     start = time.perf_counter()
-    ours = gm_jax_runner(build, config, images, 256, 1)
-    ours(1)
+    ours = gm_jax_runner(build, config, images, 256, per_dispatch)
+    ours(per_dispatch)
     first = time.perf_counter() - start
     theirs = torch_runner(config, images)
     timed(theirs, 1)
     common = {
-        'model': 'dcgan', 'device': cpu_name(), 'devices': jax.device_count(),
+        'model': 'dcgan', 'device': device_name(), 'devices': jax.device_count(),
         'batch': config.batch_size, 'image_shape': list(shape),
-        'features': config.features,
+        'features': config.features, 'steps_per_dispatch': per_dispatch,
         'versions': {'jax': jax.__version__, 'torch': torch.__version__},
     }
     return [
-        {**common, 'what': 'first_step', 'seconds': round(first, 1)},
+        {**common, 'what': 'first_dispatch', 'seconds': round(first, 1)},
         {**common, 'what': 'train', **compare(
-            ours, theirs, args.turns, args.num_steps, args.max_load, config.batch_size
+            ours, theirs, args.turns, max(args.num_steps, per_dispatch),
+            args.max_load, config.batch_size,
         )},
     ]
 

@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.machine import cpu_name
+from benchmarks.machine import device_name
 from benchmarks.sampling import generator, noise, random_images, seconds
 from experiments import autoregressive, gated_pixel_cnn, multiscale_pixel_cnn
 
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     common = {
         'batch': args.batch, 'num_values': NUM_VALUES, 'turns': args.turns,
-        'device': cpu_name(), 'devices': jax.device_count(),
+        'device': device_name(), 'devices': jax.device_count(),
         'cores': len(os.sched_getaffinity(0)), 'jax': jax.__version__,
         'command': shlex.join(['python', '-m', 'benchmarks.multiscale', *argv]),
     }

@@ -1,4 +1,4 @@
-"""A training step of PixelRNN against PyTorch with a Python loop, on this CPU.
+"""A training step of PixelRNN against PyTorch with a Python loop, on this machine.
 
 Both sides train the network of the paper for MNIST (7 layers, h = 16) with Adam on the
 same random binary images. PyTorch's runs over rows or diagonals in Python, which is how
@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import shlex
 import sys
@@ -25,9 +24,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.machine import cpu_name
-from benchmarks.train_step import Runner, compare, gm_jax_runner, timed
+from benchmarks.machine import device_name
+from benchmarks.train_step import (
+    Runner,
+    compare,
+    gm_jax_runner,
+    prepare_torch,
+    timed,
+    torch_device,
+    torch_wait,
+)
 from experiments import autoregressive, pixel_rnn
+from gm_jax.training import feed
 
 IMAGE_SHAPE, NUM_IMAGES, KERNEL = (28, 28, 1), 1_000, 7
 
@@ -139,22 +147,22 @@ class TorchPixelRNN(nn.Module):
 
 def torch_runner(config: pixel_rnn.Config, images: np.ndarray) -> Runner:
     """Makes the PyTorch loop: fused Adam, every core."""
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(os.cpu_count() or 1)
-    torch.manual_seed(0)
-    data = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    model = TorchPixelRNN(config)
+    prepare_torch()
+    device = torch_device()
+    data = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
+    model = TorchPixelRNN(config).to(device)
     optimizer = torch.optim.Adam(
         model.parameters(), lr=config.learning_rate, fused=True
     )
 
     def run(num_steps: int) -> None:
         for _ in range(num_steps):
-            x = data[torch.randint(len(data), (config.batch_size,))]
+            x = data[torch.randint(len(data), (config.batch_size,), device=device)]
             loss = F.binary_cross_entropy_with_logits(model(x), x, reduction='sum')
             optimizer.zero_grad(set_to_none=True)
             (loss / len(x)).backward()
             optimizer.step()
+        torch_wait()
 
     return run
 
@@ -164,27 +172,30 @@ def rows_of(cell: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     config = dataclasses.replace(
         pixel_rnn.PRESETS['paper'], cell=cell, batch_size=args.batch, optimizer='adam',
         weight_decay=0.0, schedule='constant', ema=0.0,
+        steps_per_dispatch=args.steps_per_dispatch,
     )
+    per_dispatch = feed.steps_per_dispatch(config, convolutional=True)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 2, (NUM_IMAGES, *IMAGE_SHAPE), dtype=np.uint8)
     build = functools.partial(
         autoregressive.build, make_model=pixel_rnn.make_model
     )
     start = time.perf_counter()
-    ours = gm_jax_runner(build, config, images, 2, 1)
-    ours(1)
+    ours = gm_jax_runner(build, config, images, 2, per_dispatch)
+    ours(per_dispatch)
     first = time.perf_counter() - start
     theirs = torch_runner(config, images)
     timed(theirs, 1)
     common = {
-        'model': f'pixel_rnn {cell}', 'device': cpu_name(), 'batch': args.batch,
+        'model': f'pixel_rnn {cell}', 'device': device_name(), 'batch': args.batch,
         'image_shape': list(IMAGE_SHAPE), 'num_layers': config.num_layers,
-        'features': config.features,
+        'features': config.features, 'steps_per_dispatch': per_dispatch,
     }
     return [
-        {**common, 'what': 'first_step', 'seconds': round(first, 1)},
+        {**common, 'what': 'first_dispatch', 'seconds': round(first, 1)},
         {**common, 'what': 'train', **compare(
-            ours, theirs, args.turns, args.num_steps, args.max_load, args.batch
+            ours, theirs, args.turns, max(args.num_steps, per_dispatch),
+            args.max_load, args.batch,
         )},
     ]
 
@@ -195,6 +206,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--batch', type=int, default=16)
     parser.add_argument('--turns', type=int, default=5)
     parser.add_argument('--num_steps', type=int, default=5, help='steps in a turn')
+    parser.add_argument(
+        '--steps_per_dispatch', type=int, default=0, help='of ours; 0: as in training'
+    )
     parser.add_argument('--out', default='results/bench_pixel_rnn.json')
     parser.add_argument(
         '--max_load', type=float, default=0.05,

@@ -42,7 +42,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.machine import cpu_name
+from benchmarks.machine import device_name
 from experiments import autoregressive as experiment_lib
 from experiments import gated_pixel_cnn, made, nade, pixel_cnn, pixel_cnn_pp, pixel_rnn
 from gm_jax.data import image_set
@@ -271,7 +271,7 @@ def main(argv: list[str]) -> None:
         rows.append(time_compile(name))
         print(rows[-1])
     command = shlex.join(['python', '-m', 'benchmarks.sampling', *argv])
-    common = {'device': cpu_name(), 'devices': jax.device_count(),
+    common = {'device': device_name(), 'devices': jax.device_count(),
               'cores': len(os.sched_getaffinity(0)), 'jax': jax.__version__,
               'command': command}
     path = pathlib.Path(args.out)

@@ -1,4 +1,4 @@
-"""Training throughput of the MLP VAE against a plain PyTorch loop, on this CPU.
+"""Training throughput of the MLP VAE against a plain PyTorch loop, on this machine.
 
 Both sides train the same network (784-400-20-400-784, ReLU, Bernoulli) with Adam on
 the same random images, held in memory, gathered by index and binarized afresh at each
@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.machine import cpu_name
+from benchmarks.machine import device_name
 from experiments import vae
 from gm_jax.data import image_set, pipeline
 from gm_jax.training import parallel
@@ -43,6 +43,26 @@ BATCH, HIDDEN, LATENT, LEARNING_RATE = 128, 400, 20, 1e-3
 IMAGE_SHAPE, NUM_IMAGES = (28, 28, 1), 60_000
 
 Runner = Callable[[int], None]  # runs that many training steps, to the end
+
+
+def torch_device() -> torch.device:
+    """Returns the device of PyTorch that is also JAX's."""
+    return torch.device('cpu' if jax.default_backend() == 'cpu' else 'cuda')
+
+
+def prepare_torch() -> None:
+    """Lets PyTorch compute as XLA does: denormals are 0, TF32 where there is any."""
+    # Before the threads are made, since they inherit it.
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_float32_matmul_precision('high')
+    torch.manual_seed(0)
+
+
+def torch_wait() -> None:
+    """Returns when PyTorch has computed what it was told to."""
+    if torch_device().type == 'cuda':
+        torch.cuda.synchronize()
 
 
 class TorchVAE(nn.Module):
@@ -74,24 +94,23 @@ def torch_runner(images: np.ndarray) -> Runner:
     Returns:
         A Runner that goes on from where its last call ended.
     """
-    # As XLA does; before the threads are made, since they inherit it.
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(os.cpu_count() or 1)
-    torch.manual_seed(0)
+    prepare_torch()
+    device = torch_device()
     # Scaled once, outside the loop: the quickest that PyTorch can do here.
-    data = torch.from_numpy(images.reshape(len(images), -1)).float() / 255
-    model = TorchVAE()
+    data = torch.from_numpy(images.reshape(len(images), -1)).to(device).float() / 255
+    model = TorchVAE().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def run(num_steps: int) -> None:
         for _ in range(num_steps):
-            x = torch.bernoulli(data[torch.randint(len(data), (BATCH,))])
+            x = torch.bernoulli(data[torch.randint(len(data), (BATCH,), device=device)])
             logits, mean, logvar = model(x)
             nll = F.binary_cross_entropy_with_logits(logits, x, reduction='sum')
             kl = 0.5 * torch.sum(mean ** 2 + logvar.exp() - logvar - 1)
             optimizer.zero_grad(set_to_none=True)
             ((nll + kl) / BATCH).backward()
             optimizer.step()
+        torch_wait()
 
     return run
 
@@ -265,7 +284,7 @@ def main(argv: list[str]) -> None:
     timed(products, args.steps_per_dispatch)
     timed(theirs, args.steps_per_dispatch)
     common = {
-        'model': 'vae', 'device': cpu_name(), 'batch': BATCH,
+        'model': 'vae', 'device': device_name(), 'batch': BATCH,
         'image_shape': list(IMAGE_SHAPE),
         'steps_per_dispatch': args.steps_per_dispatch,
         'versions': {'jax': jax.__version__, 'torch': torch.__version__},
