@@ -1,8 +1,9 @@
-"""Orbax checkpoints: written in the background, atomic, the best and the last kept.
+"""Orbax checkpoints: atomic, the best and the last kept.
 
 A checkpoint holds the whole TrainState as a flat dict of NumPy arrays, a note (the
 loop's own few numbers) and a checksum over the arrays, so that a damaged file is
-noticed instead of being trained on.
+noticed instead of being trained on. Training waits until it is written: no kill can
+then cost more than the steps between two of them.
 """
 
 import contextlib
@@ -55,6 +56,7 @@ def open_directory(workdir: str) -> ocp.CheckpointManager:
             ),
         ]),
         create=False,
+        enable_async_checkpointing=False,
         # Process 0 writes and every process reads, each for itself: where a save by
         # all fails in one, the others wait in Orbax's barriers for 20 minutes.
         read_only=not distributed.is_primary(),
@@ -78,7 +80,7 @@ def save(
     *,
     loss: float | None = None,
 ) -> None:
-    """Starts writing a checkpoint in the background, in the process that writes.
+    """Writes a checkpoint, in the process that writes.
 
     Args:
         manager: from `open_directory`.
@@ -254,9 +256,7 @@ def _from_arrays(template: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _to_arrays(state: Any) -> dict[str, np.ndarray]:
-    # np.array copies: on the CPU np.asarray is a view of a buffer that the next
-    # training step is given to overwrite, while the write is still going on.
-    return {name: np.array(x) for name, x in _flatten(state).items()}
+    return {name: np.asarray(x) for name, x in _flatten(state).items()}
 
 
 def _flatten(state: Any) -> dict[str, Any]:

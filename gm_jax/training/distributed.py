@@ -195,7 +195,6 @@ class _Links:
     leaving = False  # as agreed: then an end is no news
     news = threading.Lock()  # taken by who tells it
     exiting = threading.Lock()  # taken by who ends this process
-    unfinished: Callable = staticmethod(lambda: None)
 
 
 def _watch() -> None:
@@ -289,8 +288,8 @@ def _receive(link: socket.socket) -> bytes:
 def _ignoring_errors(act: Callable, *args: Any) -> None:
     try:
         act(*args)
-    except Exception:
-        pass  # the other side has gone already, or the disk is full
+    except OSError:
+        pass  # the other side has gone already
 
 
 def part(name: str) -> None:
@@ -322,11 +321,6 @@ def leave(status: int) -> int:
     return status
 
 
-def finish_before_exit(act: Callable[[], None]) -> None:
-    """Names what process 0 has to finish before it ends, for half a minute at most."""
-    _Links.unfinished = staticmethod(act)
-
-
 def _exit(status: int) -> None:
     """Exits at once; process 0 after the others, whom JAX would abort without it."""
     _Links.leaving = True
@@ -336,10 +330,6 @@ def _exit(status: int) -> None:
     sys.stderr.flush()
     if _Links.process == 0:
         _pass_on_news()
-        finish = threading.Thread(target=_ignoring_errors, args=(_Links.unfinished,))
-        finish.daemon = True
-        finish.start()
-        finish.join(_HEARTBEAT - 10)
         deadline = time.monotonic() + 3 * _LAST_WORDS
         while len(_Links.ended) < len(_Links.open) and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -129,7 +129,6 @@ def start(run: Run, config: Config, module: str, build: Callable) -> None:
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
     _claim(run, config, data)
     manager = checkpoints.open_directory(run.workdir)
-    distributed.finish_before_exit(manager.wait_until_finished)
     state, note = _restore(run, config, experiment, manager)
     job = Job(run, config, data, experiment, manager)
     if run.mode == 'train':
@@ -257,10 +256,6 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
                     _save_samples(job, sample_many, state, step)
                     recorder.restart_clock(step)
                 due = last or loss is not None or step % config.checkpoint_every == 0
-                # Raises where a save in the background has failed: not after another
-                # interval.
-                if not job.manager.is_saving_in_progress():
-                    job.manager.wait_until_finished()
                 stopping = stop.ask(bool(received))
                 if due or stopping:
                     _save(job, step, state, recorder.settle(), loss)
@@ -272,7 +267,6 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
         finally:
             feed.close()
             recorder.close()
-            job.manager.wait_until_finished()
     return state, note
 
 

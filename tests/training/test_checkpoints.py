@@ -4,7 +4,6 @@ import pathlib
 import shutil
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -75,7 +74,6 @@ def test_round_trip(tmp_path, ema, batch_norm):
     assert checkpoints.restore(manager, state) is None
     sums = {'loss': 0.1 + 0.2, 'kl': float('nan')}
     checkpoints.save(manager, 7, state, {'sums': sums, 'count': 3})
-    manager.wait_until_finished()
     template = _state(2, ema=ema, batch_norm=batch_norm)
     found = checkpoints.restore(manager, template)
     manager.close()
@@ -88,20 +86,6 @@ def test_round_trip(tmp_path, ema, batch_norm):
         found.state.apply_gradients(grads=state.params).params,
         state.apply_gradients(grads=state.params).params,
     )
-
-
-def test_saving_does_not_see_what_comes_after(tmp_path):
-    """Catches views of buffers that the next step overwrites during the write."""
-    manager = checkpoints.open_directory(str(tmp_path))
-    state = _state(1)
-    saved = jax.device_get(jax.tree.map(jnp.copy, state))
-    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
-    checkpoints.save(manager, 1, state, {})
-    step(state)
-    manager.wait_until_finished()
-    found = checkpoints.restore(manager, _state(0))
-    manager.close()
-    chex.assert_trees_all_equal(found.state, saved)
 
 
 def test_best_and_last_are_kept(tmp_path):
