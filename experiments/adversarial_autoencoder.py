@@ -7,7 +7,7 @@ Makhzani et al. 2015, Adversarial Autoencoders.
         --prior=mixture
     python -m experiments.adversarial_autoencoder --workdir=/tmp/few --num_labels=100
     python -m experiments.adversarial_autoencoder --workdir=/tmp/clusters \\
-        --num_clusters=16
+        --num_clusters=16 --category_noise=0.3
 
 A step is the paper's: the autoencoder reconstructs a minibatch; discriminators tell its
 codes from the prior's; the encoder moves to fool them; and with --num_labels it learns
@@ -67,6 +67,10 @@ class Config(config_lib.Config):
         0, 'labelled training images, of every class as many; 0: none', low=0
     )
     num_clusters: int = field(0, 'categories without labels; 0: none', low=0)
+    category_noise: float = field(
+        0.0, 'standard deviation of noise on the categories that a discriminator sees',
+        low=0.0,
+    )
     classifier: str = field(
         '', 'work directory of experiments.classifier on the same set, which judges '
         'arithmetic on codes; none: that is left out', of_evaluation=True,
@@ -94,7 +98,9 @@ PRESETS = {
     'mnist_ring': dataclasses.replace(_MNIST, latent_dim=2, prior='mixture'),
     'mnist_100_labels': dataclasses.replace(_MNIST, latent_dim=10, num_labels=100),
     'mnist_1000_labels': dataclasses.replace(_MNIST, latent_dim=10, num_labels=1000),
-    'mnist_clusters': dataclasses.replace(_MNIST, latent_dim=5, num_clusters=16),
+    'mnist_clusters': dataclasses.replace(
+        _MNIST, latent_dim=5, num_clusters=16, category_noise=0.3
+    ),
 }
 
 
@@ -259,6 +265,20 @@ def make_turns(rules: Game) -> list[game.Turn]:
     def see(image: jax.Array, rngs: jax.Array) -> jax.Array:
         return binarize.to_unit_range(rngs, image, data)
 
+    def noisy(y: jax.Array, rngs: jax.Array) -> jax.Array:
+        """Adds noise, without which a discriminator tells q(y|x) from a one-hot vector.
+
+        Then the encoder saturates its softmax at once, and most of the categories,
+        which no image is in by then, never get one: a saturated softmax has no slope.
+        Sonderby et al. 2017, Amortised MAP Inference, sec. 3.1 (instance noise).
+        """
+        if not config.category_noise:
+            return y
+        noise = jax.vmap(
+            lambda rng: jax.random.normal(jax.random.fold_in(rng, 1), y.shape[1:])
+        )(rngs)
+        return y + config.category_noise * noise
+
     def reconstruct(params, model_state, batch, rngs, *, step, axis_name):
         _, error = rules.reconstruct(params, see(batch['image'], rngs))
         return state_lib.LossOutput(error.mean(), {}, model_state)
@@ -269,15 +289,15 @@ def make_turns(rules: Game) -> list[game.Turn]:
         y = codes.draw_integers(y_rngs, max(rules.num_categories, 1))
         real = rules.judge(
             params, codes.draw_z(config, z_rngs),
-            jax.nn.one_hot(y, rules.num_categories),
+            noisy(jax.nn.one_hot(y, rules.num_categories), y_rngs),
         )
-        fake = rules.judge(params, code.z, code.y)
+        fake = rules.judge(params, code.z, noisy(code.y, z_rngs))
         loss = sum(map(adversarial.discriminator_loss, real, fake))
         return state_lib.LossOutput(loss, {}, model_state)
 
     def fool(params, model_state, batch, rngs, *, step, axis_name):
         code = rules.play('encoder', params, see(batch['image'], rngs))
-        logits = rules.judge(params, code.z, code.y)
+        logits = rules.judge(params, code.z, noisy(code.y, rngs))
         loss = sum(map(adversarial.generator_loss_non_saturating, logits))
         return state_lib.LossOutput(loss, {}, model_state)
 

@@ -25,7 +25,10 @@ TINY = (
 
 @pytest.mark.parametrize('flags, pictures', [
     (('--num_labels=20', '--latent_dim=4'), {'reconstructions', 'styles'}),
-    (('--num_clusters=12', '--latent_dim=4'), {'reconstructions', 'styles'}),
+    (
+        ('--num_clusters=12', '--latent_dim=4', '--category_noise=0.3'),
+        {'reconstructions', 'styles'},
+    ),
     (('--latent_dim=2', '--prior=mixture'), {'reconstructions', 'codes'}),
 ])
 def test_run_goes_on_with_the_same_bits(flags, pictures, tmp_path):
