@@ -270,7 +270,7 @@ def make_turns(rules: Game) -> list[game.Turn]:
 
         Then the encoder saturates its softmax at once, and most of the categories,
         which no image is in by then, never get one: a saturated softmax has no slope.
-        Sonderby et al. 2017, Amortised MAP Inference, sec. 3.1 (instance noise).
+        Sonderby et al. 2017, Amortised MAP Inference (instance noise).
         """
         if not config.category_noise:
             return y

@@ -74,6 +74,8 @@ def test_round_trip(tmp_path, ema, batch_norm):
     assert checkpoints.restore(manager, state) is None
     sums = {'loss': 0.1 + 0.2, 'kl': float('nan')}
     checkpoints.save(manager, 7, state, {'sums': sums, 'count': 3})
+    # It is there for all to see: nothing is still being written.
+    assert (tmp_path / 'checkpoints' / '7').is_dir()
     template = _state(2, ema=ema, batch_norm=batch_norm)
     found = checkpoints.restore(manager, template)
     manager.close()
