@@ -7,7 +7,7 @@ Makhzani et al. 2015, Adversarial Autoencoders.
         --prior=mixture
     python -m experiments.adversarial_autoencoder --workdir=/tmp/few --num_labels=100
     python -m experiments.adversarial_autoencoder --workdir=/tmp/clusters \\
-        --num_clusters=16 --category_noise=0.3
+        --num_clusters=16 --category_noise=0.3 --batch_norm
 
 A step is the paper's: the autoencoder reconstructs a minibatch; discriminators tell its
 codes from the prior's; the encoder moves to fool them; and with --num_labels it learns
@@ -16,7 +16,7 @@ MNIST: 1.90 % with 100 labels, 1.60 % with 1000; clustering 9.55 % with 16 clust
 4.10 % with 30.
 
 NOTE: the paper trains by gradient descent with momentum and rates that drop, here it is
-Adam; and its encoder sees noisy images where labels are few.
+Adam.
 """
 
 import dataclasses
@@ -71,6 +71,14 @@ class Config(config_lib.Config):
         0.0, 'standard deviation of noise on the categories that a discriminator sees',
         low=0.0,
     )
+    batch_norm: bool = field(
+        False, 'normalise the layers of encoder and decoder over the batch, and the '
+        'logits of the categories',
+    )
+    image_noise: float = field(
+        0.0, 'standard deviation of noise on the images that the encoder sees in '
+        'training', low=0.0,
+    )
     classifier: str = field(
         '', 'work directory of experiments.classifier on the same set, which judges '
         'arithmetic on codes; none: that is left out', of_evaluation=True,
@@ -93,13 +101,14 @@ _MNIST = Config(
     dataset='mnist', hidden='1000,1000', batch_size=100, num_steps=60_000,
     log_every=500, eval_every=6_000, checkpoint_every=2_000,
 )
+_FEW = dataclasses.replace(_MNIST, latent_dim=10, batch_norm=True, image_noise=0.3)
 PRESETS = {
     'mnist': _MNIST,
     'mnist_ring': dataclasses.replace(_MNIST, latent_dim=2, prior='mixture'),
-    'mnist_100_labels': dataclasses.replace(_MNIST, latent_dim=10, num_labels=100),
-    'mnist_1000_labels': dataclasses.replace(_MNIST, latent_dim=10, num_labels=1000),
+    'mnist_100_labels': dataclasses.replace(_FEW, num_labels=100),
+    'mnist_1000_labels': dataclasses.replace(_FEW, num_labels=1000),
     'mnist_clusters': dataclasses.replace(
-        _MNIST, latent_dim=5, num_clusters=16, category_noise=0.3
+        _MNIST, latent_dim=5, num_clusters=16, batch_norm=True, category_noise=0.3
     ),
 }
 
@@ -112,25 +121,43 @@ class Game(NamedTuple):
     num_categories: int  # K
     players: dict[str, nn.Module]  # by name: encoder, decoder, the discriminators
 
-    def play(self, name: str, params: Any, *seen: jax.Array) -> Any:
-        """Applies a player."""
-        return self.players[name].apply({'params': params[name]}, *seen)
+    def play(self, name: str, state: state_lib.TrainState, *seen: jax.Array) -> Any:
+        """Applies a player as it is trained so far."""
+        variables = {'params': state.eval_params[name], **_stats(state.model_state, name)}
+        return self.players[name].apply(variables, *seen)
 
-    def reconstruct(self, params: Any, x: jax.Array) -> tuple[Code, jax.Array]:
-        """Returns the code of x [B, H, W, C], and ||x - x_hat||^2 [B]."""
-        code = self.play('encoder', params, x)
-        x_hat = self.play('decoder', params, code.z, code.y)
-        return code, reconstruction.squared_error(x_hat, x)
+    def train(
+        self, name: str, params: Any, model_state: Any, *seen: jax.Array,
+        axis_name: str | None,
+    ) -> tuple[Any, Any]:
+        """Applies encoder or decoder in training; also returns the new model state."""
+        output, updated = self.players[name].apply(
+            {'params': params[name], **_stats(model_state, name)}, *seen,
+            train=True, axis_name=axis_name, mutable=['batch_stats'],
+        )
+        if updated:
+            stats = model_state['batch_stats'] | {name: updated['batch_stats']}
+            model_state = model_state | {'batch_stats': stats}
+        return output, model_state
 
     def judge(self, params: Any, z: jax.Array, y: jax.Array) -> list[jax.Array]:
         """Returns the logits [B] of each discriminator."""
         seen = {'z_discriminator': z, 'y_discriminator': y}
-        return [self.play(name, params, seen[name]) for name in self.discriminators]
+        return [
+            self.players[name].apply({'params': params[name]}, seen[name])
+            for name in self.discriminators
+        ]
 
     @property
     def discriminators(self) -> tuple[str, ...]:
         """Their names."""
         return tuple(name for name in self.players if 'discriminator' in name)
+
+
+def _stats(model_state: Any, name: str) -> dict[str, Any]:
+    """Returns BatchNorm's running averages of a player, {} where it has none."""
+    stats = model_state.get('batch_stats', {})
+    return {'batch_stats': stats[name]} if name in stats else {}
 
 
 def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
@@ -159,7 +186,7 @@ def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
         state: state_lib.TrainState, rngs: jax.Array, index: jax.Array
     ) -> jax.Array:
         y = jax.nn.one_hot(index % max(num_categories, 1), num_categories)
-        x = rules.play('decoder', state.eval_params, codes.draw_z(config, rngs), y)
+        x = rules.play('decoder', state, codes.draw_z(config, rngs), y)
         return jnp.round(255 * x).astype(jnp.uint8)
 
     return loop.Experiment(
@@ -188,15 +215,16 @@ def init(
         'encoder': (jnp.zeros((1, *data.image_shape)),), 'decoder': (z, y),
         'z_discriminator': (z,), 'y_discriminator': (y,),
     }
-    params = {
-        name: player.init(jax.random.fold_in(rng, i), *seen[name])['params']
-        for i, (name, player) in enumerate(rules.players.items())
-    }
-    return state_lib.create(
-        params, tx, ema=config.ema > 0,
+    params, model_state = {}, {}
+    for i, (name, player) in enumerate(rules.players.items()):
+        variables = player.init(jax.random.fold_in(rng, i), *seen[name])
+        params[name] = variables['params']
+        if 'batch_stats' in variables:
+            model_state.setdefault('batch_stats', {})[name] = variables['batch_stats']
+    if config.num_labels:
         # Kept in the state, so that a checkpoint holds all that a step needs.
-        model_state=labelled_images(config, data) if config.num_labels else {},
-    )
+        model_state |= labelled_images(config, data)
+    return state_lib.create(params, tx, ema=config.ema > 0, model_state=model_state)
 
 
 def evaluate_batch(
@@ -204,7 +232,9 @@ def evaluate_batch(
 ) -> dict[str, jax.Array]:
     """Computes the numbers of each example; with labels the loss is of the classes."""
     x = codes.observe(rules, batch, rng)
-    code, error = rules.reconstruct(state.eval_params, x)
+    code = rules.play('encoder', state, x)
+    x_hat = rules.play('decoder', state, code.z, code.y)
+    error = reconstruction.squared_error(x_hat, x)
     if not rules.config.num_labels:
         return {'loss': error}
     cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
@@ -248,9 +278,10 @@ def make_players(
     parts = dict(
         hidden=config_lib.sizes(config.hidden, 'hidden'), dtype=jnp.dtype(config.dtype)
     )
+    normed = parts | {'batch_norm': config.batch_norm}
     players = {
-        'encoder': Encoder(config.latent_dim, num_categories, **parts),
-        'decoder': Decoder(data.image_shape, **parts),
+        'encoder': Encoder(config.latent_dim, num_categories, **normed),
+        'decoder': Decoder(data.image_shape, **normed),
         'z_discriminator': Discriminator(**parts),
     }
     if num_categories:
@@ -265,39 +296,55 @@ def make_turns(rules: Game) -> list[game.Turn]:
     def see(image: jax.Array, rngs: jax.Array) -> jax.Array:
         return binarize.to_unit_range(rngs, image, data)
 
-    def noisy(y: jax.Array, rngs: jax.Array) -> jax.Array:
+    def noisy(x: jax.Array, std: float, rngs: jax.Array) -> jax.Array:
+        if not std:
+            return x
+        noise = jax.vmap(
+            lambda rng: jax.random.normal(jax.random.fold_in(rng, 1), x.shape[1:])
+        )(rngs)
+        return x + std * noise
+
+    def spread(y: jax.Array, rngs: jax.Array) -> jax.Array:
         """Adds noise, without which a discriminator tells q(y|x) from a one-hot vector.
 
         Then the encoder saturates its softmax at once, and most of the categories,
         which no image is in by then, never get one: a saturated softmax has no slope.
         Sonderby et al. 2017, Amortised MAP Inference (instance noise).
         """
-        if not config.category_noise:
-            return y
-        noise = jax.vmap(
-            lambda rng: jax.random.normal(jax.random.fold_in(rng, 1), y.shape[1:])
-        )(rngs)
-        return y + config.category_noise * noise
+        return noisy(y, config.category_noise, rngs)
+
+    def encode(params, model_state, x, rngs, axis_name):
+        x = noisy(x, config.image_noise, rngs)
+        return rules.train('encoder', params, model_state, x, axis_name=axis_name)
 
     def reconstruct(params, model_state, batch, rngs, *, step, axis_name):
-        _, error = rules.reconstruct(params, see(batch['image'], rngs))
-        return state_lib.LossOutput(error.mean(), {}, model_state)
+        x = see(batch['image'], rngs)
+        code, model_state = encode(params, model_state, x, rngs, axis_name)
+        x_hat, model_state = rules.train(
+            'decoder', params, model_state, code.z, code.y, axis_name=axis_name
+        )
+        loss = reconstruction.squared_error(x_hat, x).mean()
+        return state_lib.LossOutput(loss, {}, model_state)
+
+    # BatchNorm's running averages are kept by `reconstruct` alone.
 
     def discriminate(params, model_state, batch, rngs, *, step, axis_name):
         pixel_rngs, z_rngs, y_rngs = state_lib.split_each(rngs, 3)
-        code = rules.play('encoder', params, see(batch['image'], pixel_rngs))
+        x = see(batch['image'], pixel_rngs)
+        code, _ = encode(params, model_state, x, pixel_rngs, axis_name)
         y = codes.draw_integers(y_rngs, max(rules.num_categories, 1))
         real = rules.judge(
             params, codes.draw_z(config, z_rngs),
-            noisy(jax.nn.one_hot(y, rules.num_categories), y_rngs),
+            spread(jax.nn.one_hot(y, rules.num_categories), y_rngs),
         )
-        fake = rules.judge(params, code.z, noisy(code.y, z_rngs))
+        fake = rules.judge(params, code.z, spread(code.y, z_rngs))
         loss = sum(map(adversarial.discriminator_loss, real, fake))
         return state_lib.LossOutput(loss, {}, model_state)
 
     def fool(params, model_state, batch, rngs, *, step, axis_name):
-        code = rules.play('encoder', params, see(batch['image'], rngs))
-        logits = rules.judge(params, code.z, noisy(code.y, rngs))
+        x = see(batch['image'], rngs)
+        code, _ = encode(params, model_state, x, rngs, axis_name)
+        logits = rules.judge(params, code.z, spread(code.y, rngs))
         loss = sum(map(adversarial.generator_loss_non_saturating, logits))
         return state_lib.LossOutput(loss, {}, model_state)
 
@@ -305,7 +352,7 @@ def make_turns(rules: Game) -> list[game.Turn]:
         row_rngs, pixel_rngs = state_lib.split_each(rngs, 2)
         row = codes.draw_integers(row_rngs, config.num_labels)
         x = see(model_state['image'][row], pixel_rngs)
-        code = rules.play('encoder', params, x)
+        code, _ = encode(params, model_state, x, pixel_rngs, axis_name)
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(
             code.logits, model_state['label'][row]
         )

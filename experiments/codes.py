@@ -69,12 +69,12 @@ def compare_attributes(
     data, size = rules.data, rules.config.latent_dim
     rows = np.arange(min(len(data.splits['test']), _POPULATION))
     x = scores.as_seen(data.splits['test'], rows, data).astype(np.float32) / 255
-    code = jax.jit(functools.partial(rules.play, 'encoder'))(state.eval_params, x)
+    code = jax.jit(functools.partial(rules.play, 'encoder'))(state, x)
     play = jax.jit(functools.partial(rules.play, 'decoder'))
 
     def decode(codes: jax.Array, label: np.ndarray) -> np.ndarray:
         del label  # y says what of it the code knows
-        x = play(state.eval_params, codes[:, :size], codes[:, size:])
+        x = play(state, codes[:, :size], codes[:, size:])
         return plotting.to_uint8(np.asarray(x))
 
     codes = jnp.concatenate([code.z, code.y], axis=1)
@@ -95,7 +95,7 @@ def name_clusters(
     config, data = rules.config, rules.data
 
     def categories(state, batch, rng):
-        code = rules.play('encoder', state.eval_params, observe(rules, batch, rng))
+        code = rules.play('encoder', state, observe(rules, batch, rng))
         return {'y': code.y, 'label': batch['label']}
 
     train = data.splits['train']
@@ -134,8 +134,8 @@ def make_pictures(
     """
     decode = jax.jit(functools.partial(rules.play, 'decoder'))
     x = observe(rules, batch, rng)
-    code = rules.play('encoder', state.eval_params, x)
-    x_hat = decode(state.eval_params, code.z, code.y)
+    code = rules.play('encoder', state, x)
+    x_hat = decode(state, code.z, code.y)
     pictures = {'reconstructions': plotting.reconstructions(
         np.asarray(x[:30]), np.asarray(x_hat[:30])
     )}
@@ -148,6 +148,6 @@ def make_pictures(
     num = rules.num_categories
     if num:
         z, y = jnp.repeat(prior[:8], num, axis=0), jnp.tile(jnp.eye(num), (8, 1))
-        styles = np.asarray(decode(state.eval_params, z, y))
+        styles = np.asarray(decode(state, z, y))
         pictures['styles'] = plotting.image_grid(styles, columns=num)
     return pictures

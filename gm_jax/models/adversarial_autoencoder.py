@@ -4,6 +4,9 @@ Makhzani et al. 2015, Adversarial Autoencoders, https://arxiv.org/abs/1511.05644
 hidden layers of ReLU units in each network. With categories (sec. 5 and 6) the encoder
 also returns q(y|x) of a category y, and the decoder sees y and z.
 
+With `batch_norm` the hidden layers of encoder and decoder are normalised over the batch,
+and so are the logits of q(y|x): then no category is out of use for every image.
+
     code = Encoder(latent_dim=10, num_categories=10).apply(variables, x)
     x_hat = Decoder((28, 28, 1)).apply(variables, code.z, code.y)
 """
@@ -17,9 +20,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gm_jax.layers import stacks
-
-# What the stacks ask for, and only BatchNorm and dropout would use.
-_MODE = {'train': False, 'dropout_rngs': None, 'axis_name': None}
 
 
 class Code(NamedTuple):
@@ -40,19 +40,37 @@ class Encoder(nn.Module):
     latent_dim: int  # Z
     num_categories: int = 0  # K
     hidden: Sequence[int] = (1000, 1000)
+    batch_norm: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> Code:
-        """Encodes x [B, H, W, C] in [0, 1]."""
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, axis_name: str | None = None
+    ) -> Code:
+        """Encodes images.
+
+        Args:
+            x: [B, H, W, C] in [0, 1].
+            train: BatchNorm uses the moments of the batch, not their running averages.
+            axis_name: the devices over which these moments are taken.
+
+        Returns:
+            z [B, Z] and the logits [B, K], float32.
+        """
         chex.assert_rank(x, 4)
-        h = stacks.DenseStack(self.hidden, nn.relu, dtype=self.dtype)(
-            x.reshape(x.shape[0], -1), **_MODE
+        h = stacks.DenseStack(self.hidden, nn.relu, self.batch_norm, dtype=self.dtype)(
+            x.reshape(x.shape[0], -1), train=train, axis_name=axis_name,
+            dropout_rngs=None,
         )
         # One product for both; they are split by columns.
         out = nn.Dense(self.latent_dim + self.num_categories, dtype=self.dtype)(h)
         out = out.astype(jnp.float32)
-        return Code(out[:, :self.latent_dim], out[:, self.latent_dim:])
+        z, logits = out[:, :self.latent_dim], out[:, self.latent_dim:]
+        if self.batch_norm and self.num_categories:
+            logits = nn.BatchNorm(
+                use_running_average=not train, axis_name=axis_name, momentum=0.9
+            )(logits)
+        return Code(z, logits)
 
 
 class Decoder(nn.Module):
@@ -60,14 +78,29 @@ class Decoder(nn.Module):
 
     image_shape: tuple[int, int, int]  # H, W, C
     hidden: Sequence[int] = (1000, 1000)
+    batch_norm: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, z: jax.Array, y: jax.Array) -> jax.Array:
-        """Decodes z [B, Z] and y [B, K] to [B, H, W, C] float32 in [0, 1]."""
+    def __call__(
+        self, z: jax.Array, y: jax.Array, *, train: bool = False,
+        axis_name: str | None = None,
+    ) -> jax.Array:
+        """Decodes codes.
+
+        Args:
+            z: [B, Z].
+            y: [B, K], one-hot or probabilities.
+            train: BatchNorm uses the moments of the batch, not their running averages.
+            axis_name: the devices over which these moments are taken.
+
+        Returns:
+            [B, H, W, C] float32 in [0, 1].
+        """
         chex.assert_rank([z, y], 2)
-        h = stacks.DenseStack(self.hidden, nn.relu, dtype=self.dtype)(
-            jnp.concatenate([z, y], axis=1), **_MODE
+        h = stacks.DenseStack(self.hidden, nn.relu, self.batch_norm, dtype=self.dtype)(
+            jnp.concatenate([z, y], axis=1), train=train, axis_name=axis_name,
+            dropout_rngs=None,
         )
         height, width, channels = self.image_shape
         h = nn.Dense(height * width * channels, dtype=self.dtype)(h)
@@ -84,5 +117,7 @@ class Discriminator(nn.Module):
     def __call__(self, code: jax.Array) -> jax.Array:
         """Judges codes [B, Z]; returns logits [B] float32."""
         chex.assert_rank(code, 2)
-        h = stacks.DenseStack(self.hidden, nn.relu, dtype=self.dtype)(code, **_MODE)
+        h = stacks.DenseStack(self.hidden, nn.relu, dtype=self.dtype)(
+            code, train=False, axis_name=None, dropout_rngs=None
+        )
         return nn.Dense(1, dtype=self.dtype)(h).astype(jnp.float32)[:, 0]

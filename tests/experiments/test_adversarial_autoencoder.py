@@ -13,7 +13,7 @@ import pytest
 from experiments import adversarial_autoencoder as aae
 from experiments import codes
 from gm_jax.data import sources
-from gm_jax.models.adversarial_autoencoder import Code
+from gm_jax.models.adversarial_autoencoder import Code, Encoder
 from gm_jax.training import state as state_lib
 from tests.training import tiny
 
@@ -24,7 +24,10 @@ TINY = (
 
 
 @pytest.mark.parametrize('flags, pictures', [
-    (('--num_labels=20', '--latent_dim=4'), {'reconstructions', 'styles'}),
+    (
+        ('--num_labels=20', '--latent_dim=4', '--batch_norm', '--image_noise=0.3'),
+        {'reconstructions', 'styles'},
+    ),
     (
         ('--num_clusters=12', '--latent_dim=4', '--category_noise=0.3'),
         {'reconstructions', 'styles'},
@@ -83,6 +86,57 @@ def test_a_step_sees_no_other_labels():
     seen, _ = step(state.replace(model_state=labels), batch, jax.random.key(1))
     kernels = [s.params['encoder']['Dense_0']['kernel'] for s in (one, seen)]
     assert (kernels[0] != kernels[1]).any()
+
+
+def test_batch_norm_averages_the_moments_of_the_images_once_a_step():
+    """Catches averages of one player for another, of labelled images, or none.
+
+    After one step they are those of the minibatch by the parameters before it.
+    """
+    config = aae.Config(num_labels=20, hidden='8', latent_dim=2, batch_norm=True)
+    data = sources.load('digits')
+    experiment = aae.build(config, data)
+    state = experiment.init(jax.random.key(0))
+    image = data.splits['train'].images[None, :16]
+    batch = {
+        'image': image, 'label': jnp.zeros((1, 16), int),
+        'index': jnp.arange(16)[None],
+    }
+    after, _ = jax.jit(experiment.train_step)(state, batch, jax.random.key(1))
+    players = aae.make_players(config, data, 10)
+    seen, expected = (jnp.asarray(image[0], jnp.float32) / (data.num_values - 1),), {}
+    for name in ('encoder', 'decoder'):
+        variables = {
+            'params': state.params[name],
+            'batch_stats': state.model_state['batch_stats'][name],
+        }
+        seen, updated = players[name].apply(
+            variables, *seen, train=True, mutable=['batch_stats']
+        )
+        expected[name] = updated['batch_stats']
+        seen = seen if name == 'decoder' else (seen.z, seen.y)
+    chex.assert_trees_all_close(
+        after.model_state['batch_stats'], expected, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_batch_norm_keeps_every_category_in_use():
+    """Catches logits that are not normalised: one category takes all images.
+
+    With the batch's moments each category is, in the mean over the images, as likely
+    as any other, whatever the bias of the last layer.
+    """
+    x = jax.random.uniform(jax.random.key(0), (200, 4, 4, 1))
+    for batch_norm, largest in ((False, 0.99), (True, 0.5)):
+        encoder = Encoder(2, 4, hidden=(8,), batch_norm=batch_norm)
+        variables = encoder.init(jax.random.key(1), x)
+        bias = variables['params']['Dense_0']['bias']
+        variables['params']['Dense_0']['bias'] = bias.at[-1].set(20.0)
+        code, _ = encoder.apply(variables, x, train=True, mutable=['batch_stats'])
+        assert (code.y.mean(0)[-1] > largest) != batch_norm
+        if batch_norm:
+            np.testing.assert_allclose(code.logits.mean(0), 0, atol=1e-5)
+            np.testing.assert_allclose(code.logits.std(0), 1, atol=1e-2)
 
 
 def test_clusters_are_named_by_their_surest_image():

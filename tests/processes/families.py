@@ -28,7 +28,10 @@ FAMILIES = {
     ),
     'dcgan': _GAN,
     'wgan': _GAN,
-    'adversarial_autoencoder': ('--hidden=32', '--latent_dim=4', '--num_labels=50'),
+    'adversarial_autoencoder': (
+        '--hidden=32', '--latent_dim=4', '--num_labels=50', '--batch_norm',
+        '--image_noise=0.3',
+    ),
 }
 
 
