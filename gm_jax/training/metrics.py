@@ -6,6 +6,7 @@ import json
 import math
 import operator
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,8 @@ import jax
 import numpy as np
 import tensorboardX
 from rich import progress
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2
 
 from gm_jax.training import distributed
 
@@ -48,9 +51,15 @@ class Writer:
         path = os.path.join(workdir, 'metrics.jsonl')
         _drop_after(path, first_step)
         self._file = open(path, 'a', encoding='utf-8')
-        self._board = tensorboardX.SummaryWriter(
-            workdir, purge_step=first_step + 1, write_to_disk=True
-        )
+        # No SummaryWriter: of a full disk only its thread would know. With that dead
+        # and its queue full, the run waits forever; and what is left to be written
+        # fails again as Python exits: tracebacks after the run's last sentence.
+        name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}'
+        self._events = tensorboardX.RecordWriter(os.path.join(workdir, name))
+        self._event(first_step + 1, file_version='brain.Event:2')
+        # With it TensorBoard drops the events of a killed run from this step on.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._event(first_step + 1, session_log=start)
 
     def write(
         self,
@@ -67,16 +76,23 @@ class Writer:
         self._file.write(json.dumps(line) + '\n')
         self._file.flush()
         for name, value in {**scalars, **timing}.items():
-            self._board.add_scalar(f'{split}/{name}', value, step)
+            self._event(step, summary=summary.scalar(f'{split}/{name}', value))
+
+    def _event(self, step: int, **content: Any) -> None:
+        event = event_pb2.Event(step=step, wall_time=time.time(), **content)
+        self._events.write(event.SerializeToString())
 
     def sync(self) -> None:
         """Puts all lines on the disk: before a checkpoint says they are there."""
         os.fsync(self._file.fileno())
+        self._events.flush()
 
     def close(self) -> None:
-        """Closes both."""
-        self._file.close()
-        self._board.close()
+        """Closes both, also where the disk has no space for what is left."""
+        try:
+            self._file.close()
+        finally:
+            self._events.close()
 
 
 def without_nan(numbers: Any) -> Any:

@@ -1,9 +1,15 @@
 """What a run tells: the same bytes after a kill, lines where there is no terminal."""
 
 import json
+import struct
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
+from tensorboardX import record_writer
+from tensorboardX.proto import event_pb2
 
 from gm_jax.training import metrics
 from gm_jax.training.metrics import Note, Recorder, Writer
@@ -42,6 +48,65 @@ def test_timing_is_not_in_the_file_and_nan_is_null(tmp_path):
     assert text == (
         '{"step": 1, "split": "test", "loss": null, "kl": null, "x": 0.5}\n'
     )
+
+
+def _events(workdir) -> list[event_pb2.Event]:
+    path, = workdir.glob('events.out.tfevents.*')
+    content, events = path.read_bytes(), []
+    while content:
+        size, = struct.unpack('<Q', content[:8])  # and a checksum of 4 bytes
+        events.append(event_pb2.Event.FromString(content[12:12 + size]))
+        content = content[16 + size:]
+    return events
+
+
+def test_events_for_tensorboard(tmp_path):
+    """Catches events that only the end of a run writes, and no word of going on."""
+    writer = Writer(str(tmp_path), 20)
+    writer.write(30, 'train', {'loss': 0.5}, ['an alarm'], images_per_s=3.0)
+    writer.sync()
+    version, start, *events = _events(tmp_path)
+    writer.close()
+    assert version.file_version == 'brain.Event:2'
+    assert start.session_log.status == event_pb2.SessionLog.START and start.step == 21
+    values = [(event.step, *event.summary.value) for event in events]
+    assert [(step, value.tag, value.simple_value) for step, value in values] == [
+        (30, 'train/loss', 0.5), (30, 'train/images_per_s', 3.0),
+    ]
+    assert all(event.wall_time > 1e9 for event in (version, start, *events))
+
+
+def test_full_disk_is_told_to_the_run(tmp_path, monkeypatch):
+    """Catches a thread that alone learns of it, and that the run then waits for."""
+    full = open('/dev/full', 'wb')
+    monkeypatch.setattr(record_writer, 'open_file', lambda path: full)
+    threads = threading.enumerate()
+    writer = Writer(str(tmp_path), 0)
+    assert threading.enumerate() == threads
+    with pytest.raises(OSError, match='No space left'):
+        for step in range(1000):
+            writer.write(step, 'train', {'loss': 0.5})
+    with pytest.raises(OSError, match='No space left'):
+        writer.sync()
+    with pytest.raises(OSError, match='No space left'):
+        writer.close()
+    assert full.closed
+
+
+def test_full_disk_is_the_last_that_is_told(tmp_path):
+    """Catches what a library still tries to write, in vain, as Python exits."""
+    program = (
+        'import sys; from tensorboardX import record_writer; '
+        'record_writer.open_file = lambda path: open("/dev/full", "wb"); '
+        'from gm_jax.training.metrics import Writer; writer = Writer(sys.argv[1], 0); '
+        'writer.write(1, "train", {"loss": 0.5}); writer.close()'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', program, str(tmp_path)],
+        capture_output=True, text=True, timeout=60,
+    )
+    assert done.stderr.count('Traceback') == 1  # the error that the loop is to catch
+    assert done.stderr.endswith('\nOSError: [Errno 28] No space left on device\n')
 
 
 def test_half_written_file_is_never_seen(tmp_path, monkeypatch):
