@@ -1,6 +1,7 @@
 """What a run tells: the same bytes after a kill, lines where there is no terminal."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -50,6 +51,11 @@ def test_timing_is_not_in_the_file_and_nan_is_null(tmp_path):
     )
 
 
+needs_dev_full = pytest.mark.skipif(
+    not os.path.exists('/dev/full'), reason='/dev/full is of Linux'
+)
+
+
 def _events(workdir) -> list[event_pb2.Event]:
     path, = workdir.glob('events.out.tfevents.*')
     content, events = path.read_bytes(), []
@@ -76,6 +82,7 @@ def test_events_for_tensorboard(tmp_path):
     assert all(event.wall_time > 1e9 for event in (version, start, *events))
 
 
+@needs_dev_full
 def test_full_disk_is_told_to_the_run(tmp_path, monkeypatch):
     """Catches a thread that alone learns of it, and that the run then waits for."""
     full = open('/dev/full', 'wb')
@@ -93,6 +100,7 @@ def test_full_disk_is_told_to_the_run(tmp_path, monkeypatch):
     assert full.closed
 
 
+@needs_dev_full
 def test_full_disk_is_the_last_that_is_told(tmp_path):
     """Catches what a library still tries to write, in vain, as Python exits."""
     program = (
