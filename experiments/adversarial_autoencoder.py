@@ -22,6 +22,7 @@ Adam.
 import dataclasses
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -68,8 +69,9 @@ class Config(config_lib.Config):
     )
     num_clusters: int = field(0, 'categories without labels; 0: none', low=0)
     category_noise: float = field(
-        0.0, 'standard deviation of noise on the categories that a discriminator sees',
-        low=0.0,
+        0.0, 'standard deviation of noise on the categories that a discriminator sees, '
+        'at first; it falls to zero by the last step, unless the learning rate is '
+        'constant', low=0.0,
     )
     batch_norm: bool = field(
         False, 'normalise the layers of encoder and decoder over the batch, and the '
@@ -123,8 +125,10 @@ class Game(NamedTuple):
 
     def play(self, name: str, state: state_lib.TrainState, *seen: jax.Array) -> Any:
         """Applies a player as it is trained so far."""
-        variables = {'params': state.eval_params[name], **_stats(state.model_state, name)}
-        return self.players[name].apply(variables, *seen)
+        stats = _stats(state.model_state, name)
+        return self.players[name].apply(
+            {'params': state.eval_params[name], **stats}, *seen
+        )
 
     def train(
         self, name: str, params: Any, model_state: Any, *seen: jax.Array,
@@ -290,82 +294,138 @@ def make_players(
 
 
 def make_turns(rules: Game) -> list[game.Turn]:
-    """Makes the moves of a step, all on one minibatch; the losses are `LossFn`s."""
-    config, data = rules.config, rules.data
-
-    def see(image: jax.Array, rngs: jax.Array) -> jax.Array:
-        return binarize.to_unit_range(rngs, image, data)
-
-    def noisy(x: jax.Array, std: float, rngs: jax.Array) -> jax.Array:
-        if not std:
-            return x
-        noise = jax.vmap(
-            lambda rng: jax.random.normal(jax.random.fold_in(rng, 1), x.shape[1:])
-        )(rngs)
-        return x + std * noise
-
-    def spread(y: jax.Array, rngs: jax.Array) -> jax.Array:
-        """Adds noise, without which a discriminator tells q(y|x) from a one-hot vector.
-
-        Then the encoder saturates its softmax at once, and most of the categories,
-        which no image is in by then, never get one: a saturated softmax has no slope.
-        Sonderby et al. 2017, Amortised MAP Inference (instance noise).
-        """
-        return noisy(y, config.category_noise, rngs)
-
-    def encode(params, model_state, x, rngs, axis_name):
-        x = noisy(x, config.image_noise, rngs)
-        return rules.train('encoder', params, model_state, x, axis_name=axis_name)
-
-    def reconstruct(params, model_state, batch, rngs, *, step, axis_name):
-        x = see(batch['image'], rngs)
-        code, model_state = encode(params, model_state, x, rngs, axis_name)
-        x_hat, model_state = rules.train(
-            'decoder', params, model_state, code.z, code.y, axis_name=axis_name
-        )
-        loss = reconstruction.squared_error(x_hat, x).mean()
-        return state_lib.LossOutput(loss, {}, model_state)
-
-    # BatchNorm's running averages are kept by `reconstruct` alone.
-
-    def discriminate(params, model_state, batch, rngs, *, step, axis_name):
-        pixel_rngs, z_rngs, y_rngs = state_lib.split_each(rngs, 3)
-        x = see(batch['image'], pixel_rngs)
-        code, _ = encode(params, model_state, x, pixel_rngs, axis_name)
-        y = codes.draw_integers(y_rngs, max(rules.num_categories, 1))
-        real = rules.judge(
-            params, codes.draw_z(config, z_rngs),
-            spread(jax.nn.one_hot(y, rules.num_categories), y_rngs),
-        )
-        fake = rules.judge(params, code.z, spread(code.y, z_rngs))
-        loss = sum(map(adversarial.discriminator_loss, real, fake))
-        return state_lib.LossOutput(loss, {}, model_state)
-
-    def fool(params, model_state, batch, rngs, *, step, axis_name):
-        x = see(batch['image'], rngs)
-        code, _ = encode(params, model_state, x, rngs, axis_name)
-        logits = rules.judge(params, code.z, spread(code.y, rngs))
-        loss = sum(map(adversarial.generator_loss_non_saturating, logits))
-        return state_lib.LossOutput(loss, {}, model_state)
-
-    def classify(params, model_state, batch, rngs, *, step, axis_name):
-        row_rngs, pixel_rngs = state_lib.split_each(rngs, 2)
-        row = codes.draw_integers(row_rngs, config.num_labels)
-        x = see(model_state['image'][row], pixel_rngs)
-        code, _ = encode(params, model_state, x, pixel_rngs, axis_name)
-        loss = optax.losses.softmax_cross_entropy_with_integer_labels(
-            code.logits, model_state['label'][row]
-        )
-        return state_lib.LossOutput(loss.mean(), {}, model_state)
+    """Makes the moves of a step, all on one minibatch."""
+    def turn(name: str, players: tuple[str, ...], loss_fn: Callable) -> game.Turn:
+        return game.Turn(name, players, functools.partial(loss_fn, rules))
 
     turns = [
-        game.Turn('autoencoder', ('encoder', 'decoder'), reconstruct),
-        game.Turn('discriminator', rules.discriminators, discriminate),
-        game.Turn('encoder', ('encoder',), fool),
+        turn('autoencoder', ('encoder', 'decoder'), autoencoder_loss),
+        turn('discriminator', rules.discriminators, discriminator_loss),
+        turn('encoder', ('encoder',), encoder_loss),
     ]
-    if config.num_labels:
-        turns.append(game.Turn('classifier', ('encoder',), classify))
+    if rules.config.num_labels:
+        turns.append(turn('classifier', ('encoder',), classifier_loss))
     return turns
+
+
+def autoencoder_loss(
+    rules: Game,
+    params: Any,
+    model_state: Any,
+    batch: state_lib.Batch,
+    rngs: jax.Array,
+    *,
+    step: jax.Array,
+    axis_name: str | None,
+) -> state_lib.LossOutput:
+    """Computes ||x - x_hat||^2; see `state.LossFn`.
+
+    It alone keeps BatchNorm's running averages.
+    """
+    del step
+    x = binarize.to_unit_range(rngs, batch['image'], rules.data)
+    code, model_state = encode(rules, params, model_state, x, rngs, axis_name)
+    x_hat, model_state = rules.train(
+        'decoder', params, model_state, code.z, code.y, axis_name=axis_name
+    )
+    loss = reconstruction.squared_error(x_hat, x).mean()
+    return state_lib.LossOutput(loss, {}, model_state)
+
+
+def discriminator_loss(
+    rules: Game,
+    params: Any,
+    model_state: Any,
+    batch: state_lib.Batch,
+    rngs: jax.Array,
+    *,
+    step: jax.Array,
+    axis_name: str | None,
+) -> state_lib.LossOutput:
+    """Computes the loss of telling codes from the prior; see `state.LossFn`."""
+    config, num_categories = rules.config, rules.num_categories
+    pixel_rngs, z_rngs, y_rngs = state_lib.split_each(rngs, 3)
+    x = binarize.to_unit_range(pixel_rngs, batch['image'], rules.data)
+    code, _ = encode(rules, params, model_state, x, pixel_rngs, axis_name)
+    z = codes.draw_z(config, z_rngs)
+    y = codes.draw_integers(y_rngs, max(num_categories, 1))
+    y = jax.nn.one_hot(y, num_categories)
+    real = rules.judge(params, z, blur(config, y, y_rngs, step))
+    fake = rules.judge(params, code.z, blur(config, code.y, z_rngs, step))
+    loss = sum(map(adversarial.discriminator_loss, real, fake))
+    return state_lib.LossOutput(loss, {}, model_state)
+
+
+def encoder_loss(
+    rules: Game,
+    params: Any,
+    model_state: Any,
+    batch: state_lib.Batch,
+    rngs: jax.Array,
+    *,
+    step: jax.Array,
+    axis_name: str | None,
+) -> state_lib.LossOutput:
+    """Computes the loss of fooling the discriminators; see `state.LossFn`."""
+    x = binarize.to_unit_range(rngs, batch['image'], rules.data)
+    code, _ = encode(rules, params, model_state, x, rngs, axis_name)
+    logits = rules.judge(params, code.z, blur(rules.config, code.y, rngs, step))
+    loss = sum(map(adversarial.generator_loss_non_saturating, logits))
+    return state_lib.LossOutput(loss, {}, model_state)
+
+
+def classifier_loss(
+    rules: Game,
+    params: Any,
+    model_state: Any,
+    batch: state_lib.Batch,
+    rngs: jax.Array,
+    *,
+    step: jax.Array,
+    axis_name: str | None,
+) -> state_lib.LossOutput:
+    """Computes the cross-entropy of as many labelled images; see `state.LossFn`."""
+    del batch, step
+    row_rngs, pixel_rngs = state_lib.split_each(rngs, 2)
+    row = codes.draw_integers(row_rngs, rules.config.num_labels)
+    x = binarize.to_unit_range(pixel_rngs, model_state['image'][row], rules.data)
+    code, _ = encode(rules, params, model_state, x, pixel_rngs, axis_name)
+    loss = optax.losses.softmax_cross_entropy_with_integer_labels(
+        code.logits, model_state['label'][row]
+    )
+    return state_lib.LossOutput(loss.mean(), {}, model_state)
+
+
+def encode(
+    rules: Game, params: Any, model_state: Any, x: jax.Array, rngs: jax.Array,
+    axis_name: str | None,
+) -> tuple[Code, Any]:
+    """Returns the code of x with noise, as in training, and the new model state."""
+    if rules.config.image_noise:
+        x = add_noise(x, rules.config.image_noise, rngs)
+    return rules.train('encoder', params, model_state, x, axis_name=axis_name)
+
+
+def blur(config: Config, y: jax.Array, rngs: jax.Array, step: jax.Array) -> jax.Array:
+    """Adds noise to y, without which q(y|x) is told from a one-hot vector at once.
+
+    Then the encoder saturates its softmax, and most of the categories, which no image
+    is in by then, never get one: a saturated softmax has no slope. The noise falls to
+    zero, for with it q(y|x) need not be one-hot and tells the decoder more than a
+    category. Sonderby et al. 2017, Amortised MAP Inference (instance noise).
+    """
+    if not config.category_noise:
+        return y
+    fall = 1.0 if config.schedule == 'constant' else 1 - step / config.num_steps
+    return add_noise(y, config.category_noise * fall, rngs)
+
+
+def add_noise(x: jax.Array, std: float | jax.Array, rngs: jax.Array) -> jax.Array:
+    """Returns x [B, ...] + std * e, e ~ N(0, 1), one key [B] an example."""
+    noise = jax.vmap(
+        lambda rng: jax.random.normal(jax.random.fold_in(rng, 1), x.shape[1:])
+    )(rngs)
+    return x + std * noise
 
 
 def labelled_images(config: Config, data: sources.ImageSet) -> dict[str, jax.Array]:

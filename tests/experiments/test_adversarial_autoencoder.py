@@ -1,5 +1,6 @@
 """The adversarial autoencoder: whole runs, its prior, and what it calls an error."""
 
+import dataclasses
 import json
 import shutil
 
@@ -137,6 +138,18 @@ def test_batch_norm_keeps_every_category_in_use():
         if batch_norm:
             np.testing.assert_allclose(code.logits.mean(0), 0, atol=1e-5)
             np.testing.assert_allclose(code.logits.std(0), 1, atol=1e-2)
+
+
+def test_noise_on_categories_falls_to_zero():
+    """Catches noise that stays to the end, and one that a constant rate lets fall."""
+    y, rngs = jnp.zeros((2000, 5)), jax.random.split(jax.random.key(0), 2000)
+    config = aae.Config(num_clusters=5, category_noise=0.5, num_steps=10)
+    constant = dataclasses.replace(config, schedule='constant')
+    for config_, step, std in (
+        (config, 0, 0.5), (config, 6, 0.2), (config, 10, 0.0), (constant, 10, 0.5),
+    ):
+        found = aae.blur(config_, y, rngs, jnp.asarray(step))
+        np.testing.assert_allclose(found.std(), std, rtol=0.03, atol=1e-6)
 
 
 def test_clusters_are_named_by_their_surest_image():
