@@ -16,7 +16,7 @@ MNIST: 1.90 % with 100 labels, 1.60 % with 1000; clustering 9.55 % with 16 clust
 4.10 % with 30.
 
 NOTE: the paper trains by gradient descent with momentum and rates that drop, here it is
-Adam.
+Adam; and noise on the categories (--category_noise) is none of the paper's.
 """
 
 import dataclasses
@@ -318,7 +318,7 @@ def autoencoder_loss(
     step: jax.Array,
     axis_name: str | None,
 ) -> state_lib.LossOutput:
-    """Computes ||x - x_hat||^2; see `state.LossFn`.
+    """Computes ||x - x_hat||^2 of noisy images; see `state.LossFn`.
 
     It alone keeps BatchNorm's running averages.
     """
@@ -367,9 +367,10 @@ def encoder_loss(
     axis_name: str | None,
 ) -> state_lib.LossOutput:
     """Computes the loss of fooling the discriminators; see `state.LossFn`."""
-    x = binarize.to_unit_range(rngs, batch['image'], rules.data)
-    code, _ = encode(rules, params, model_state, x, rngs, axis_name)
-    logits = rules.judge(params, code.z, blur(rules.config, code.y, rngs, step))
+    pixel_rngs, y_rngs = state_lib.split_each(rngs, 2)
+    x = binarize.to_unit_range(pixel_rngs, batch['image'], rules.data)
+    code, _ = encode(rules, params, model_state, x, pixel_rngs, axis_name)
+    logits = rules.judge(params, code.z, blur(rules.config, code.y, y_rngs, step))
     loss = sum(map(adversarial.generator_loss_non_saturating, logits))
     return state_lib.LossOutput(loss, {}, model_state)
 
@@ -400,19 +401,23 @@ def encode(
     rules: Game, params: Any, model_state: Any, x: jax.Array, rngs: jax.Array,
     axis_name: str | None,
 ) -> tuple[Code, Any]:
-    """Returns the code of x with noise, as in training, and the new model state."""
+    """Returns the code of x [B, H, W, C] with noise, and the new model state."""
     if rules.config.image_noise:
         x = add_noise(x, rules.config.image_noise, rngs)
     return rules.train('encoder', params, model_state, x, axis_name=axis_name)
 
 
 def blur(config: Config, y: jax.Array, rngs: jax.Array, step: jax.Array) -> jax.Array:
-    """Adds noise to y, without which q(y|x) is told from a one-hot vector at once.
+    """Adds noise to y [B, K], by one key [B] an example, for a discriminator to see.
 
-    Then the encoder saturates its softmax, and most of the categories, which no image
-    is in by then, never get one: a saturated softmax has no slope. The noise falls to
-    zero, for with it q(y|x) need not be one-hot and tells the decoder more than a
-    category. Sonderby et al. 2017, Amortised MAP Inference (instance noise).
+    Without it q(y|x) is told from a one-hot vector at once, the encoder saturates its
+    softmax, and most of the categories, which no image is in by then, never get one: a
+    saturated softmax has no slope. The noise falls to zero, for with it q(y|x) need not
+    be one-hot and tells the decoder more than a category.
+
+    References:
+        Sonderby et al. 2017, Amortised MAP Inference for Image Super-resolution
+        (instance noise).
     """
     if not config.category_noise:
         return y

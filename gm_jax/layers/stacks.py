@@ -93,8 +93,7 @@ class UpConvStack(nn.Module):
     """Mirrors ConvStack: [N, F] to [N, H, W, channels].
 
     Each layer is a 3x3 convolution to four times the maps, rearranged to twice the
-    height and width: on the CPU several times faster to train than a transposed
-    convolution.
+    height and width (Shi et al. 2016, see `depth_to_space`).
     """
 
     features: Sequence[int]  # of ConvStack, so used from the last to the first

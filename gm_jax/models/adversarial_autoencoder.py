@@ -5,7 +5,7 @@ hidden layers of ReLU units in each network. With categories (sec. 5 and 6) the 
 also returns q(y|x) of a category y, and the decoder sees y and z.
 
 With `batch_norm` the hidden layers of encoder and decoder are normalised over the
-batch, and so are the logits of q(y|x): then no category is out of use for every image.
+batch, and so are the logits of q(y|x): then no category starts out of use.
 
     code = Encoder(latent_dim=10, num_categories=10).apply(variables, x)
     x_hat = Decoder((28, 28, 1)).apply(variables, code.z, code.y)

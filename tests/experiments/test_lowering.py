@@ -21,7 +21,10 @@ SMALL = {
     'pixel_cnn': {}, 'gated_pixel_cnn': {'class_conditional': True},
     'pixel_cnn_pp': {'features': 4}, 'pixel_rnn': {}, 'multiscale_pixel_cnn': {},
     'gan': {'k': 2}, 'dcgan': {'norm': 'spectral'}, 'wgan': {},
-    'adversarial_autoencoder': {'num_labels': 20}, 'classifier': {}, 'time_series': {},
+    'adversarial_autoencoder': {
+        'num_labels': 20, 'batch_norm': True, 'image_noise': 0.3, 'category_noise': 0.3,
+    },
+    'classifier': {}, 'time_series': {},
 }
 # What JAX marks in a program for its compilers to see, not to call.
 _MARKS = {'Sharding', 'SPMDFullToShardShape', 'SPMDShardToFullShape'}

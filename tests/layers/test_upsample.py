@@ -11,7 +11,7 @@ from gm_jax.layers import upsample
 @pytest.mark.parametrize('size', [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize('stride', [1, 2, 3, 4])
 def test_equals_lax(size, stride):
-    """Catches a phase that is off by one: the picture moves by a pixel, no more."""
+    """Catches what is off by one: the picture moves by a pixel, no more."""
     x = jax.random.normal(jax.random.key(0), (2, 3, 5, 2))
     kernel = jax.random.normal(jax.random.key(1), (size, size + 1, 2, 3))
 
@@ -36,6 +36,29 @@ def test_equals_lax(size, stride):
     np.testing.assert_allclose(y, expected, atol=1e-5)
     for ours, theirs in zip(gradients, expected_gradients):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_gradient_of_a_gradient_equals_lax():
+    """Catches a backward pass that is no function to differentiate, as penalties do."""
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 2))
+    kernel = jax.random.normal(jax.random.key(1), (4, 4, 2, 3))
+
+    def theirs(x, kernel, stride):
+        return jax.lax.conv_transpose(
+            x, kernel, (stride, stride), 'SAME',
+            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        )
+
+    def penalty(fn, x, kernel):
+        slopes = jax.grad(lambda x: jnp.sum(jnp.tanh(fn(x, kernel, 2))))(x)
+        return jnp.sum(slopes ** 2)
+
+    ours, theirs = (
+        jax.grad(penalty, argnums=(1, 2))(fn, x, kernel)
+        for fn in (upsample.conv_transpose, theirs)
+    )
+    for one, other in zip(ours, theirs):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_module():

@@ -111,7 +111,7 @@ def test_full_disk_is_the_last_that_is_told(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, '-c', program, str(tmp_path)],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=300,
     )
     assert done.stderr.count('Traceback') == 1  # the error that the loop is to catch
     assert done.stderr.endswith('\nOSError: [Errno 28] No space left on device\n')
