@@ -309,14 +309,8 @@ def make_turns(rules: Game) -> list[game.Turn]:
 
 
 def autoencoder_loss(
-    rules: Game,
-    params: Any,
-    model_state: Any,
-    batch: state_lib.Batch,
-    rngs: jax.Array,
-    *,
-    step: jax.Array,
-    axis_name: str | None,
+    rules: Game, params: Any, model_state: Any, batch: state_lib.Batch,
+    rngs: jax.Array, *, step: jax.Array, axis_name: str | None,
 ) -> state_lib.LossOutput:
     """Computes ||x - x_hat||^2 of noisy images; see `state.LossFn`.
 
@@ -333,14 +327,8 @@ def autoencoder_loss(
 
 
 def discriminator_loss(
-    rules: Game,
-    params: Any,
-    model_state: Any,
-    batch: state_lib.Batch,
-    rngs: jax.Array,
-    *,
-    step: jax.Array,
-    axis_name: str | None,
+    rules: Game, params: Any, model_state: Any, batch: state_lib.Batch,
+    rngs: jax.Array, *, step: jax.Array, axis_name: str | None,
 ) -> state_lib.LossOutput:
     """Computes the loss of telling codes from the prior; see `state.LossFn`."""
     config, num_categories = rules.config, rules.num_categories
@@ -350,40 +338,30 @@ def discriminator_loss(
     z = codes.draw_z(config, z_rngs)
     y = codes.draw_integers(y_rngs, max(num_categories, 1))
     y = jax.nn.one_hot(y, num_categories)
-    real = rules.judge(params, z, blur(config, y, y_rngs, step))
-    fake = rules.judge(params, code.z, blur(config, code.y, z_rngs, step))
+    y = instance_noise(config, y, y_rngs, step)
+    y_hat = instance_noise(config, code.y, z_rngs, step)
+    real, fake = rules.judge(params, z, y), rules.judge(params, code.z, y_hat)
     loss = sum(map(adversarial.discriminator_loss, real, fake))
     return state_lib.LossOutput(loss, {}, model_state)
 
 
 def encoder_loss(
-    rules: Game,
-    params: Any,
-    model_state: Any,
-    batch: state_lib.Batch,
-    rngs: jax.Array,
-    *,
-    step: jax.Array,
-    axis_name: str | None,
+    rules: Game, params: Any, model_state: Any, batch: state_lib.Batch,
+    rngs: jax.Array, *, step: jax.Array, axis_name: str | None,
 ) -> state_lib.LossOutput:
     """Computes the loss of fooling the discriminators; see `state.LossFn`."""
     pixel_rngs, y_rngs = state_lib.split_each(rngs, 2)
     x = binarize.to_unit_range(pixel_rngs, batch['image'], rules.data)
     code, _ = encode(rules, params, model_state, x, pixel_rngs, axis_name)
-    logits = rules.judge(params, code.z, blur(rules.config, code.y, y_rngs, step))
+    y = instance_noise(rules.config, code.y, y_rngs, step)
+    logits = rules.judge(params, code.z, y)
     loss = sum(map(adversarial.generator_loss_non_saturating, logits))
     return state_lib.LossOutput(loss, {}, model_state)
 
 
 def classifier_loss(
-    rules: Game,
-    params: Any,
-    model_state: Any,
-    batch: state_lib.Batch,
-    rngs: jax.Array,
-    *,
-    step: jax.Array,
-    axis_name: str | None,
+    rules: Game, params: Any, model_state: Any, batch: state_lib.Batch,
+    rngs: jax.Array, *, step: jax.Array, axis_name: str | None,
 ) -> state_lib.LossOutput:
     """Computes the cross-entropy of as many labelled images; see `state.LossFn`."""
     del batch, step
@@ -407,7 +385,9 @@ def encode(
     return rules.train('encoder', params, model_state, x, axis_name=axis_name)
 
 
-def blur(config: Config, y: jax.Array, rngs: jax.Array, step: jax.Array) -> jax.Array:
+def instance_noise(
+    config: Config, y: jax.Array, rngs: jax.Array, step: jax.Array
+) -> jax.Array:
     """Adds noise to y [B, K], by one key [B] an example, for a discriminator to see.
 
     Without it q(y|x) is told from a one-hot vector at once, the encoder saturates its
@@ -416,8 +396,7 @@ def blur(config: Config, y: jax.Array, rngs: jax.Array, step: jax.Array) -> jax.
     be one-hot and tells the decoder more than a category.
 
     References:
-        Sonderby et al. 2017, Amortised MAP Inference for Image Super-resolution
-        (instance noise).
+        Sonderby et al. 2017, Amortised MAP Inference for Image Super-resolution.
     """
     if not config.category_noise:
         return y

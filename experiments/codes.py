@@ -87,7 +87,9 @@ def name_clusters(
     """Measures the clusters as classes: each has that of its surest training image.
 
     Returns:
-        {'error': the share of test images whose cluster has another class}.
+        {'error': the share of test images whose cluster has another class,
+        'purity': the share whose class is the most frequent of their cluster, which
+        takes the labels of all}.
 
     References:
         Makhzani et al. 2015, sec. 6, which names them by validation images.
@@ -113,9 +115,13 @@ def name_clusters(
     ]
     named, test = ((found['y'], found['label'][:, 0]) for found in arrays)
     names = named[1][np.argmax(named[0], axis=0)]
-    error = np.mean(names[np.argmax(test[0], axis=1)] != test[1])
+    cluster = np.argmax(test[0], axis=1)
+    error = np.mean(names[cluster] != test[1])
+    counts = np.zeros((test[0].shape[1], data.num_classes), int)
+    np.add.at(counts, (cluster, test[1]), 1)
     say(f'  the clusters are named {names.tolist()}')
-    return {'error': float(error)}
+    purity = counts.max(axis=1).sum() / len(cluster)
+    return {'error': float(error), 'purity': float(purity)}
 
 
 def make_pictures(
