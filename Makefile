@@ -37,8 +37,10 @@ wheel: $(VENV)/ready
 	$(BIN)/python -m venv $(WHEEL_CHECK)
 	$(WHEEL_CHECK)/bin/python $(PIP_INSTALL) -c requirements.txt dist/*.whl
 	check=$$(cd $(WHEEL_CHECK) && pwd) && cd / && \
-	    "$$check/bin/python" -m experiments.vae --workdir="$$check/run" \
-	    --num_steps=2 --num_samples=4 --test_samples=25
+	    "$$check/bin/gm-jax" vae --workdir="$$check/run" \
+	    --num_steps=2 --num_samples=4 --test_samples=25 && \
+	    "$$check/bin/python" -m gm_jax.experiments.vae --workdir="$$check/run" \
+	    --num_steps=2 --mode=sample
 	rm -rf build $(WHEEL_CHECK)
 	@ls dist
 

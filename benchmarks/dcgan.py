@@ -10,7 +10,6 @@ Usage:
 """
 
 import argparse
-import functools
 import json
 import pathlib
 import shlex
@@ -33,9 +32,8 @@ from benchmarks.train_step import (
     torch_device,
     torch_wait,
 )
-from experiments import adversarial, dcgan
-from gm_jax.training import config as config_lib
-from gm_jax.training import feed
+from experiments import dcgan
+from gm_jax.training import dispatch
 
 NUM_IMAGES, LATENT = 2_000, 100
 
@@ -80,7 +78,7 @@ def torch_runner(config: dcgan.Config, images: np.ndarray) -> Runner:
     """
     prepare_torch()
     device = torch_device()
-    features, side = config_lib.sizes(config.features, 'features'), images.shape[1]
+    features, side = config.features, images.shape[1]
     data = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     data = data.contiguous(memory_format=torch.channels_last)
     players = torch_generator(features[::-1], side), torch_discriminator(features, side)
@@ -120,13 +118,9 @@ def rows_of(config: dcgan.Config, args: argparse.Namespace) -> list[dict]:
     rng = np.random.default_rng(0)
     shape = (args.side, args.side, 3)
     images = rng.integers(0, 256, (NUM_IMAGES, *shape), dtype=np.uint8)
-    build = functools.partial(
-        adversarial.build, make_networks=dcgan.make_networks,
-        make_losses=dcgan.make_losses,
-    )
-    per_dispatch = feed.steps_per_dispatch(config, convolutional=True)
+    per_dispatch = dispatch.steps_per_dispatch(config, single_steps=True)
     start = time.perf_counter()
-    ours = gm_jax_runner(build, config, images, 256, per_dispatch)
+    ours = gm_jax_runner(dcgan.main.build, config, images, 256, per_dispatch)
     ours(per_dispatch)
     first = time.perf_counter() - start
     theirs = torch_runner(config, images)

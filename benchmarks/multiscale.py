@@ -28,23 +28,26 @@ import jax.numpy as jnp
 
 from benchmarks.machine import device_name
 from benchmarks.sampling import generator, noise, random_images, seconds
-from experiments import autoregressive, gated_pixel_cnn, multiscale_pixel_cnn
+from experiments import gated_pixel_cnn, multiscale_pixel_cnn
+from gm_jax.families.setting import Model, first_batch
 
 BASE, NUM_VALUES = 8, 256
-WIDTH = dict(features=24, num_layers=4, head=64)
+WIDTH: dict[str, Any] = dict(features=24, num_layers=4, head=64)
 
 
 def samplers_of(side: int, batch: int) -> dict[str, tuple[Callable, int]]:
     """Returns of each way a compiled call without arguments, and its parameters."""
     data = random_images((side, side, 1), NUM_VALUES)
-    stages = dict(num_stages=int(math.log2(side // BASE)), **WIDTH)
+    num_stages = int(math.log2(side // BASE))
     models = {
         'gated_pixel_cnn': gated_pixel_cnn.make_model(
             gated_pixel_cnn.Config(**WIDTH), data
         ),
         **{
             f'multiscale, {kind}': multiscale_pixel_cnn.make_model(
-                multiscale_pixel_cnn.Config(stages=kind, **stages), data
+                multiscale_pixel_cnn.Config(
+                    stages=kind, num_stages=num_stages, **WIDTH
+                ), data
             )
             for kind in ('raster', 'parallel')
         },
@@ -53,16 +56,16 @@ def samplers_of(side: int, batch: int) -> dict[str, tuple[Callable, int]]:
 
 
 def compiled(
-    model: autoregressive.Model, data: Any, batch: int
+    model: Model, data: Any, batch: int
 ) -> tuple[Callable, int]:
     """Compiles the sampler of a model."""
-    x, _ = autoregressive.first_batch(data, jax.random.key(0))
+    x, _ = first_batch(data, jax.random.key(0))
     variables = jax.tree.map(jnp.asarray, model.init(jax.random.key(0), x, None))
     uniform = noise(model, data.image_shape, 0, batch)
     generate = generator(model, data.image_shape, batch)
-    generate = generate.lower(variables, uniform).compile()
+    compiled = generate.lower(variables, uniform).compile()
     number = sum(a.size for a in jax.tree.leaves(variables))
-    return lambda: generate(variables, uniform), number
+    return lambda: compiled(variables, uniform), number
 
 
 def main(argv: list[str]) -> None:

@@ -10,7 +10,6 @@ Usage:
 
 import argparse
 import dataclasses
-import functools
 import json
 import pathlib
 import shlex
@@ -34,8 +33,8 @@ from benchmarks.train_step import (
     torch_device,
     torch_wait,
 )
-from experiments import autoregressive, pixel_rnn
-from gm_jax.training import feed
+from experiments import pixel_rnn
+from gm_jax.training import dispatch
 
 IMAGE_SHAPE, NUM_IMAGES, KERNEL = (28, 28, 1), 1_000, 7
 
@@ -174,14 +173,11 @@ def rows_of(cell: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         weight_decay=0.0, schedule='constant', ema=0.0,
         steps_per_dispatch=args.steps_per_dispatch,
     )
-    per_dispatch = feed.steps_per_dispatch(config, convolutional=True)
+    per_dispatch = dispatch.steps_per_dispatch(config, single_steps=True)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 2, (NUM_IMAGES, *IMAGE_SHAPE), dtype=np.uint8)
-    build = functools.partial(
-        autoregressive.build, make_model=pixel_rnn.make_model
-    )
     start = time.perf_counter()
-    ours = gm_jax_runner(build, config, images, 2, per_dispatch)
+    ours = gm_jax_runner(pixel_rnn.main.build, config, images, 2, per_dispatch)
     ours(per_dispatch)
     first = time.perf_counter() - start
     theirs = torch_runner(config, images)

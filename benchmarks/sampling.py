@@ -43,12 +43,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.machine import device_name
-from experiments import autoregressive as experiment_lib
 from experiments import gated_pixel_cnn, made, nade, pixel_cnn, pixel_cnn_pp, pixel_rnn
 from gm_jax.data import image_set
+from gm_jax.families.autoregressive import generate_and_sweep
+from gm_jax.families.setting import Model, first_batch
 from gm_jax.sampling import autoregressive
-from gm_jax.training import checkpoints
-from gm_jax.training import config as config_lib
+from gm_jax.training import checkpoints, settings
 
 TIE = 1e-5  # of noise that is uniform in [0, 1)
 BINARY, BYTE = ((28, 28, 1), 2), ((28, 28, 1), 256)
@@ -78,10 +78,10 @@ def random_images(image_shape: tuple, num_values: int) -> image_set.ImageSet:
 
 
 def generator(
-    model: experiment_lib.Model, image_shape: tuple, batch: int
-) -> Callable:
+    model: Model, image_shape: tuple[int, int, int], batch: int
+) -> jax.stages.Wrapped:
     """Returns the compiled `(variables, noise) -> images` by `incremental`."""
-    generate, _ = experiment_lib.samplers(model)
+    generate, _ = generate_and_sweep(model)
     nothing = jnp.zeros((batch, *image_shape), jnp.int32)
     return jax.jit(
         lambda variables, uniform: generate(variables, nothing, nothing > 0, uniform)
@@ -89,7 +89,7 @@ def generator(
 
 
 def noise(
-    model: experiment_lib.Model, image_shape: tuple, start: int, batch: int
+    model: Model, image_shape: tuple, start: int, batch: int
 ) -> jax.Array:
     """Returns the noise of images start, start + 1, ..."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
@@ -112,7 +112,7 @@ def time_sampler(
     module, preset, _ = TIMED[name]
     data = random_images(image_shape, num_values)
     model = module.make_model(module.PRESETS[preset], data)
-    x, _ = experiment_lib.first_batch(data, jax.random.key(0))
+    x, _ = first_batch(data, jax.random.key(0))
     variables = jax.tree.map(jnp.asarray, model.init(jax.random.key(0), x, None))
     x = jnp.resize(x, (batch, *image_shape))
     uniform = noise(model, image_shape, 0, batch)
@@ -151,7 +151,7 @@ def time_compile(name: str) -> dict[str, Any]:
         config = dataclasses.replace(config, features=3 * (config.features // 3))
     data = random_images(image_shape, values)
     model = module.make_model(config, data)
-    x, _ = experiment_lib.first_batch(data, jax.random.key(0))
+    x, _ = first_batch(data, jax.random.key(0))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), x, None))
     generate, start = generator(model, image_shape, 64), time.perf_counter()
     generate.lower(variables, noise(model, image_shape, 0, 64)).compile()
@@ -166,19 +166,21 @@ def trained(name: str, workdir: str) -> tuple[Any, Callable, Any]:
     """Returns (image set, dtype -> model, variables) of a run's last checkpoint."""
     directory = pathlib.Path(workdir)
     module = importlib.import_module(f'experiments.{name}')
-    config = config_lib.load(str(directory / 'config.json'), module.Config)
+    config = settings.load(str(directory / 'config.json'), module.Config)
     data = image_set.read_facts(str(directory / 'data.json'))
-    experiment = experiment_lib.build(config, data, make_model=module.make_model)
-    state = experiment.init(jax.random.key(0))
+    experiment = module.main.build(config, data)
+    shapes = jax.eval_shape(experiment.init, jax.random.key(0))
     manager = checkpoints.open_directory(workdir)
-    state = checkpoints.restore(manager, state).state
+    found = checkpoints.restore(manager, shapes)
     manager.close()
-    variables = state.eval_variables
+    if found is None:
+        raise SystemExit(f'{workdir} has no checkpoint')
+    variables = found.state.eval_variables
 
-    def make_model(dtype: str) -> experiment_lib.Model:
+    def make_model(dtype: str) -> Model:
         # Not a Config: that has no float64, in which nothing is trained.
-        settings = types.SimpleNamespace(**{**vars(config), 'dtype': dtype})
-        return module.make_model(settings, data)
+        other = types.SimpleNamespace(**{**vars(config), 'dtype': dtype})
+        return module.make_model(other, data)
 
     return data, make_model, jax.tree.map(np.asarray, variables)
 
@@ -196,7 +198,7 @@ def flips_in_float64(
     with jax.enable_x64(True):
         model = make_model('float64')
         variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), variables)
-        sweep = jax.jit(experiment_lib.samplers(model)[1])
+        sweep = jax.jit(generate_and_sweep(model)[1])
         uniform = noise(model, image_shape, 0, batch)
         nothing = np.zeros((batch, *image_shape), np.int32)
         solved, _ = autoregressive.fixed_point(
@@ -213,7 +215,7 @@ def check_run(
     data, make_model, variables = trained(name, workdir)
     model, shape = make_model('float32'), data.image_shape
     generate = generator(model, shape, batch)
-    sweep = jax.jit(experiment_lib.samplers(model)[1])
+    sweep = jax.jit(generate_and_sweep(model)[1])
     common = {'model': name, 'dataset': data.name, 'image_shape': list(shape),
               'num_values': data.num_values, 'batch': batch}
     uniform = noise(model, shape, 0, batch)
@@ -261,7 +263,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     rows = []
     for run in filter(None, args.runs.split(',')):
-        rows += check_run(*run.split('='), args.batch, args.num_values)
+        name, workdir = run.split('=')
+        rows += check_run(name, workdir, args.batch, args.num_values)
     for name in args.models.split(',') if not args.runs else ():
         (_, width, channels), values = TIMED[name][2]
         for size in (width // 2, width, 2 * width) if name in GROWING else (width,):

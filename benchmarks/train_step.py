@@ -143,8 +143,9 @@ def gm_jax_runner(
     state = parallel.replicate(experiment.init(rng))
     resident = parallel.replicate({'image': images, 'label': examples.labels})
     many = max(experiment.minibatches, 1)  # minibatches of a step
-    shape = (steps_per_dispatch, experiment.minibatches, batch)
-    shape = shape if experiment.minibatches else (steps_per_dispatch, batch)
+    shape: tuple[int, ...] = (steps_per_dispatch, batch)
+    if experiment.minibatches:
+        shape = (steps_per_dispatch, experiment.minibatches, batch)
     place = np.broadcast_to(np.arange(batch, dtype=np.int32), shape)
 
     def run(num_steps: int) -> None:
@@ -181,7 +182,7 @@ def products_runner() -> Runner:
             # Each step needs the one before, so that no product is left out.
             a, b = x + carry, h + carry
             products = (a @ w, b @ w.T, a @ w, a.T @ b, b.T @ a)
-            return 1e-9 * sum(jnp.mean(product) for product in products)
+            return 1e-9 * jnp.asarray(sum(jnp.mean(product) for product in products))
 
         return jax.lax.fori_loop(0, num_steps, body, jnp.float32(0))
 
@@ -233,7 +234,8 @@ def compare(
     Raises:
         SystemExit: more than `turns` turns were not quiet.
     """
-    quiet, loads = [], []
+    quiet: list[tuple[float, float]] = []
+    loads: list[float] = []
     while len(quiet) < turns and len(loads) - len(quiet) <= turns:
         order = (ours, theirs) if len(loads) % 2 else (theirs, ours)
         times = {run: timed(run, num_steps) for run in order}
@@ -274,8 +276,8 @@ def main(argv: list[str]) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (NUM_IMAGES, *IMAGE_SHAPE), dtype=np.uint8)
     config = vae.Config(
-        binarize='dynamic', batch_size=BATCH, hidden=str(HIDDEN),
-        latent_dims=str(LATENT), learning_rate=LEARNING_RATE, schedule='constant',
+        binarize='dynamic', batch_size=BATCH, hidden=(HIDDEN,),
+        latent_dims=(LATENT,), learning_rate=LEARNING_RATE, schedule='constant',
     )
     ours = gm_jax_runner(vae.build, config, images, 256, args.steps_per_dispatch)
     theirs = torch_runner(images)

@@ -1,1 +1,20 @@
-"""One short module per model: run it with `python -m experiments.NAME --help`."""
+"""One short module per model, each a command: `python -m experiments` lists them."""
+
+# In the order in which the lecture comes to them; `classifier` serves the others.
+NAMES = (
+    'autoencoder',
+    'nade',
+    'made',
+    'pixel_rnn',
+    'pixel_cnn',
+    'gated_pixel_cnn',
+    'pixel_cnn_pp',
+    'multiscale_pixel_cnn',
+    'time_series',
+    'vae',
+    'gan',
+    'dcgan',
+    'wgan',
+    'adversarial_autoencoder',
+    'classifier',
+)

@@ -11,48 +11,64 @@ Makhzani et al. 2015, Adversarial Autoencoders.
 
 A step is the paper's: the autoencoder reconstructs a minibatch; discriminators tell its
 codes from the prior's; the encoder moves to fool them; and with --num_labels it learns
-the classes of as many labelled images, which q(y|x) is then for. Published errors on
-MNIST: 1.90 % with 100 labels, 1.60 % with 1000; clustering 9.55 % with 16 clusters,
-4.10 % with 30.
+the classes of as many labelled images, and q(y|x) is about the classes. Published
+errors on MNIST: 1.90 % with 100 labels, 1.60 % with 1000; clustering 9.55 % with 16
+clusters, 4.10 % with 30.
 
 NOTE: the paper trains by gradient descent with momentum and rates that drop, here it is
-Adam; and noise on the categories (--category_noise) is none of the paper's.
+Adam; and the paper has no noise on the categories (--category_noise).
 """
 
 import dataclasses
 import functools
+import operator
 import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
-from experiments import classifier, codes
-from gm_jax.data import binarize, sources
+from gm_jax.data import binarize
+from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.evaluation import probe
+from gm_jax.families import classifier, codes, players
+from gm_jax.families.classifier import Trained
+from gm_jax.families.codes import Coder
+from gm_jax.families.players import Players
+from gm_jax.keys import split_each
+from gm_jax.layers.pixels import to_uint8
 from gm_jax.losses import adversarial, reconstruction
 from gm_jax.models.adversarial_autoencoder import Code, Decoder, Discriminator, Encoder
-from gm_jax.training import config as config_lib
-from gm_jax.training import game, loop, optimizer
-from gm_jax.training import state as state_lib
-from gm_jax.training.config import field
+from gm_jax.models.players import Player
+from gm_jax.sampling import latent
+from gm_jax.training import game, loop, optimizer, settings, train_state
+from gm_jax.training.contracts import ByExample, Experiment, Pictures, Say
+from gm_jax.training.settings import Sizes, field
+from gm_jax.training.train_state import (
+    Batch,
+    LossFn,
+    LossOutput,
+    ModelState,
+    Params,
+    TrainState,
+)
 
-# Images of which labels are read at once.
+# Images whose labels are read at once.
 _CHUNK = 1_000
+
+_cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(config_lib.Config):
+class Config(settings.Config):
     """Settings of the adversarial autoencoder."""
 
     num_steps: int = field(3000, 'training steps', low=1)
     eval_every: int = field(1000, 'steps between evaluations', low=1, free=True)
-    hidden: str = field('256,256', 'widths of every network')
+    hidden: Sizes = field((256, 256), 'widths of every network')
     latent_dim: int = field(8, 'size of z', low=1)
     prior: str = field(
         'normal', 'of z; mixture: ten Gaussians on a ring, for --latent_dim=2',
@@ -65,7 +81,7 @@ class Config(config_lib.Config):
         0.5, "decay of their optimizers' gradient averages", low=0.0, high=1.0
     )
     num_labels: int = field(
-        0, 'labelled training images, of every class as many; 0: none', low=0
+        0, 'labelled training images, as many of each class; 0: none', low=0
     )
     num_clusters: int = field(0, 'categories without labels; 0: none', low=0)
     category_noise: float = field(
@@ -82,16 +98,15 @@ class Config(config_lib.Config):
         'training', low=0.0,
     )
     classifier: str = field(
-        '', 'work directory of experiments.classifier on the same set, which judges '
-        'arithmetic on codes; none: that is left out', of_evaluation=True,
+        '', 'work directory of the experiment classifier on the same set, which judges '
+        'arithmetic on codes; none: that is left out', evaluation_only=True,
     )
 
     def __post_init__(self) -> None:
-        """Raises UserError for settings that contradict each other."""
+        """Raise UserError for settings that contradict each other."""
         super().__post_init__()
-        config_lib.sizes(self.hidden, 'hidden')
         if self.prior == 'mixture' and self.latent_dim != 2:
-            raise UserError('--prior=mixture is of the plane: pass --latent_dim=2.')
+            raise UserError('--prior=mixture is in the plane: pass --latent_dim=2.')
         if self.num_labels and self.num_clusters:
             raise UserError(
                 '--num_labels and --num_clusters do not go together: with labels the '
@@ -100,7 +115,7 @@ class Config(config_lib.Config):
 
 
 _MNIST = Config(
-    dataset='mnist', hidden='1000,1000', batch_size=100, num_steps=60_000,
+    dataset='mnist', hidden=(1000, 1000), batch_size=100, num_steps=60_000,
     log_every=500, eval_every=6_000, checkpoint_every=2_000,
 )
 _FEW = dataclasses.replace(_MNIST, latent_dim=10, batch_norm=True, image_noise=0.3)
@@ -116,41 +131,19 @@ PRESETS = {
 
 
 class Game(NamedTuple):
-    """All that a step and an evaluation are made of."""
+    """What a step and an evaluation are made of.
+
+    Attributes:
+        config: the settings.
+        data: the image set.
+        num_categories: K.
+        players: by name: encoder, decoder, the discriminators of z and of y.
+    """
 
     config: Config
-    data: sources.ImageSet
-    num_categories: int  # K
-    players: dict[str, nn.Module]  # by name: encoder, decoder, the discriminators
-
-    def play(self, name: str, state: state_lib.TrainState, *seen: jax.Array) -> Any:
-        """Applies a player as it is trained so far."""
-        stats = _stats(state.model_state, name)
-        return self.players[name].apply(
-            {'params': state.eval_params[name], **stats}, *seen
-        )
-
-    def train(
-        self, name: str, params: Any, model_state: Any, *seen: jax.Array,
-        axis_name: str | None,
-    ) -> tuple[Any, Any]:
-        """Applies encoder or decoder in training; also returns the new model state."""
-        output, updated = self.players[name].apply(
-            {'params': params[name], **_stats(model_state, name)}, *seen,
-            train=True, axis_name=axis_name, mutable=['batch_stats'],
-        )
-        if updated:
-            stats = model_state['batch_stats'] | {name: updated['batch_stats']}
-            model_state = model_state | {'batch_stats': stats}
-        return output, model_state
-
-    def judge(self, params: Any, z: jax.Array, y: jax.Array) -> list[jax.Array]:
-        """Returns the logits [B] of each discriminator."""
-        seen = {'z_discriminator': z, 'y_discriminator': y}
-        return [
-            self.players[name].apply({'params': params[name]}, seen[name])
-            for name in self.discriminators
-        ]
+    data: ImageSet
+    num_categories: int
+    players: Players
 
     @property
     def discriminators(self) -> tuple[str, ...]:
@@ -158,112 +151,36 @@ class Game(NamedTuple):
         return tuple(name for name in self.players if 'discriminator' in name)
 
 
-def _stats(model_state: Any, name: str) -> dict[str, Any]:
-    """Returns BatchNorm's running averages of a player, {} where it has none."""
-    stats = model_state.get('batch_stats', {})
-    return {'batch_stats': stats[name]} if name in stats else {}
-
-
-def build(config: Config, data: sources.ImageSet) -> loop.Experiment:
-    """Makes the pure functions of the experiment."""
+def build(config: Config, data: ImageSet) -> Experiment:
+    """Make the experiment."""
     num_categories = count_categories(config, data)
-    rules = Game(
-        config, data, num_categories, make_players(config, data, num_categories)
-    )
-    turns = make_turns(rules)
-    of_game = optimizer.make(dataclasses.replace(
-        config, learning_rate=config.adversarial_learning_rate,
-        adam_b1=config.adversarial_b1,
-    ))
-    tx = game.optimizers(turns, {
-        'autoencoder': optimizer.make(config), 'classifier': optimizer.make(config),
-        'discriminator': of_game, 'encoder': of_game,
-    })
-    eval_step = functools.partial(evaluate_batch, rules)
-    # Sampling needs no more than a checkpoint: then there are no splits.
+    g = Game(config, data, num_categories, make_players(config, data, num_categories))
+    coder = make_coder(g)
+    turns = make_turns(g)
+    tx = game.optimizers(turns, make_optimizers(config))
+    eval_step = functools.partial(evaluate, g, coder)
+    # Sampling needs only a checkpoint: then there are no splits.
     trained = None
     if config.classifier and data.splits:
         trained = classifier.load(config.classifier, data)
-    named = config.num_clusters and data.num_classes
-
-    def sample(
-        state: state_lib.TrainState, rngs: jax.Array, index: jax.Array
-    ) -> jax.Array:
-        y = jax.nn.one_hot(index % max(num_categories, 1), num_categories)
-        x = rules.play('decoder', state, codes.draw_z(config, rngs), y)
-        return jnp.round(255 * x).astype(jnp.uint8)
-
-    return loop.Experiment(
-        init=functools.partial(init, rules, tx),
+    measured = bool(config.num_clusters and data.num_classes) or trained is not None
+    return Experiment(
+        init=functools.partial(init, g, tx),
         train_step=game.make_game_step(turns, ema_decay=config.ema),
         minibatches=1,
-        eval_step=eval_step,
-        test_step=eval_step,
-        summarize=functools.partial(summarize, config.num_labels > 0),
-        sample=sample,
+        evaluation=ByExample(
+            eval_step, eval_step, functools.partial(summarize, config.num_labels > 0)
+        ),
+        sample=functools.partial(sample, coder),
         sampler='z from the prior, each category in turn, decoded',
-        pictures=functools.partial(codes.make_pictures, rules),
-        convolutional=False,
-        finish=functools.partial(codes.measure, rules, trained)
-        if named or trained is not None else None,
+        pictures=functools.partial(codes.make_pictures, coder),
+        single_steps=False,
+        finish=functools.partial(finish, g, coder, trained) if measured else None,
     )
 
 
-def init(
-    rules: Game, tx: optax.GradientTransformation, rng: jax.Array
-) -> state_lib.TrainState:
-    """Starts all players."""
-    config, data = rules.config, rules.data
-    z, y = jnp.zeros((1, config.latent_dim)), jnp.zeros((1, rules.num_categories))
-    seen = {
-        'encoder': (jnp.zeros((1, *data.image_shape)),), 'decoder': (z, y),
-        'z_discriminator': (z,), 'y_discriminator': (y,),
-    }
-    params, model_state = {}, {}
-    for i, (name, player) in enumerate(rules.players.items()):
-        variables = player.init(jax.random.fold_in(rng, i), *seen[name])
-        params[name] = variables['params']
-        if 'batch_stats' in variables:
-            model_state.setdefault('batch_stats', {})[name] = variables['batch_stats']
-    if config.num_labels:
-        # Kept in the state, so that a checkpoint holds all that a step needs.
-        model_state |= labelled_images(config, data)
-    return state_lib.create(params, tx, ema=config.ema > 0, model_state=model_state)
-
-
-def evaluate_batch(
-    rules: Game, state: state_lib.TrainState, batch: state_lib.Batch, rng: jax.Array
-) -> dict[str, jax.Array]:
-    """Computes the numbers of each example; with labels the loss is of the classes."""
-    x = codes.observe(rules, batch, rng)
-    code = rules.play('encoder', state, x)
-    x_hat = rules.play('decoder', state, code.z, code.y)
-    error = reconstruction.squared_error(x_hat, x)
-    if not rules.config.num_labels:
-        return {'loss': error}
-    cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
-        code.logits, batch['label']
-    )
-    wrong = jnp.argmax(code.logits, axis=-1) != batch['label']
-    return {
-        'loss': cross_entropy, 'squared_error': error,
-        'error': wrong.astype(jnp.float32),
-    }
-
-
-def summarize(labelled: bool, arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    """Returns the means of the numbers, called what they are."""
-    names = {'loss': 'squared_error_per_image'}
-    if labelled:
-        names = {'loss': 'cross_entropy_nats', 'squared_error': names['loss']}
-    return {
-        names.get(name, name): float(values.mean(dtype=np.float64))
-        for name, values in arrays.items()
-    }
-
-
-def count_categories(config: Config, data: sources.ImageSet) -> int:
-    """Returns K; raises UserError for labels that the set does not have."""
+def count_categories(config: Config, data: ImageSet) -> int:
+    """Return K; raise UserError for labels that the set does not have."""
     if not config.num_labels:
         return config.num_clusters
     num_train = len(data.splits.get('train', range(config.num_labels)))
@@ -275,120 +192,190 @@ def count_categories(config: Config, data: sources.ImageSet) -> int:
     return data.num_classes
 
 
-def make_players(
-    config: Config, data: sources.ImageSet, num_categories: int
-) -> dict[str, nn.Module]:
-    """Makes the networks."""
-    parts = dict(
-        hidden=config_lib.sizes(config.hidden, 'hidden'), dtype=jnp.dtype(config.dtype)
-    )
-    normed = parts | {'batch_norm': config.batch_norm}
-    players = {
-        'encoder': Encoder(config.latent_dim, num_categories, **normed),
-        'decoder': Decoder(data.image_shape, **normed),
+def make_players(config: Config, data: ImageSet, num_categories: int) -> Players:
+    """Make the networks."""
+    parts: dict[str, Any] = dict(hidden=config.hidden, dtype=jnp.dtype(config.dtype))
+    norm = config.batch_norm
+    made: dict[str, Player] = {
+        'encoder': Encoder(
+            config.latent_dim, num_categories, batch_norm=norm, **parts
+        ),
+        'decoder': Decoder(data.image_shape, batch_norm=norm, **parts),
         'z_discriminator': Discriminator(**parts),
     }
     if num_categories:
-        players['y_discriminator'] = Discriminator(**parts)
-    return players
+        made['y_discriminator'] = Discriminator(**parts)
+    return made
 
 
-def make_turns(rules: Game) -> list[game.Turn]:
-    """Makes the moves of a step, all on one minibatch."""
-    def turn(name: str, players: tuple[str, ...], loss_fn: Callable) -> game.Turn:
-        return game.Turn(name, players, functools.partial(loss_fn, rules))
+def make_coder(g: Game) -> Coder:
+    """Return the trained autoencoder as functions."""
+    return Coder(
+        data=g.data,
+        encode=functools.partial(players.play, g.players, 'encoder'),
+        decode=functools.partial(players.play, g.players, 'decoder'),
+        draw_z=functools.partial(draw_z, g.config),
+        num_categories=g.num_categories,
+    )
 
-    turns = [
-        turn('autoencoder', ('encoder', 'decoder'), autoencoder_loss),
-        turn('discriminator', rules.discriminators, discriminator_loss),
-        turn('encoder', ('encoder',), encoder_loss),
+
+def make_optimizers(config: Config) -> dict[str, optax.GradientTransformation]:
+    """Make the optimizer of each turn."""
+    adversarial_config = dataclasses.replace(
+        config, learning_rate=config.adversarial_learning_rate,
+        adam_b1=config.adversarial_b1,
+    )
+    of_game = optimizer.make(adversarial_config)
+    return {
+        'autoencoder': optimizer.make(config), 'classifier': optimizer.make(config),
+        'discriminator': of_game, 'encoder': of_game,
+    }
+
+
+def make_turns(g: Game) -> list[game.Turn]:
+    """Make the moves of a step, all on one minibatch."""
+    moves: list[tuple[str, tuple[str, ...], LossFn]] = [
+        ('autoencoder', ('encoder', 'decoder'), functools.partial(autoencoder_loss, g)),
+        ('discriminator', g.discriminators, functools.partial(discriminator_loss, g)),
+        ('encoder', ('encoder',), functools.partial(encoder_loss, g)),
     ]
-    if rules.config.num_labels:
-        turns.append(turn('classifier', ('encoder',), classifier_loss))
-    return turns
+    if g.config.num_labels:
+        moves.append(
+            ('classifier', ('encoder',), functools.partial(classifier_loss, g))
+        )
+    return [game.Turn(*move) for move in moves]
+
+
+def init(g: Game, tx: optax.GradientTransformation, rng: jax.Array) -> TrainState:
+    """Start all players."""
+    z, y = jnp.zeros((1, g.config.latent_dim)), jnp.zeros((1, g.num_categories))
+    seen = {
+        'encoder': (jnp.zeros((1, *g.data.image_shape)),), 'decoder': (z, y),
+        'z_discriminator': (z,), 'y_discriminator': (y,),
+    }
+    params, model_state = players.init(g.players, seen, rng)
+    if g.config.num_labels:
+        # Kept in the state, so that a checkpoint holds all that a step needs.
+        model_state |= labelled_images(g.config, g.data)
+    return train_state.create(
+        params, tx, ema=g.config.ema > 0, model_state=model_state
+    )
+
+
+def labelled_images(config: Config, data: ImageSet) -> dict[str, jax.Array]:
+    """Return the images whose labels are seen, {'image', 'label'}."""
+    if 'train' not in data.splits:
+        # A checkpoint is about to be read into these.
+        images = jnp.zeros((config.num_labels, *data.image_shape), jnp.uint8)
+        return {'image': images, 'label': jnp.zeros(config.num_labels, jnp.int32)}
+    train = data.splits['train']
+    starts = range(0, len(train), _CHUNK)  # a set may be larger than the memory
+    labels = np.concatenate([
+        train.fetch(np.arange(i, min(i + _CHUNK, len(train))))['label'] for i in starts
+    ])
+    found = train.fetch(
+        probe.balanced_rows(labels, config.num_labels, seed=config.seed)
+    )
+    return {name: jnp.asarray(found[name]) for name in ('image', 'label')}
 
 
 def autoencoder_loss(
-    rules: Game, params: Any, model_state: Any, batch: state_lib.Batch,
-    rngs: jax.Array, *, step: jax.Array, axis_name: str | None,
-) -> state_lib.LossOutput:
-    """Computes ||x - x_hat||^2 of noisy images; see `state.LossFn`.
+    g: Game, params: Params, model_state: ModelState, batch: Batch, rngs: jax.Array,
+    *, step: jax.Array, axis_name: str | None,
+) -> LossOutput:
+    """Compute ||x - x_hat||^2 of noisy images; see `train_state.LossFn`.
 
     It alone keeps BatchNorm's running averages.
     """
     del step
-    x = binarize.to_unit_range(rngs, batch['image'], rules.data)
-    code, model_state = encode(rules, params, model_state, x, rngs, axis_name)
-    x_hat, model_state = rules.train(
-        'decoder', params, model_state, code.z, code.y, axis_name=axis_name
+    x = binarize.to_unit_range(rngs, batch['image'], g.data)
+    code, model_state = encode(g, params, model_state, x, rngs, axis_name)
+    x_hat, model_state = players.train(
+        g.players, 'decoder', params, model_state, code.z, code.y, axis_name=axis_name
     )
     loss = reconstruction.squared_error(x_hat, x).mean()
-    return state_lib.LossOutput(loss, {}, model_state)
+    return LossOutput(loss, {}, model_state)
 
 
 def discriminator_loss(
-    rules: Game, params: Any, model_state: Any, batch: state_lib.Batch,
-    rngs: jax.Array, *, step: jax.Array, axis_name: str | None,
-) -> state_lib.LossOutput:
-    """Computes the loss of telling codes from the prior; see `state.LossFn`."""
-    config, num_categories = rules.config, rules.num_categories
-    pixel_rngs, z_rngs, y_rngs = state_lib.split_each(rngs, 3)
-    x = binarize.to_unit_range(pixel_rngs, batch['image'], rules.data)
-    code, _ = encode(rules, params, model_state, x, pixel_rngs, axis_name)
-    z = codes.draw_z(config, z_rngs)
-    y = codes.draw_integers(y_rngs, max(num_categories, 1))
-    y = jax.nn.one_hot(y, num_categories)
-    y = instance_noise(config, y, y_rngs, step)
-    y_hat = instance_noise(config, code.y, z_rngs, step)
-    real, fake = rules.judge(params, z, y), rules.judge(params, code.z, y_hat)
-    loss = sum(map(adversarial.discriminator_loss, real, fake))
-    return state_lib.LossOutput(loss, {}, model_state)
+    g: Game, params: Params, model_state: ModelState, batch: Batch, rngs: jax.Array,
+    *, step: jax.Array, axis_name: str | None,
+) -> LossOutput:
+    """Compute the loss of telling codes from the prior; see `train_state.LossFn`."""
+    pixel_rngs, z_rngs, y_rngs = split_each(rngs, 3)
+    x = binarize.to_unit_range(pixel_rngs, batch['image'], g.data)
+    code, _ = encode(g, params, model_state, x, pixel_rngs, axis_name)
+    z = draw_z(g.config, z_rngs)
+    y = codes.draw_integers(y_rngs, max(g.num_categories, 1))
+    y = jax.nn.one_hot(y, g.num_categories)
+    y = instance_noise(g.config, y, y_rngs, step)
+    y_hat = instance_noise(g.config, code.y, z_rngs, step)
+    real, fake = judge(g, params, z, y), judge(g, params, code.z, y_hat)
+    losses = map(adversarial.discriminator_loss, real, fake)
+    loss = functools.reduce(operator.add, losses)
+    return LossOutput(loss, {}, model_state)
 
 
 def encoder_loss(
-    rules: Game, params: Any, model_state: Any, batch: state_lib.Batch,
-    rngs: jax.Array, *, step: jax.Array, axis_name: str | None,
-) -> state_lib.LossOutput:
-    """Computes the loss of fooling the discriminators; see `state.LossFn`."""
-    pixel_rngs, y_rngs = state_lib.split_each(rngs, 2)
-    x = binarize.to_unit_range(pixel_rngs, batch['image'], rules.data)
-    code, _ = encode(rules, params, model_state, x, pixel_rngs, axis_name)
-    y = instance_noise(rules.config, code.y, y_rngs, step)
-    logits = rules.judge(params, code.z, y)
-    loss = sum(map(adversarial.generator_loss_non_saturating, logits))
-    return state_lib.LossOutput(loss, {}, model_state)
+    g: Game, params: Params, model_state: ModelState, batch: Batch, rngs: jax.Array,
+    *, step: jax.Array, axis_name: str | None,
+) -> LossOutput:
+    """Compute the loss of fooling the discriminators; see `train_state.LossFn`."""
+    pixel_rngs, y_rngs = split_each(rngs, 2)
+    x = binarize.to_unit_range(pixel_rngs, batch['image'], g.data)
+    code, _ = encode(g, params, model_state, x, pixel_rngs, axis_name)
+    y = instance_noise(g.config, code.y, y_rngs, step)
+    logits = judge(g, params, code.z, y)
+    losses = map(adversarial.generator_loss_non_saturating, logits)
+    loss = functools.reduce(operator.add, losses)
+    return LossOutput(loss, {}, model_state)
 
 
 def classifier_loss(
-    rules: Game, params: Any, model_state: Any, batch: state_lib.Batch,
-    rngs: jax.Array, *, step: jax.Array, axis_name: str | None,
-) -> state_lib.LossOutput:
-    """Computes the cross-entropy of as many labelled images; see `state.LossFn`."""
+    g: Game, params: Params, model_state: ModelState, batch: Batch, rngs: jax.Array,
+    *, step: jax.Array, axis_name: str | None,
+) -> LossOutput:
+    """Compute the cross-entropy of labelled images; see `train_state.LossFn`."""
     del batch, step
-    row_rngs, pixel_rngs = state_lib.split_each(rngs, 2)
-    row = codes.draw_integers(row_rngs, rules.config.num_labels)
-    x = binarize.to_unit_range(pixel_rngs, model_state['image'][row], rules.data)
-    code, _ = encode(rules, params, model_state, x, pixel_rngs, axis_name)
-    loss = optax.losses.softmax_cross_entropy_with_integer_labels(
-        code.logits, model_state['label'][row]
-    )
-    return state_lib.LossOutput(loss.mean(), {}, model_state)
+    row_rngs, pixel_rngs = split_each(rngs, 2)
+    row = codes.draw_integers(row_rngs, g.config.num_labels)
+    x = binarize.to_unit_range(pixel_rngs, model_state['image'][row], g.data)
+    code, _ = encode(g, params, model_state, x, pixel_rngs, axis_name)
+    loss = _cross_entropy(code.logits, model_state['label'][row])
+    return LossOutput(loss.mean(), {}, model_state)
 
 
 def encode(
-    rules: Game, params: Any, model_state: Any, x: jax.Array, rngs: jax.Array,
+    g: Game, params: Params, model_state: ModelState, x: jax.Array, rngs: jax.Array,
     axis_name: str | None,
-) -> tuple[Code, Any]:
-    """Returns the code of x [B, H, W, C] with noise, and the new model state."""
-    if rules.config.image_noise:
-        x = add_noise(x, rules.config.image_noise, rngs)
-    return rules.train('encoder', params, model_state, x, axis_name=axis_name)
+) -> tuple[Code, ModelState]:
+    """Return the code of x [B, H, W, C] with noise, and the new model state."""
+    if g.config.image_noise:
+        x = add_noise(x, g.config.image_noise, rngs)
+    return players.train(
+        g.players, 'encoder', params, model_state, x, axis_name=axis_name
+    )
+
+
+def judge(g: Game, params: Params, z: jax.Array, y: jax.Array) -> list[jax.Array]:
+    """Return the logits [B] of each discriminator."""
+    seen = {'z_discriminator': z, 'y_discriminator': y}
+    return [
+        g.players[name].apply({'params': params[name]}, seen[name])
+        for name in g.discriminators
+    ]
+
+
+def draw_z(config: Config, rngs: jax.Array) -> jax.Array:
+    """Draw z from the prior, [B, Z], one key [B] per image."""
+    z = latent.prior_sample(rngs, config.latent_dim)
+    return z if config.prior == 'normal' else codes.draw_mixture(rngs, z)
 
 
 def instance_noise(
     config: Config, y: jax.Array, rngs: jax.Array, step: jax.Array
 ) -> jax.Array:
-    """Adds noise to y [B, K], by one key [B] an example, for a discriminator to see.
+    """Add noise to y [B, K], by one key [B] per example, for a discriminator to see.
 
     Without it q(y|x) is told from a one-hot vector at once, the encoder saturates its
     softmax, and most of the categories, which no image is in by then, never get one: a
@@ -397,6 +384,7 @@ def instance_noise(
 
     References:
         Sonderby et al. 2017, Amortised MAP Inference for Image Super-resolution.
+        https://arxiv.org/abs/1610.04490
     """
     if not config.category_noise:
         return y
@@ -405,35 +393,65 @@ def instance_noise(
 
 
 def add_noise(x: jax.Array, std: float | jax.Array, rngs: jax.Array) -> jax.Array:
-    """Returns x [B, ...] + std * e, e ~ N(0, 1), one key [B] an example."""
+    """Return x [B, ...] + std * e, e ~ N(0, 1), one key [B] per example."""
     noise = jax.vmap(
         lambda rng: jax.random.normal(jax.random.fold_in(rng, 1), x.shape[1:])
     )(rngs)
     return x + std * noise
 
 
-def labelled_images(config: Config, data: sources.ImageSet) -> dict[str, jax.Array]:
-    """Returns the images whose labels are seen, {'image', 'label'}."""
-    if 'train' not in data.splits:
-        # A checkpoint is about to be read into these.
-        images = np.zeros((config.num_labels, *data.image_shape), np.uint8)
-        found = {'image': images, 'label': np.zeros(config.num_labels, np.int32)}
-    else:
-        train = data.splits['train']
-        starts = range(0, len(train), _CHUNK)  # a set may be larger than the memory
-        labels = np.concatenate([
-            train.fetch(np.arange(i, min(i + _CHUNK, len(train))))['label']
-            for i in starts
-        ])
-        rows = probe.balanced_rows(labels, config.num_labels, seed=config.seed)
-        found = train.fetch(rows)
-    return {name: jnp.asarray(found[name]) for name in ('image', 'label')}
+def evaluate(
+    g: Game, coder: Coder, state: TrainState, batch: Batch, rng: jax.Array
+) -> dict[str, jax.Array]:
+    """Compute the numbers of each example; with labels the loss is theirs."""
+    x = coder.observe(batch, rng)
+    code = coder.encode(state, x)
+    error = reconstruction.squared_error(coder.decode(state, code.z, code.y), x)
+    if not g.config.num_labels:
+        return {'loss': error}
+    wrong = jnp.argmax(code.logits, axis=-1) != batch['label']
+    return {
+        'loss': _cross_entropy(code.logits, batch['label']), 'squared_error': error,
+        'error': wrong.astype(jnp.float32),
+    }
 
 
-main = functools.partial(
-    loop.main, module='adversarial_autoencoder', about=__doc__, config_class=Config,
-    presets=PRESETS, build=build,
-)
+def summarize(labelled: bool, arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the means of the numbers, called what they are."""
+    names = {'loss': 'squared_error_per_image'}
+    if labelled:
+        names = {'loss': 'cross_entropy_nats', 'squared_error': names['loss']}
+    return {
+        names.get(name, name): float(values.mean(dtype=np.float64))
+        for name, values in arrays.items()
+    }
+
+
+def sample(
+    coder: Coder, state: TrainState, rngs: jax.Array, index: jax.Array
+) -> jax.Array:
+    """Decode z from the prior in each category in turn."""
+    num = coder.num_categories
+    y = jax.nn.one_hot(index % max(num, 1), num)
+    return to_uint8(coder.decode(state, coder.draw_z(rngs), y))
+
+
+def finish(
+    g: Game, coder: Coder, trained: Trained | None, state: TrainState, say: Say
+) -> tuple[dict[str, float], Pictures]:
+    """Measure clusters as classes, and arithmetic on codes."""
+    numbers: dict[str, float] = {}
+    pictures: Pictures = {}
+    if g.config.num_clusters and g.data.num_classes:
+        rng = jax.random.key(g.config.seed)
+        numbers |= codes.name_clusters(coder, state, rng, g.config.eval_batch, say)
+    if trained is not None:
+        more, pictures = codes.compare_attributes(coder, trained, state)
+        numbers |= more
+    return numbers, pictures
+
+
+main = loop.Command('adversarial_autoencoder', __doc__, Config, PRESETS, build)
 
 if __name__ == '__main__':
     sys.exit(main(sys.argv[1:]))

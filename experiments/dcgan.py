@@ -12,12 +12,18 @@ import dataclasses
 import functools
 import sys
 
-from experiments import adversarial
-from gm_jax.data import sources
-from gm_jax.losses import adversarial as losses
-from gm_jax.training import config as config_lib
+from gm_jax.data.image_set import ImageSet
+from gm_jax.families import adversarial
+from gm_jax.families.adversarial import Losses, Networks
+from gm_jax.losses.adversarial import (
+    critic_generator_loss,
+    discriminator_loss,
+    generator_loss_minimax,
+    generator_loss_non_saturating,
+    hinge_loss,
+)
 from gm_jax.training import loop
-from gm_jax.training.config import field
+from gm_jax.training.settings import Sizes, field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,8 +31,8 @@ class Config(adversarial.Config):
     """Settings of the DCGAN."""
 
     num_steps: int = field(1500, 'training steps', low=1)
-    features: str = field(
-        '32,64', 'maps of the strided convolutions; the generator mirrors them'
+    features: Sizes = field(
+        (32, 64), 'maps of the strided convolutions; the generator mirrors them'
     )
     kernel_size: int = field(4, 'side of every kernel', low=2)
     loss: str = field(
@@ -38,49 +44,41 @@ class Config(adversarial.Config):
         'batch', 'of the discriminator', choices=('batch', 'none', 'spectral')
     )
 
-    def __post_init__(self) -> None:
-        """Raises UserError for sizes that are none."""
-        super().__post_init__()
-        config_lib.sizes(self.features, 'features')
-
 
 PRESETS = {
     # Of the paper, for faces of 64 pixels a side.
     'paper': Config(
-        dataset='celeb_a', image_size=64, features='128,256,512,1024', kernel_size=5,
+        dataset='celeb_a', image_size=64, features=(128, 256, 512, 1024), kernel_size=5,
         latent_dim=100, batch_size=128, num_steps=40_000, eval_every=2_000,
     ),
     # Small enough for a CPU; not a recipe of the paper.
     'colour': Config(
-        dataset='cifar10', features='32,64,128', latent_dim=100, num_steps=15_000,
+        dataset='cifar10', features=(32, 64, 128), latent_dim=100, num_steps=15_000,
         eval_every=3_000, checkpoint_every=500,
     ),
 }
 
 
-def make_networks(config: Config, data: sources.ImageSet) -> adversarial.Networks:
-    """Makes the players."""
+def make_networks(config: Config, data: ImageSet) -> Networks:
+    """Make the players."""
     return adversarial.dcgan_networks(
-        config, data, config_lib.sizes(config.features, 'features'),
-        kernel_size=config.kernel_size, norm=config.norm,
+        config, data, config.features, kernel_size=config.kernel_size, norm=config.norm
     )
 
 
-def make_losses(config: Config) -> adversarial.Losses:
-    """Makes the rules of the game."""
+def make_losses(config: Config) -> Losses:
+    """Make the rules of the game."""
     pair = {
-        'non_saturating': (
-            losses.discriminator_loss, losses.generator_loss_non_saturating
-        ),
-        'minimax': (losses.discriminator_loss, losses.generator_loss_minimax),
-        'hinge': (losses.hinge_loss, losses.critic_generator_loss),
+        'non_saturating': (discriminator_loss, generator_loss_non_saturating),
+        'minimax': (discriminator_loss, generator_loss_minimax),
+        'hinge': (hinge_loss, critic_generator_loss),
     }[config.loss]
-    return adversarial.Losses(*pair, saturated_below=0.1)
+    return Losses(*pair, saturated_below=0.1)
 
 
-main = functools.partial(
-    loop.main, module='dcgan', about=__doc__, config_class=Config, presets=PRESETS,
-    build=functools.partial(
+main = loop.Command(
+    'dcgan', __doc__, Config, PRESETS,
+    functools.partial(
         adversarial.build, make_networks=make_networks, make_losses=make_losses
     ),
 )

@@ -16,13 +16,17 @@ import sys
 
 import jax.numpy as jnp
 
-from experiments import adversarial
-from gm_jax.data import sources
-from gm_jax.losses import adversarial as losses
+from gm_jax.data.image_set import ImageSet
+from gm_jax.families import adversarial
+from gm_jax.families.adversarial import Losses, Networks
+from gm_jax.losses.adversarial import (
+    discriminator_loss,
+    generator_loss_minimax,
+    generator_loss_non_saturating,
+)
 from gm_jax.models import gan
-from gm_jax.training import config as config_lib
 from gm_jax.training import loop
-from gm_jax.training.config import field
+from gm_jax.training.settings import Sizes, field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,17 +44,17 @@ class Config(adversarial.Config):
         'log(1 - D(G(z))), its part of the minimax game',
         choices=('non_saturating', 'minimax'),
     )
-    hidden: str = field('256,256', 'widths of the dense generator')
-    discriminator_hidden: str = field('128,128', 'maxout units of the discriminator')
+    hidden: Sizes = field((256, 256), 'widths of the dense generator')
+    discriminator_hidden: Sizes = field(
+        (128, 128), 'maxout units of the discriminator'
+    )
     dropout: float = field(
         0.3, 'rate of dropped units of the dense discriminator', low=0.0, high=0.99
     )
 
     def __post_init__(self) -> None:
-        """Raises UserError for settings that contradict each other."""
+        """Raise UserError for settings that contradict each other."""
         super().__post_init__()
-        for name in ('hidden', 'discriminator_hidden'):
-            config_lib.sizes(getattr(self, name), name)
         adversarial.check_unconditional(self)
 
 
@@ -63,7 +67,7 @@ PRESETS = {
     # The sizes of the paper for MNIST. Its optimizer is gradient descent with momentum
     # and a decaying rate, its weights start uniform, its output is a sigmoid.
     'paper': Config(
-        dataset='mnist', hidden='1200,1200', discriminator_hidden='240,240',
+        dataset='mnist', hidden=(1200, 1200), discriminator_hidden=(240, 240),
         latent_dim=100, batch_size=100, dropout=0.5, num_steps=30_000,
         eval_every=3_000,
     ),
@@ -72,34 +76,32 @@ PRESETS = {
 }
 
 
-def make_networks(config: Config, data: sources.ImageSet) -> adversarial.Networks:
-    """Makes the players."""
+def make_networks(config: Config, data: ImageSet) -> Networks:
+    """Make the players."""
     if config.network == 'small':
         return adversarial.small_networks(config, data, norm='batch')
     dtype = jnp.dtype(config.dtype)
-    return adversarial.Networks(
-        gan.Generator(
-            data.image_shape, config_lib.sizes(config.hidden, 'hidden'), dtype=dtype
-        ),
+    return Networks(
+        gan.Generator(data.image_shape, config.hidden, dtype=dtype),
         gan.Discriminator(
-            config_lib.sizes(config.discriminator_hidden, 'discriminator_hidden'),
-            dropout=config.dropout, dtype=dtype,
+            config.discriminator_hidden, dropout=config.dropout, dtype=dtype
         ),
         convolutional=False,
     )
 
 
-def make_losses(config: Config) -> adversarial.Losses:
-    """Makes the rules of the game."""
-    return adversarial.Losses(losses.discriminator_loss, {
-        'minimax': losses.generator_loss_minimax,
-        'non_saturating': losses.generator_loss_non_saturating,
-    }[config.generator_loss], saturated_below=0.1)
+def make_losses(config: Config) -> Losses:
+    """Make the rules of the game."""
+    generator_loss = {
+        'minimax': generator_loss_minimax,
+        'non_saturating': generator_loss_non_saturating,
+    }[config.generator_loss]
+    return Losses(discriminator_loss, generator_loss, saturated_below=0.1)
 
 
-main = functools.partial(
-    loop.main, module='gan', about=__doc__, config_class=Config, presets=PRESETS,
-    build=functools.partial(
+main = loop.Command(
+    'gan', __doc__, Config, PRESETS,
+    functools.partial(
         adversarial.build, make_networks=make_networks, make_losses=make_losses
     ),
 )

@@ -12,13 +12,14 @@ import sys
 
 import jax.numpy as jnp
 
-from experiments import autoregressive, conditional
-from gm_jax.data import sources
+from gm_jax.data import binarize
+from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
+from gm_jax.families import conditional, setting
 from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
-from gm_jax.training import config as config_lib
+from gm_jax.sampling import distributions
 from gm_jax.training import loop
-from gm_jax.training.config import field
+from gm_jax.training.settings import Sizes, field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,20 +29,20 @@ class Config(conditional.Config):
     features: int = field(24, 'maps of each layer', low=1)
     num_layers: int = field(5, 'layers after the first', low=1)
     first_kernel: int = field(7, 'side of the first kernel', low=3)
-    kernels: str = field('3', 'sides of the other kernels, in turn: 5,3')
+    kernels: Sizes = field((3,), 'sides of the other kernels, in turn: 5,3')
     head: int = field(64, 'maps of the layer before the logits', low=1)
 
     def __post_init__(self) -> None:
         """Raises UserError for settings that are not allowed."""
         super().__post_init__()
-        sides = config_lib.sizes(self.kernels, 'kernels') + (self.first_kernel,)
+        sides = (*self.kernels, self.first_kernel)
         if any(side % 2 == 0 or side < 3 for side in sides):
             raise UserError('--kernels and --first_kernel must be odd, 3 or more.')
 
 
 # Small enough for a CPU; the paper says little of its network for MNIST.
 _PAPER = Config(
-    dataset='binarized_mnist', features=32, num_layers=8, kernels='5,3', head=128,
+    dataset='binarized_mnist', features=32, num_layers=8, kernels=(5, 3), head=128,
     optimizer='muon', batch_size=32, learning_rate=3e-3, ema=0.999, num_steps=60_000,
     log_every=50, eval_every=3_000, checkpoint_every=250, eval_batch_size=50,
 )
@@ -51,33 +52,32 @@ PRESETS = {
         _PAPER, weight_decay=0.2, num_steps=12_000, eval_every=4_000
     ),
     'fashion': dataclasses.replace(
-        _PAPER, dataset='fashion_mnist', kernels='3', batch_size=16, num_steps=6_000,
+        _PAPER, dataset='fashion_mnist', kernels=(3,), batch_size=16, num_steps=6_000,
     ),
 }
 
 
-def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
+def make_model(config: Config, data: ImageSet) -> setting.Model:
     """Makes the functions of the network."""
-    channels, values = data.image_shape[2], autoregressive.num_values(config, data)
-    autoregressive.check_colours(config.features, channels)
+    channels, num_values = data.image_shape[2], binarize.num_values(data)
+    setting.check_colours(config.features, channels)
     module = GatedPixelCNN(
         image_shape=data.image_shape,
-        num_values=values,
+        num_values=num_values,
         features=config.features,
         num_layers=config.num_layers,
         first_kernel=config.first_kernel,
-        kernel_sizes=config_lib.sizes(config.kernels, 'kernels'),
+        kernel_sizes=config.kernels,
         head=config.head,
         dtype=jnp.dtype(config.dtype),
     )
-    distribution = autoregressive.discrete(values, channels)
-    return autoregressive.linen_model(module, distribution)
+    pixel = distributions.discrete(num_values, channels)
+    return setting.linen_model(module, pixel)
 
 
-main = functools.partial(
-    loop.main, module='gated_pixel_cnn', about=__doc__, config_class=Config,
-    presets=PRESETS,
-    build=functools.partial(conditional.build, make_model=make_model),
+main = loop.Command(
+    'gated_pixel_cnn', __doc__, Config, PRESETS,
+    functools.partial(conditional.build, make_model=make_model),
 )
 
 if __name__ == '__main__':

@@ -20,30 +20,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import autoregressive
-from gm_jax.data import sources
+from gm_jax.data import binarize
+from gm_jax.data.image_set import ImageSet
+from gm_jax.families import autoregressive, setting
+from gm_jax.families.setting import Variables
 from gm_jax.models.made import MADE, Masks, ascending, draw_masks
-from gm_jax.sampling.autoregressive import Network
-from gm_jax.training import config as config_lib
+from gm_jax.sampling import distributions
 from gm_jax.training import loop
-from gm_jax.training.config import field
+from gm_jax.training.settings import Sizes, field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(autoregressive.Config):
+class Config(setting.Config):
     """Settings of MADE."""
 
-    hidden: str = field('500', 'hidden units of each layer: 500,500')
+    hidden: Sizes = field((500,), 'hidden units of each layer: 500,500')
     num_masks: int = field(1, 'masks, each of other connections', low=1)
     order: str = field(
-        'raster', 'of the values; random ones are drawn from the seed, one a mask',
+        'raster', 'of the values; random orders are drawn from the seed, one per mask',
         choices=('raster', 'random'),
     )
-
-    def __post_init__(self) -> None:
-        """Raises UserError for settings that are not allowed."""
-        super().__post_init__()
-        config_lib.sizes(self.hidden, 'hidden')
 
 
 PRESETS = {
@@ -51,63 +47,57 @@ PRESETS = {
     # --hidden=8000,8000 --num_masks=32. It overfits: --mode=eval --checkpoint=best
     # evaluates the step that did best on the validation split.
     'paper': Config(
-        dataset='binarized_mnist', hidden='8000', batch_size=100, learning_rate=3e-3,
+        dataset='binarized_mnist', hidden=(8000,), batch_size=100, learning_rate=3e-3,
         weight_decay=0.1, ema=0.999, num_steps=10_000, log_every=100, eval_every=500,
         checkpoint_every=1_000,
     ),
 }
 
 
-def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
+def make_model(config: Config, data: ImageSet) -> setting.Model:
     """Makes the functions of the network."""
-    values = autoregressive.num_values(config, data)
-    hidden = config_lib.sizes(config.hidden, 'hidden')
-    num_dims, rng = math.prod(data.image_shape), np.random.default_rng(config.seed)
-    shuffle = config.order == 'random'
+    num_values, num_dims = binarize.num_values(data), math.prod(data.image_shape)
+    rng, shuffle = np.random.default_rng(config.seed), config.order == 'random'
     masks = [
-        draw_masks(rng, num_dims, hidden, shuffle=shuffle)
+        draw_masks(rng, num_dims, config.hidden, shuffle=shuffle)
         for _ in range(config.num_masks)
     ]
     masks[0] = ascending(masks[0])
     module = MADE(
         image_shape=data.image_shape,
-        num_values=values,
-        hidden=hidden,
+        num_values=num_values,
+        hidden=config.hidden,
         dtype=jnp.dtype(config.dtype),
     )
 
-    def init(rng: jax.Array, x: jax.Array, h: jax.Array | None) -> Any:
+    def init(rng: jax.Array, x: jax.Array, h: jax.Array | None) -> Variables:
         return module.init(rng, x, masks[0], h)
 
-    def apply(variables, x, h, *, rngs, step, chunk):
+    def apply(
+        variables: Variables, x: jax.Array, h: jax.Array | None, *,
+        rngs: jax.Array | None, step: Any, chunk: Any,
+    ) -> jax.Array:
         which = chunk if rngs is None else step % config.num_masks
         mask: Masks = jax.tree.map(lambda *a: jnp.stack(a)[which], *masks)
         return module.apply(variables, x, mask, h)
 
-    def network(variables: Any, h: jax.Array | None) -> Network:
-        return Network(
-            start=lambda size: module.apply(variables, size, method='start'),
-            row=lambda *args: module.apply(variables, *args, method='row'),
-            pixel=lambda *args: module.apply(
-                variables, *args, masks[0], h, method='pixel'
-            ),
-        )
-
-    return autoregressive.Model(
+    network = functools.partial(
+        setting.linen_network, module, conditioned='pixel', more=(masks[0],)
+    )
+    return setting.Model(
         init=init,
         apply=apply,
-        network=network,
-        distribution=autoregressive.discrete(values, data.image_shape[2]),
+        incremental=setting.by_rows(network, masks[0].order),
+        distribution=distributions.discrete(num_values, data.image_shape[2]),
         test_chunks=config.num_masks,
         order=masks[0].order,
         heavy=False,
     )
 
 
-main = functools.partial(
-    loop.main, module='made', about=__doc__, config_class=Config,
-    presets=PRESETS,
-    build=functools.partial(autoregressive.build, make_model=make_model),
+main = loop.Command(
+    'made', __doc__, Config, PRESETS,
+    functools.partial(autoregressive.build, make_model=make_model),
 )
 
 if __name__ == '__main__':

@@ -17,18 +17,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import autoregressive
-from gm_jax.data import sources
+from gm_jax.data import binarize
+from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
+from gm_jax.families import autoregressive, setting
+from gm_jax.families.setting import Variables
 from gm_jax.models.multiscale_pixel_cnn import MultiscalePixelCNN
-from gm_jax.sampling import multiscale
-from gm_jax.sampling.autoregressive import Network, Quantile, incremental
+from gm_jax.sampling import distributions, multiscale
+from gm_jax.sampling.autoregressive import Network, incremental
+from gm_jax.sampling.distributions import Quantile
 from gm_jax.training import loop
-from gm_jax.training.config import field
+from gm_jax.training.settings import field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(autoregressive.Config):
+class Config(setting.Config):
     """Settings of the multi-scale PixelCNN."""
 
     stages: str = field(
@@ -57,11 +60,11 @@ PRESETS = {
 }
 
 
-def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
+def make_model(config: Config, data: ImageSet) -> setting.Model:
     """Makes the functions of the network."""
     height, width, channels = data.image_shape
-    values, part = autoregressive.num_values(config, data), 2 ** config.num_stages
-    autoregressive.check_colours(config.features, channels)
+    num_values, part = binarize.num_values(data), 2 ** config.num_stages
+    setting.check_colours(config.features, channels)
     if height % part or width % part:
         raise UserError(
             f'--num_stages={config.num_stages} needs sides that are multiples of '
@@ -69,7 +72,7 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
         )
     module = MultiscalePixelCNN(
         image_shape=data.image_shape,
-        num_values=values,
+        num_values=num_values,
         num_stages=config.num_stages,
         parallel=config.stages == 'parallel',
         features=config.features,
@@ -79,8 +82,8 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
     )
 
     def generate(
-        variables: Any, h: None, quantile: Quantile, uniform: jax.Array, x: jax.Array,
-        known: jax.Array,
+        variables: Variables, h: jax.Array | None, quantile: Quantile,
+        uniform: jax.Array, x: jax.Array, known: jax.Array,
     ) -> jax.Array:
         del h
         bound = module.bind(variables)
@@ -89,24 +92,18 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
         base = functools.partial(incremental, _network(bound.base), quantile)
         return multiscale.multiscale(base, stages, uniform, x, known)
 
-    return autoregressive.Model(
+    return setting.Model(
         init=lambda rng, x, h: module.init(rng, x[:1]),
         apply=lambda variables, x, h, **mode: module.apply(variables, x),
-        network=None,
         incremental=generate,
-        distribution=autoregressive.discrete(values, channels),
+        distribution=distributions.discrete(num_values, channels),
         order=module.order(),
     )
 
 
 def _network(bound: Any, h: jax.Array | None = None) -> Network:
-    """Returns a Gated PixelCNN that has its parameters, by rows and pixels."""
-    variables, module = bound.variables, bound.clone(parent=None)
-
-    def method(name: str, *more: Any) -> Any:
-        return lambda *args: module.apply(variables, *args, *more, method=name)
-
-    return Network(method('start'), method('row', h), method('pixel'))
+    """Return a Gated PixelCNN that has its parameters, by rows and pixels."""
+    return setting.linen_network(bound.clone(parent=None), bound.variables, h)
 
 
 def _raster(bound: Any, quantile: Quantile) -> multiscale.Stage:
@@ -119,10 +116,9 @@ def _parallel(bound: Any, quantile: Quantile) -> multiscale.Stage:
     return multiscale.parallel(bound.observe, bound.logits, quantile)
 
 
-main = functools.partial(
-    loop.main, module='multiscale_pixel_cnn', about=__doc__, config_class=Config,
-    presets=PRESETS,
-    build=functools.partial(autoregressive.build, make_model=make_model),
+main = loop.Command(
+    'multiscale_pixel_cnn', __doc__, Config, PRESETS,
+    functools.partial(autoregressive.build, make_model=make_model),
 )
 
 if __name__ == '__main__':

@@ -14,15 +14,17 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import autoregressive
-from gm_jax.data import sources
+from gm_jax.data import binarize
+from gm_jax.data.image_set import ImageSet
+from gm_jax.families import autoregressive, setting
 from gm_jax.models.nade import NADE
+from gm_jax.sampling import distributions
 from gm_jax.training import loop
-from gm_jax.training.config import field
+from gm_jax.training.settings import field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(autoregressive.Config):
+class Config(setting.Config):
     """Settings of NADE."""
 
     hidden: int = field(200, 'hidden units', low=1)
@@ -41,31 +43,28 @@ PRESETS = {
 }
 
 
-def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
+def make_model(config: Config, data: ImageSet) -> setting.Model:
     """Makes the functions of the network."""
-    values, order = autoregressive.num_values(config, data), None
+    num_values, order = binarize.num_values(data), None
     num_dims = math.prod(data.image_shape)
     if config.order == 'random':
         order = np.random.default_rng(config.seed).permutation(num_dims)
     module = NADE(
         image_shape=data.image_shape,
-        num_values=values,
+        num_values=num_values,
         hidden=config.hidden,
         order=None if order is None else tuple(order.tolist()),
         dtype=jnp.dtype(config.dtype),
     )
-    model = autoregressive.linen_model(
-        module, autoregressive.discrete(values, data.image_shape[2]),
-        conditioned='start',
-    )
+    pixel = distributions.discrete(num_values, data.image_shape[2])
     order = np.arange(num_dims) if order is None else order
-    return model._replace(order=order, heavy=False)
+    model = setting.linen_model(module, pixel, conditioned='start', order=order)
+    return model._replace(heavy=False)
 
 
-main = functools.partial(
-    loop.main, module='nade', about=__doc__, config_class=Config,
-    presets=PRESETS,
-    build=functools.partial(autoregressive.build, make_model=make_model),
+main = loop.Command(
+    'nade', __doc__, Config, PRESETS,
+    functools.partial(autoregressive.build, make_model=make_model),
 )
 
 if __name__ == '__main__':

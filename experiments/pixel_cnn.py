@@ -10,32 +10,9 @@ import dataclasses
 import functools
 import sys
 
-import jax.numpy as jnp
-
-from experiments import autoregressive
-from gm_jax.data import sources
-from gm_jax.errors import UserError
-from gm_jax.models.pixel_cnn import PixelCNN
+from gm_jax.families import autoregressive
+from gm_jax.families.pixel_cnn import Config, make_model
 from gm_jax.training import loop
-from gm_jax.training.config import field
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(autoregressive.Config):
-    """Settings of the PixelCNN."""
-
-    features: int = field(16, 'maps h of the masked convolutions; else 2h', low=1)
-    num_blocks: int = field(6, 'residual blocks', low=1)
-    first_kernel: int = field(7, 'side of the first kernel', low=3)
-    kernel: int = field(3, 'side of the kernels in the blocks', low=3)
-    head: int = field(64, 'maps of the layer before the logits', low=1)
-
-    def __post_init__(self) -> None:
-        """Raises UserError for settings that are not allowed."""
-        super().__post_init__()
-        if self.kernel % 2 == 0 or self.first_kernel % 2 == 0:
-            raise UserError('--kernel and --first_kernel must be odd.')
-
 
 _PAPER = Config(
     dataset='binarized_mnist', features=16, num_blocks=15, head=32, optimizer='muon',
@@ -50,29 +27,9 @@ PRESETS = {
     ),
 }
 
-
-def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
-    """Makes the functions of the network."""
-    channels, values = data.image_shape[2], autoregressive.num_values(config, data)
-    autoregressive.check_colours(config.features, channels)
-    module = PixelCNN(
-        image_shape=data.image_shape,
-        num_values=values,
-        features=config.features,
-        num_blocks=config.num_blocks,
-        first_kernel=config.first_kernel,
-        kernel_size=config.kernel,
-        head=config.head,
-        dtype=jnp.dtype(config.dtype),
-    )
-    distribution = autoregressive.discrete(values, channels)
-    return autoregressive.linen_model(module, distribution)
-
-
-main = functools.partial(
-    loop.main, module='pixel_cnn', about=__doc__, config_class=Config,
-    presets=PRESETS,
-    build=functools.partial(autoregressive.build, make_model=make_model),
+main = loop.Command(
+    'pixel_cnn', __doc__, Config, PRESETS,
+    functools.partial(autoregressive.build, make_model=make_model),
 )
 
 if __name__ == '__main__':

@@ -14,13 +14,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import autoregressive, conditional
-from gm_jax.data import sources
+from gm_jax.data import binarize
+from gm_jax.data.image_set import ImageSet
+from gm_jax.families import conditional, setting
+from gm_jax.families.setting import Variables
 from gm_jax.layers import weight_norm
+from gm_jax.losses.likelihoods import LogisticMixture
 from gm_jax.models.pixel_cnn_pp import PixelCNNpp
+from gm_jax.sampling import distributions
 from gm_jax.sampling.autoregressive import Network
 from gm_jax.training import loop
-from gm_jax.training.config import field
+from gm_jax.training.settings import field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,12 +58,12 @@ PRESETS = {
 }
 
 
-def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
+def make_model(config: Config, data: ImageSet) -> setting.Model:
     """Makes the functions of the network."""
-    channels, values = data.image_shape[2], autoregressive.num_values(config, data)
+    channels, num_values = data.image_shape[2], binarize.num_values(data)
     module = PixelCNNpp(
         image_shape=data.image_shape,
-        num_values=values,
+        num_values=num_values,
         features=config.features,
         num_resnets=config.num_resnets,
         num_levels=config.num_levels,
@@ -68,33 +72,33 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
         dtype=jnp.dtype(config.dtype),
     )
 
-    def init(rng: jax.Array, x: jax.Array, h: jax.Array | None) -> Any:
+    def init(rng: jax.Array, x: jax.Array, h: jax.Array | None) -> Variables:
         weight_rng, dropout_rng = jax.random.split(rng)
         params = weight_norm.directions(weight_rng, module, x, h)
         first = functools.partial(weight_norm.data_dependent_init, module)
         rngs = jax.random.split(dropout_rng, len(x))
         return {'params': weight_norm.split(jax.jit(first)(params, x, h, rngs))}
 
-    def merged(variables: Any) -> Any:
+    def merged(variables: Variables) -> Variables:
         return {'params': weight_norm.merge(variables['params'])}
 
-    def apply(variables, x, h, *, rngs, **mode):
+    def apply(
+        variables: Variables, x: jax.Array, h: jax.Array | None, *,
+        rngs: jax.Array | None, **mode: Any,
+    ) -> LogisticMixture:
         del mode
         return module.apply(merged(variables), x, h, rngs)
 
-    def network(variables: Any, h: jax.Array | None) -> Network:
-        return plain.network(merged(variables), h)._replace(by_colour=False)
+    def network(variables: Variables, h: jax.Array | None) -> Network:
+        return setting.linen_network(module, merged(variables), h, by_colour=False)
 
-    plain = autoregressive.linen_model(
-        module, autoregressive.logistic_mixture(values, channels)
-    )
-    return plain._replace(init=init, apply=apply, network=network)
+    pixel = distributions.logistic_mixture(num_values, channels)
+    return setting.Model(init, apply, setting.by_rows(network), pixel)
 
 
-main = functools.partial(
-    loop.main, module='pixel_cnn_pp', about=__doc__, config_class=Config,
-    presets=PRESETS,
-    build=functools.partial(conditional.build, make_model=make_model),
+main = loop.Command(
+    'pixel_cnn_pp', __doc__, Config, PRESETS,
+    functools.partial(conditional.build, make_model=make_model),
 )
 
 if __name__ == '__main__':

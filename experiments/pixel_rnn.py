@@ -13,16 +13,18 @@ import sys
 
 import jax.numpy as jnp
 
-from experiments import autoregressive
-from gm_jax.data import sources
+from gm_jax.data import binarize
+from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
+from gm_jax.families import autoregressive, setting
 from gm_jax.models.pixel_rnn import CELLS, PixelRNN
+from gm_jax.sampling import distributions
 from gm_jax.training import loop
-from gm_jax.training.config import field
+from gm_jax.training.settings import field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(autoregressive.Config):
+class Config(setting.Config):
     """Settings of the PixelRNN."""
 
     cell: str = field('diagonal_bilstm', 'kind of the layers', choices=tuple(CELLS))
@@ -53,13 +55,13 @@ PRESETS = {
 }
 
 
-def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
+def make_model(config: Config, data: ImageSet) -> setting.Model:
     """Makes the functions of the network."""
-    channels, values = data.image_shape[2], autoregressive.num_values(config, data)
-    autoregressive.check_colours(config.features, channels)
+    channels, num_values = data.image_shape[2], binarize.num_values(data)
+    setting.check_colours(config.features, channels)
     module = PixelRNN(
         image_shape=data.image_shape,
-        num_values=values,
+        num_values=num_values,
         cell=config.cell,
         features=config.features,
         num_layers=config.num_layers,
@@ -67,15 +69,13 @@ def make_model(config: Config, data: sources.ImageSet) -> autoregressive.Model:
         head=config.head,
         dtype=jnp.dtype(config.dtype),
     )
-    distribution = autoregressive.discrete(values, channels)
-    model = autoregressive.linen_model(module, distribution)
-    return model._replace(micro_batch=4)
+    pixel = distributions.discrete(num_values, channels)
+    return setting.linen_model(module, pixel)._replace(micro_batch=4)
 
 
-main = functools.partial(
-    loop.main, module='pixel_rnn', about=__doc__, config_class=Config,
-    presets=PRESETS,
-    build=functools.partial(autoregressive.build, make_model=make_model),
+main = loop.Command(
+    'pixel_rnn', __doc__, Config, PRESETS,
+    functools.partial(autoregressive.build, make_model=make_model),
 )
 
 if __name__ == '__main__':

@@ -15,14 +15,14 @@ import sys
 
 import jax.numpy as jnp
 
-from experiments import adversarial
-from gm_jax.data import sources
+from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
-from gm_jax.losses import adversarial as losses
+from gm_jax.families import adversarial
+from gm_jax.families.adversarial import Losses, Networks
+from gm_jax.losses.adversarial import critic_generator_loss, critic_loss
 from gm_jax.models import gan
-from gm_jax.training import config as config_lib
 from gm_jax.training import loop
-from gm_jax.training.config import field
+from gm_jax.training.settings import Sizes, field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,21 +46,20 @@ class Config(adversarial.Config):
         'dcgan', 'that of dcgan; the small one of Lucic et al. 2018; or dense layers',
         choices=('dcgan', 'small', 'dense'),
     )
-    features: str = field(
-        '32,64', 'maps of the strided convolutions, or widths of the dense layers; the '
-        'generator mirrors them'
+    features: Sizes = field(
+        (32, 64), 'maps of the strided convolutions, or widths of the dense layers; '
+        'the generator mirrors them'
     )
     kernel_size: int = field(4, 'side of every kernel of --network=dcgan', low=2)
 
     def __post_init__(self) -> None:
-        """Raises UserError for sizes that are none, and a slope that nothing bounds."""
+        """Raise UserError where nothing bounds the slope."""
         super().__post_init__()
         bound = {'clip': self.clip, 'gradient_penalty': self.penalty, 'spectral': 1}
         if not bound[self.lipschitz]:
             raise UserError(
                 f'--lipschitz={self.lipschitz} with a bound of 0 bounds nothing.'
             )
-        config_lib.sizes(self.features, 'features')
 
 
 # Twenty epochs of 60,000 images, as the critic sees them: the generator's steps are a
@@ -73,12 +72,12 @@ PRESETS = {
     # In place of RMSProp Adam without momentum, which is the same but for the start of
     # its averages; so too in lucic_clip.
     'clip': Config(
-        dataset='cifar10', lipschitz='clip', features='32,64,128', latent_dim=100,
+        dataset='cifar10', lipschitz='clip', features=(32, 64, 128), latent_dim=100,
         prior='normal', learning_rate=5e-5, adam_b1=0.0, adam_b2=0.99,
         num_steps=15_000, eval_every=3_000,
     ),
     'gradient_penalty': Config(
-        dataset='cifar10', features='32,64,128', latent_dim=128, prior='normal',
+        dataset='cifar10', features=(32, 64, 128), latent_dim=128, prior='normal',
         num_steps=15_000, eval_every=3_000,
     ),
     'lucic_clip': dataclasses.replace(
@@ -88,15 +87,15 @@ PRESETS = {
 }
 
 
-def make_networks(config: Config, data: sources.ImageSet) -> adversarial.Networks:
-    """Makes the players.
+def make_networks(config: Config, data: ImageSet) -> Networks:
+    """Make the players.
 
     BatchNorm makes a score a function of the whole batch, so that no example has a
     gradient of its own to penalise: only the clipped critic has it, as in the paper.
     """
-    norm = {'clip': 'batch', 'gradient_penalty': 'none', 'spectral': 'spectral'}
-    norm, dtype = norm[config.lipschitz], jnp.dtype(config.dtype)
-    features = config_lib.sizes(config.features, 'features')
+    norms = {'clip': 'batch', 'gradient_penalty': 'none', 'spectral': 'spectral'}
+    norm, dtype = norms[config.lipschitz], jnp.dtype(config.dtype)
+    features = config.features
     if config.network == 'dcgan':
         return adversarial.dcgan_networks(
             config, data, features, kernel_size=config.kernel_size, norm=norm
@@ -104,25 +103,25 @@ def make_networks(config: Config, data: sources.ImageSet) -> adversarial.Network
     if config.network == 'small':
         return adversarial.small_networks(config, data, norm=norm)
     adversarial.check_unconditional(config)
-    return adversarial.Networks(
+    return Networks(
         gan.Generator(data.image_shape, features[::-1], dtype=dtype),
         gan.Critic(features, spectral=norm == 'spectral', dtype=dtype),
         convolutional=False,
     )
 
 
-def make_losses(config: Config) -> adversarial.Losses:
-    """Makes the rules of the game."""
-    return adversarial.Losses(
-        losses.critic_loss, losses.critic_generator_loss,
+def make_losses(config: Config) -> Losses:
+    """Make the rules of the game."""
+    return Losses(
+        critic_loss, critic_generator_loss,
         penalty=config.penalty if config.lipschitz == 'gradient_penalty' else 0.0,
         clip=config.clip if config.lipschitz == 'clip' else 0.0,
     )
 
 
-main = functools.partial(
-    loop.main, module='wgan', about=__doc__, config_class=Config, presets=PRESETS,
-    build=functools.partial(
+main = loop.Command(
+    'wgan', __doc__, Config, PRESETS,
+    functools.partial(
         adversarial.build, make_networks=make_networks, make_losses=make_losses
     ),
 )

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -313,9 +314,13 @@ def scatter(
     figure = Figure(figsize=(5, 5.4), layout='constrained')
     canvas = FigureCanvasAgg(figure)
     panel = figure.subplots()
-    panel.scatter(*x.T, s=14, color='0.8', lw=0, label=names[0])
-    colours = dict(color='C0') if labels is None else dict(c=labels, cmap='tab10')
-    panel.scatter(*samples.T, s=8, lw=0, label=names[1], **colours)
+    panel.scatter(x[:, 0], x[:, 1], s=14, color='0.8', lw=0, label=names[0])
+    colours: dict[str, Any] = {'color': 'C0'}
+    if labels is not None:
+        colours = {'c': labels, 'cmap': 'tab10'}
+    panel.scatter(
+        samples[:, 0], samples[:, 1], s=8, lw=0, label=names[1], **colours
+    )
     panel.set_aspect('equal')
     figure.legend(loc='outside upper center', ncols=2, markerscale=2)
     canvas.draw()

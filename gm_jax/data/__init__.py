@@ -1,1 +1,15 @@
 """What an image set is (`sources`) and which images a step sees (`pipeline`)."""
+
+from gm_jax._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, (
+    'binarize',
+    'decoding',
+    'folder',
+    'image_set',
+    'pipeline',
+    'prepared',
+    'readers',
+    'sources',
+    'synthetic',
+))

@@ -20,7 +20,9 @@ def num_values(data: ImageSet) -> int:
     return 2 if data.binarize == 'dynamic' else data.num_values
 
 
-def integers(rngs: jax.Array, image: jax.Array, data: ImageSet) -> jax.Array:
+def integers(
+    rngs: jax.Array, image: jax.Array | np.ndarray, data: ImageSet
+) -> jax.Array:
     """Return the pixels that a model of `data` sees.
 
     Args:
@@ -33,10 +35,12 @@ def integers(rngs: jax.Array, image: jax.Array, data: ImageSet) -> jax.Array:
     """
     if data.binarize == 'dynamic':
         return binarize_dynamic(rngs, image, data.num_values)
-    return image.astype(jnp.int32)
+    return jnp.asarray(image, jnp.int32)
 
 
-def to_unit_range(rngs: jax.Array, image: jax.Array, data: ImageSet) -> jax.Array:
+def to_unit_range(
+    rngs: jax.Array, image: jax.Array | np.ndarray, data: ImageSet
+) -> jax.Array:
     """Return the pixels that a model of `data` sees, in [0, 1].
 
     Args:
@@ -52,7 +56,7 @@ def to_unit_range(rngs: jax.Array, image: jax.Array, data: ImageSet) -> jax.Arra
 
 
 def binarize_dynamic(
-    rngs: jax.Array, image: jax.Array, num_values: int
+    rngs: jax.Array, image: jax.Array | np.ndarray, num_values: int
 ) -> jax.Array:
     """Draw b ~ Bernoulli(x / (V - 1)) for every pixel, with one key per example.
 

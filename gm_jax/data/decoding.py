@@ -71,10 +71,10 @@ def decode(
         UserError: the file is damaged or has another size.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
             mode = 'L' if shape[2] == 1 else 'RGB'
             # A conversion to the same mode would copy.
-            image = image if image.mode == mode else image.convert(mode)
+            image: Image.Image = file if file.mode == mode else file.convert(mode)
             image.load()
     except UnidentifiedImageError:
         raise UserError(f'{where} is no PNG or JPEG.') from None

@@ -138,13 +138,12 @@ def read_all(examples: Examples) -> ArrayExamples:
     """
     starts = range(0, len(examples), _CHUNK)
     rows = [np.arange(i, min(i + _CHUNK, len(examples))) for i in starts]
-    images, labels = None, np.empty(len(examples), np.int32)
+    first = examples.fetch(np.arange(1))['image']
+    images = np.empty((len(examples), *first.shape[1:]), np.uint8)
+    labels = np.empty(len(examples), np.int32)
     # The images are written in place: joining the parts would take them twice.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for row, part in zip(rows, pool.map(examples.fetch, rows)):
-            if images is None:
-                shape = (len(examples), *part['image'].shape[1:])
-                images = np.empty(shape, np.uint8)
             images[row], labels[row] = part['image'], part['label']
     return ArrayExamples(images, labels)
 

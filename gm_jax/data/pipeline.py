@@ -6,7 +6,7 @@ epoch p // N, and each epoch is a permutation of the N examples of its own, draw
 
 A batch is a dict of 'image' [B, H, W, C] in [0, V), 'label' int32 [B] and 'index' int32
 [B], by which noise is keyed: in training the place in the global batch, in evaluation
-the place in the set. Evaluation adds 'mask' float32 [B], 0 for padding.
+the place in the set.
 """
 
 import dataclasses
@@ -134,7 +134,7 @@ def eval_batches(
 
     Returns:
         A generator of batches of B / process_count examples, all of one size; padding
-        repeats example 0 with mask 0.
+        repeats example 0.
 
     Raises:
         ValueError: `process_count` does not divide the batch size.
@@ -143,13 +143,8 @@ def eval_batches(
 
     def read(place: int) -> Batch:
         index = place * batch_size + np.arange(batch_size)[part]
-        mask = index < len(examples)
-        index = np.where(mask, index, 0)
-        return {
-            **examples.fetch(index),
-            'index': index.astype(np.int32),
-            'mask': mask.astype(np.float32),
-        }
+        index = np.where(index < len(examples), index, 0)
+        return {**examples.fetch(index), 'index': index.astype(np.int32)}
 
     reads = _Reads(read, -(-len(examples) // batch_size))
     if isinstance(examples, ArrayExamples):

@@ -144,7 +144,7 @@ def _image_set(tfds: Any, directory: str, image_size: int) -> ImageSet:
     num_classes = 0
     if isinstance(label, tfds.features.ClassLabel):
         num_classes = label.num_classes or 0
-    splits = {
+    splits: dict[str, Examples] = {
         name: _open_split(tfds, builder, name, shape, image_size, bool(num_classes))
         for name in ('train', 'validation', 'test') if name in builder.info.splits
     }

@@ -143,10 +143,8 @@ def npz(path: str) -> ImageSet:
     num_values = int(values)
     if not 2 <= num_values <= 256:
         raise UserError(f'{path}: num_values is {num_values}, not in 2 ... 256.')
-    labels = {
-        name: arrays.pop(name) for name in ('labels', 'train_labels', 'test_labels')
-        if name in arrays
-    }
+    names = ('labels', 'train_labels', 'test_labels')
+    labels = {name: arrays.pop(name) for name in names if name in arrays}
     both = 'train' in arrays and 'test' in arrays
     unused = set(labels) - (
         {'train_labels', 'test_labels'} if both else {'labels', 'train_labels'}
@@ -159,8 +157,8 @@ def npz(path: str) -> ImageSet:
         )
     if both:
         splits = {
-            name: (arrays[name], labels.get(f'{name}_labels'))
-            for name in ('train', 'test')
+            'train': (arrays['train'], labels.get('train_labels')),
+            'test': (arrays['test'], labels.get('test_labels')),
         }
     elif len(arrays) == 1:
         (images,) = arrays.values()

@@ -65,12 +65,13 @@ class Modes(NamedTuple):
     std: float
 
 
+_LEVELS = 28.0 + 50.0 * np.arange(5)
+_GRID25 = Modes(np.stack(np.meshgrid(_LEVELS, _LEVELS), -1).reshape(25, 2), 2.0)
+
+
 def modes(name: str) -> Modes | None:
     """Return the modes of the image set of this name, None where none are known."""
-    if name != 'synthetic:grid25':
-        return None
-    levels = 28.0 + 50.0 * np.arange(5)
-    return Modes(np.stack(np.meshgrid(levels, levels), -1).reshape(25, 2), 2.0)
+    return _GRID25 if name == 'synthetic:grid25' else None
 
 
 class RowChain(NamedTuple):
@@ -269,7 +270,7 @@ def _lorenz() -> ImageSet:
 
 def _grid25() -> ImageSet:
     num_train, num_test = 50_000, 10_000
-    centres, std = modes('synthetic:grid25')
+    centres, std = _GRID25
     uniforms = _uniforms(num_train + num_test, 3)
     labels = np.minimum(len(centres) * uniforms[:, 0], len(centres) - 1).astype(int)
     points = centres[labels] + std * special.ndtri(uniforms[:, 1:])

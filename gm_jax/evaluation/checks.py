@@ -10,6 +10,7 @@ nothing, or raises AssertionError with the position or value that is wrong:
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import chex
 import jax
@@ -250,7 +251,7 @@ def assert_invertible(
 
 
 def _assert_log_det(
-    forward_fn: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    forward_fn: Callable[[jax.Array], Any],
     x: jax.Array,
     log_det: np.ndarray,
     atol: float,

@@ -1,21 +1,19 @@
 """Frechet distance between two sets of features, each taken to be Gaussian.
 
-    a, b = (moments.update(moments.empty(dim), features) for features in (real, fake))
-    distance = frechet.frechet_distance(a, b)
+    distance = frechet.frechet_distance(real, fake)
 """
 
 import chex
 import numpy as np
 from scipy import linalg
 
-from gm_jax.evaluation.moments import Moments, covariance
 
+def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
+    """Compute |m_r - m_f|^2 + tr(S_r + S_f - 2 (S_r S_f)^(1/2)).
 
-def frechet_distance(a: Moments, b: Moments) -> float:
-    """Compute |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
-
-    The square of Frechet's (Wasserstein's second) distance between N(m_a, S_a) and
-    N(m_b, S_b). 0 says that means and covariances agree, not that the sets do.
+    It is the square of Frechet's (Wasserstein's second) distance between N(m_r, S_r)
+    and N(m_f, S_f), the means and covariances of the features. 0 says that these agree,
+    not that the sets do.
 
     Report the number of samples on both sides with it: the estimate is biased upwards,
     by an amount that grows with D and falls like 1 / N, so only values of equally many
@@ -23,33 +21,49 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     may it be called FID; with others it is a Frechet distance in those features.
 
     Args:
-      a: moments of [N, D] features; gm_jax.evaluation.moments makes them.
-      b: moments of [M, D] features.
+        real: [N, D] features of images, real numbers of any type.
+        fake: [M, D] features of samples.
 
     Returns:
-      The distance in the squared units of the features, never below 0. The covariances
-      may be singular, as they are with fewer samples than features.
+        The distance in the squared units of the features, never below 0. The
+        covariances may be singular, as they are with fewer samples than features.
 
     Raises:
-      AssertionError: the features have different lengths.
-      ValueError: a side has fewer than two samples, or moments that are not finite.
+        AssertionError: the features have different lengths, or are not of rank 2.
+        ValueError: a side has fewer than two rows, or a feature is not finite.
 
     References:
-      Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule Converge to a
-      Local Nash Equilibrium, eq. 6. https://arxiv.org/abs/1706.08500
-      Dowson and Landau 1982, The Frechet distance between multivariate normal
-      distributions. https://doi.org/10.1016/0047-259X(82)90077-X
+        Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule Converge to a
+        Local Nash Equilibrium, eq. 6. https://arxiv.org/abs/1706.08500
+        Dowson and Landau 1982, The Frechet distance between multivariate normal
+        distributions. https://doi.org/10.1016/0047-259X(82)90077-X
     """
-    chex.assert_equal_shape([a.mean, b.mean])
-    cov_a, cov_b = covariance(a), covariance(b)
-    # tr (S_a S_b)^(1/2) sums the square roots of the eigenvalues of the symmetric
-    # S_a^(1/2) S_b S_a^(1/2) = C C^T, C = S_a^(1/2) S_b^(1/2): the singular values of
-    # C. Taken from C itself, as the root of an eigenvalue that should be 0 but is
+    chex.assert_rank([real, fake], 2)
+    chex.assert_equal_shape_suffix([real, fake], 1)
+    (mean_r, cov_r), (mean_f, cov_f) = _moments(real), _moments(fake)
+    # tr (S_r S_f)^(1/2) sums the square roots of the eigenvalues of the symmetric
+    # S_r^(1/2) S_f S_r^(1/2) = C C^T, C = S_r^(1/2) S_f^(1/2): the singular values of
+    # C. They are taken from C itself: the root of an eigenvalue that should be 0 but is
     # 1e-16 by rounding would add 1e-8, for each dimension that is missing.
-    cross = linalg.svdvals(_square_root(cov_a) @ _square_root(cov_b))
-    means = np.sum(np.square(a.mean - b.mean))
-    distance = means + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sum(cross)
+    cross = linalg.svdvals(_square_root(cov_r) @ _square_root(cov_f))
+    means = np.sum(np.square(mean_r - mean_f))
+    distance = means + np.trace(cov_r) + np.trace(cov_f) - 2 * np.sum(cross)
     return max(float(distance), 0.0)  # Two equal sets may be 1e-15 apart, or -1e-15.
+
+
+def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean [D] and the covariance [D, D], in float64."""
+    if len(features) < 2:
+        raise ValueError(f'a covariance needs two vectors, got {len(features)}')
+    features = np.asarray(features, np.float64)
+    if not np.isfinite(features).all():
+        raise ValueError('a feature is not finite')
+    # From a point near the vectors, so that no digits are lost where the mean is large.
+    origin = features[0]
+    centred = features - origin
+    mean = np.mean(centred, axis=0)
+    centred -= mean
+    return origin + mean, centred.T @ centred / (len(features) - 1)
 
 
 def _square_root(cov: np.ndarray) -> np.ndarray:

@@ -22,7 +22,8 @@ the padding out, and the last block pools by the maximum.
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import chex
 import jax
@@ -38,7 +39,7 @@ _PUBLISHED = '6726825d'  # what the SHA-256 of the published file begins with
 _BN_EPS = 1e-3
 _BN = ('bn.weight', 'bn.bias', 'bn.running_mean', 'bn.running_var')
 
-Weights = Mapping[str, jax.Array]
+Weights = Mapping[str, jax.Array | np.ndarray]
 
 
 def apply(weights: Weights, x: jax.Array) -> jax.Array:
@@ -100,7 +101,8 @@ _BLOCK_E = (
 
 
 def _branches(
-    weights: Weights, block: str, x: jax.Array, branches: Sequence, pool: object
+    weights: Weights, block: str, x: jax.Array, branches: Sequence[Any],
+    pool: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
     """Concatenates the branches of a block, each a chain of convolutions of x."""
     def conv(h: jax.Array, name: str) -> jax.Array:
@@ -131,13 +133,15 @@ def _conv(
     gain, bias, mean, var = (weights[f'{name}.{part}'] for part in _BN)
     scale = gain * jax.lax.rsqrt(var + _BN_EPS)
     y = jax.lax.conv_general_dilated(
-        x, weights[f'{name}.conv.weight'] * scale[:, None, None, None],
+        x, jnp.asarray(weights[f'{name}.conv.weight'] * scale[:, None, None, None]),
         (stride, stride), padding, dimension_numbers=('NHWC', 'OIHW', 'NHWC'),
     )
     return jax.nn.relu(y + (bias - mean * scale)[None, None, None])
 
 
-def _window(x: jax.Array, op: object, start: float, stride: int, pad: str) -> jax.Array:
+def _window(
+    x: jax.Array, op: Callable[..., jax.Array], start: float, stride: int, pad: str
+) -> jax.Array:
     return jax.lax.reduce_window(
         x, start, op, (1, 3, 3, 1), (1, stride, stride, 1), pad
     )

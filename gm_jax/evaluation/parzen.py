@@ -75,7 +75,7 @@ def choose_sigma(
             f'{len(sigmas)} sigmas cannot be compared on {len(validation)} examples'
         )
     means = np.mean(_log_probs(validation, samples, sigmas), axis=1)
-    return float(sigmas[np.argmax(means)])
+    return float(sigmas[int(np.argmax(means))])
 
 
 def _log_probs(

@@ -1,1 +1,15 @@
 """Flax parts that two or more models share."""
+
+from gm_jax._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, (
+    'causal',
+    'dropout',
+    'observer',
+    'pixels',
+    'shifted',
+    'spectral',
+    'stacks',
+    'upsample',
+    'weight_norm',
+))

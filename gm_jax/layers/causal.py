@@ -11,6 +11,8 @@ above (`Above`), the pixels to the left (`Left`) and the pixel itself (`Here`), 
 mask A and mask B differ.
 """
 
+import functools
+import operator
 from typing import Any
 
 import chex
@@ -54,9 +56,9 @@ def correlate(
     height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
     # The columns of the kernel side by side, so that a product sums over all of them.
     x = jnp.concatenate([x[:, :, j:j + width:stride] for j in range(columns)], axis=-1)
-    return sum(
+    return functools.reduce(operator.add, (
         x[:, i:i + height:stride] @ kernel[i].reshape(-1, features) for i in range(rows)
-    )
+    ))
 
 
 class Above(nn.Module):
@@ -152,6 +154,28 @@ class Here(nn.Module):
             )
         size = features // copies // self.channels
         return np.arange(features) // size % self.channels
+
+
+class Head(nn.Module):
+    """ReLU, 1 x 1, ReLU, 1 x 1 to the logits of every colour."""
+
+    features: int
+    channels: int  # C
+    num_values: int  # V
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [..., F] to float32 logits [..., C] (V = 2) or [..., C, V]."""
+        x = jax.nn.relu(x)
+        features = self.features + -self.features % self.channels  # whole groups
+        x = jax.nn.relu(Here(features, self.channels, dtype=self.dtype)(x))
+        binary = self.num_values == 2
+        outputs = self.channels * (1 if binary else self.num_values)
+        # Small, so that every value is about as likely at first.
+        x = Here(outputs, self.channels, dtype=self.dtype, scale=0.1)(x)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return x if binary else x.reshape(*x.shape[:-1], self.channels, -1)
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:

@@ -1,49 +1,35 @@
-"""What autoregressive networks do with pixels at their two ends."""
+"""Pixels as networks take and give them: scales, neighbourhoods, parts of an image.
 
-from typing import Any
+Pure functions of arrays, shared by the models and the samplers.
+"""
+
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+import numpy as np
 
-from gm_jax.layers.causal import Here
+Array = TypeVar('Array', jax.Array, np.ndarray)
 
 
 def encode(x: jax.Array, num_values: int) -> jax.Array:
-    """Scales integers in [0, V) to [-1, 1], so that no value is the zero of padding."""
+    """Scale integers in [0, V) to [-1, 1], so that no value is the zero of padding."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     return 2 * x.astype(dtype) / (num_values - 1) - 1
 
 
 def unit_interval(x: jax.Array, num_values: int) -> jax.Array:
-    """Scales integers in [0, V) to [0, 1]: bits stay what they are."""
+    """Scale integers in [0, V) to [0, 1]: bits stay what they are."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32)) / (num_values - 1)
 
 
-class Head(nn.Module):
-    """ReLU, 1 x 1, ReLU, 1 x 1 to the logits of every colour."""
-
-    features: int
-    channels: int  # C
-    num_values: int  # V
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [..., F] to float32 logits [..., C] (V = 2) or [..., C, V]."""
-        x = jax.nn.relu(x)
-        features = self.features + -self.features % self.channels  # whole groups
-        x = jax.nn.relu(Here(features, self.channels, dtype=self.dtype)(x))
-        binary = self.num_values == 2
-        outputs = self.channels * (1 if binary else self.num_values)
-        # Small, so that every value is about as likely at first.
-        x = Here(outputs, self.channels, dtype=self.dtype, scale=0.1)(x)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return x if binary else x.reshape(*x.shape[:-1], self.channels, -1)
+def to_uint8(x: jax.Array) -> jax.Array:
+    """Scale [0, 1] to the levels 0 to 255."""
+    return jnp.round(255 * x).astype(jnp.uint8)
 
 
-def quarters(x: jax.Array) -> list[jax.Array]:
-    """Splits [B, 2H, 2W, ...] into four [B, H, W, ...] by the parity of the position.
+def quarters(x: Array) -> list[Array]:
+    """Split [B, 2H, 2W, ...] into four [B, H, W, ...] by the parity of the position.
 
     In the order: every second pixel, those to the right of them, below, and diagonal.
     """
@@ -51,7 +37,7 @@ def quarters(x: jax.Array) -> list[jax.Array]:
 
 
 def join(parts: list[jax.Array]) -> jax.Array:
-    """Undoes `quarters`."""
+    """Undo `quarters`."""
     even, odd = (jnp.stack(parts[n:n + 2], axis=3) for n in (0, 2))
     x = jnp.stack([even, odd], axis=2)  # [B, H, 2, W, 2, ...]
     batch, height, _, width, _ = x.shape[:5]
@@ -59,25 +45,25 @@ def join(parts: list[jax.Array]) -> jax.Array:
 
 
 def as_map(h: jax.Array | None) -> jax.Array | None:
-    """Gives a condition [B, E] the axes of a map [B, H, W, E], of length one."""
+    """Give a condition [B, E] the axes of a map [B, H, W, E], of length one."""
     return h[:, None, None] if h is not None and h.ndim == 2 else h
 
 
 def row_of_map(h: jax.Array | None, r: jax.Array) -> jax.Array | None:
-    """Returns row r of a condition: [B, W, E] of a map, else [B, 1, E]."""
+    """Return row r of a condition: [B, W, E] of a map, else [B, 1, E]."""
     if h is None or h.ndim == 2:
         return None if h is None else h[:, None]
     return jax.lax.dynamic_index_in_dim(h, r, axis=1, keepdims=False)
 
 
 def rows_above(x: jax.Array, r: jax.Array, num: int) -> jax.Array:
-    """Returns rows r - num ... r - 1 of [B, H, W, F], zeros above the image."""
+    """Return rows r - num ... r - 1 of [B, H, W, F], zeros above the image."""
     padded = jnp.pad(x, ((0, 0), (num, 0), (0, 0), (0, 0)))
     return jax.lax.dynamic_slice_in_dim(padded, r, num, axis=1)
 
 
 def left_of(x: jax.Array, w: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
-    """Returns pixels w - num ... w - 1 of a row [B, W, F], and pixel w."""
+    """Return pixels w - num ... w - 1 of a row [B, W, F], and pixel w."""
     padded = jnp.pad(x, ((0, 0), (num, 0), (0, 0)))
     pixels = jax.lax.dynamic_slice_in_dim(padded, w, num + 1, axis=1)
     return pixels[:, :num], pixels[:, num]

@@ -10,6 +10,8 @@ As in `layers.causal`, `__call__` is the parallel face, the others are the same 
 by rows and pixels.
 """
 
+import functools
+import operator
 from typing import Any
 
 import jax
@@ -138,7 +140,9 @@ class Nin(nn.Module):
 
     def __call__(self, *inputs: jax.Array) -> jax.Array:
         """Maps inputs [..., F] to [..., G]."""
-        return sum(self.part(n, x) for n, x in enumerate(inputs))
+        return functools.reduce(
+            operator.add, (self.part(n, x) for n, x in enumerate(inputs))
+        )
 
     @nn.compact
     def part(self, n: int, x: jax.Array) -> jax.Array:

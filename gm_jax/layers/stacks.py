@@ -110,7 +110,8 @@ class UpConvStack(nn.Module):
         chex.assert_rank(x, 2)
         sizes = [self.image_shape]
         for _ in self.features:
-            sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
+            height, width = sizes[-1]
+            sizes.append((-(-height // 2), -(-width // 2)))
         height, width = sizes.pop()
         x = nn.Dense(height * width * self.features[-1], dtype=self.dtype)(x)
         x = x.reshape(-1, height, width, self.features[-1])

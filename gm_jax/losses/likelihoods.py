@@ -132,7 +132,8 @@ def categorical_sample(rngs: jax.Array, logits: jax.Array) -> jax.Array:
     """
     chex.assert_rank(logits, set(range(2, 10)))
     chex.assert_shape(rngs, logits.shape[:1])
-    x = jax.vmap(jax.random.categorical)(rngs, *numerics.upcast(logits))
+    logits, = numerics.upcast(logits)
+    x = jax.vmap(jax.random.categorical)(rngs, logits)
     return x.astype(jnp.int32)
 
 

@@ -62,12 +62,13 @@ def logistic_mixture_log_prob(
     mixture, x = _checked(mixture, x, num_values)
     means = _conditional_means(mixture, _scaled(x, num_values, mixture.means.dtype))
     # Flat, the arithmetic of the bins takes a CPU a quarter of the time.
-    flat = numerics.flatten_events(
+    flat_means, log_scales, flat_x = numerics.flatten_events(
         means,
         jnp.maximum(mixture.log_scales, MIN_LOG_SCALE),
         jnp.broadcast_to(x[..., None], means.shape),
     )
-    bins = _bin_log_prob(*flat, num_values).reshape(means.shape)
+    bins = _bin_log_prob(flat_means, log_scales, flat_x, num_values)
+    bins = bins.reshape(means.shape)
     # Normalised before the sum over channels: a common offset of the logits would
     # otherwise round the terms that it is later taken from.
     joint = jax.nn.log_softmax(mixture.logits) + jnp.sum(bins, axis=-2)
@@ -200,7 +201,7 @@ def _checked_mixture(mixture: LogisticMixture) -> LogisticMixture:
     if mixture.coeffs is None:
         return LogisticMixture(*numerics.upcast(*mixture[:3]))
     chex.assert_shape(mixture.coeffs, (*pixels, 3, num_components))
-    return LogisticMixture(*numerics.upcast(*mixture))
+    return LogisticMixture(*numerics.upcast(*mixture[:3], mixture.coeffs))
 
 
 def _checked(
@@ -279,7 +280,11 @@ def _picked(mixture: LogisticMixture, u: jax.Array) -> LogisticMixture:
     cumulative = cumulative / cumulative[..., -1:]
     index = jnp.sum(cumulative[..., :-1] <= u[..., None], axis=-1)
     index = index[..., None, None]
-    picked = [
-        a if a is None else jnp.take_along_axis(a, index, axis=-1) for a in mixture[1:]
-    ]
-    return LogisticMixture(jnp.zeros_like(mixture.logits[..., :1]), *picked)
+    means, log_scales = (
+        jnp.take_along_axis(a, index, axis=-1) for a in mixture[1:3]
+    )
+    coeffs = mixture.coeffs
+    if coeffs is not None:
+        coeffs = jnp.take_along_axis(coeffs, index, axis=-1)
+    logits = jnp.zeros_like(mixture.logits[..., :1])
+    return LogisticMixture(logits, means, log_scales, coeffs)

@@ -1,1 +1,21 @@
 """One file per paper: linen modules that return distribution parameters."""
+
+from gm_jax._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, (
+    'adversarial_autoencoder',
+    'autoencoder',
+    'classifier',
+    'dcgan',
+    'gan',
+    'gated_pixel_cnn',
+    'infogan',
+    'made',
+    'multiscale_pixel_cnn',
+    'nade',
+    'pixel_cnn',
+    'pixel_cnn_pp',
+    'pixel_rnn',
+    'players',
+    'vae',
+))

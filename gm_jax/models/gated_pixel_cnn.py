@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gm_jax.layers.causal import Above, Here, Left, window
-from gm_jax.layers.pixels import Head, as_map, encode, left_of, row_of_map, rows_above
+from gm_jax.layers.causal import Above, Head, Here, Left, window
+from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
 
 
 def gate(x: jax.Array) -> jax.Array:
@@ -139,7 +139,8 @@ class GatedPixelCNN(nn.Module):
         """
         chex.assert_shape(x, (None, *self.image_shape))
         v = u = encode(x, self.num_values)
-        h, skips = as_map(h), 0.0
+        h = as_map(h)
+        skips: jax.Array | float = 0.0
         for layer in self.layers:
             v, u, skip = layer(v, u, h)
             skips += skip
@@ -190,7 +191,8 @@ class GatedPixelCNN(nn.Module):
         lefts, u = left_of(
             encode(x_row, self.num_values), w, self.first_kernel // 2
         )
-        kept, skips = [], 0.0
+        kept: list[jax.Array] = []
+        skips: jax.Array | float = 0.0
         for layer, link, cache in zip(self.layers, context, (*left, None)):
             u, skip = layer.pixel(lefts, u, link)
             skips += skip

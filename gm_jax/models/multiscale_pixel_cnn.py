@@ -19,6 +19,7 @@ others come in two kinds:
     logits = model.apply(variables, x)  # x integers [B, H, W, C]
 """
 
+import math
 from typing import Any
 
 import chex
@@ -27,9 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from gm_jax.layers.causal import Here
+from gm_jax.layers.causal import Head, Here
 from gm_jax.layers.observer import Observer
-from gm_jax.layers.pixels import Head, encode, join, quarters
+from gm_jax.layers.pixels import encode, join, quarters
 from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
 
 
@@ -154,9 +155,9 @@ class MultiscalePixelCNN(nn.Module):
 
     def order(self) -> np.ndarray:
         """Returns the flat positions of the values in the order of the factors."""
-        places = np.arange(np.prod(self.image_shape)).reshape(1, *self.image_shape)
+        places = np.arange(math.prod(self.image_shape)).reshape(1, *self.image_shape)
         part = 2 ** self.num_stages
-        order = [places[:, ::part, ::part].ravel()]
+        order: list[np.ndarray] = [places[:, ::part, ::part].ravel()]
         while part > 1:
             part //= 2
             new = quarters(places[:, ::part, ::part])[1:]

@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gm_jax.layers.causal import Above, Here, Left, window
-from gm_jax.layers.pixels import Head, as_map, encode, left_of, row_of_map, rows_above
+from gm_jax.layers.causal import Above, Head, Here, Left, window
+from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
 
 
 class MaskedConv(nn.Module):

@@ -26,48 +26,125 @@ What is guaranteed is that each value is the one that some rounding of its proba
 draws.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# x [..., B, H, W, C] -> for every position the value that its noise picks, given x.
+from gm_jax.keys import per_example
+from gm_jax.sampling.distributions import Quantile
+
+# x [..., B, H, W, C] -> for every position the value that its noise draws, given x.
 Sweep = Callable[[Any], Any]
-# (params of any positions, x there [..., C], noise there [..., N]) -> integers
-# [..., C]; the value of colour c depends on x[..., :c] at most.
-Quantile = Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+# What a network keeps and passes on; see `Network`.
+State = TypeVar('State')
+Left = TypeVar('Left')
+Features = TypeVar('Features')
+Context = TypeVar('Context')
+Params = TypeVar('Params')
+# The same as what functions take alone, or return alone.
+_StateOut = TypeVar('_StateOut', covariant=True)
+_LeftOut = TypeVar('_LeftOut', covariant=True)
+_FeaturesIn = TypeVar('_FeaturesIn', contravariant=True)
+_FeaturesOut = TypeVar('_FeaturesOut', covariant=True)
+_ContextIn = TypeVar('_ContextIn', contravariant=True)
+_ContextOut = TypeVar('_ContextOut', covariant=True)
+_ParamsOut = TypeVar('_ParamsOut', covariant=True)
 
 
-class Network(NamedTuple):
-    """An autoregressive network by rows and pixels, as `incremental` runs it."""
+class Start(Protocol[_StateOut, _LeftOut, _FeaturesOut]):
+    """What a network keeps before the first row."""
 
-    # batch size -> (state, left, features): zeros, the past of the first row
-    start: Callable[[int], tuple[Any, Any, Any]]
-    # (state, features of row r - 1, x [B, H, W, C], r) -> (state, context): all that
-    # the rows above say about row r; leaves [B, ...] and [B, W, ...]
-    row: Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, Any]]
-    # (left, context at w, row r of x [B, W, C], r, w) -> (left, params, features at w)
-    pixel: Callable[..., tuple[Any, Any, Any]]
-    # whether the params of a colour depend on the colours before it in the same pixel
+    def __call__(
+        self, batch_size: int, /
+    ) -> tuple[_StateOut, _LeftOut, _FeaturesOut]:
+        """Return the state, what is to the left, and the features, as outside."""
+
+
+class Row(Protocol[State, _FeaturesIn, _ContextOut]):
+    """The part of a network that runs once per row."""
+
+    def __call__(
+        self, state: State, features: _FeaturesIn, x: jax.Array, r: jax.Array, /
+    ) -> tuple[State, _ContextOut]:
+        """Compute what the rows above say about row r.
+
+        Args:
+            state: what is kept of the rows before row r - 1.
+            features: what the pixels of row r - 1 made, leaves [B, W, ...].
+            x: [B, H, W, C] integers, of which the rows above matter.
+            r: the row.
+
+        Returns:
+            The state with row r - 1, and the context of row r, leaves [B, W, ...].
+        """
+
+
+class Pixel(Protocol[Left, _ContextIn, _ParamsOut, _FeaturesOut]):
+    """The part of a network that runs once per pixel, or once per colour of it."""
+
+    def __call__(
+        self, left: Left, context: _ContextIn, x_row: jax.Array, r: jax.Array,
+        w: jax.Array, /,
+    ) -> tuple[Left, _ParamsOut, _FeaturesOut]:
+        """Compute the network at one pixel.
+
+        Args:
+            left: what is kept of the pixels to the left.
+            context: that of the row, at this pixel, leaves [B, ...].
+            x_row: [B, W, C] row r, of which the pixels to the left matter, and the
+                colours before the one that is to be drawn.
+            r: the row.
+            w: the column.
+
+        Returns:
+            What is kept with this pixel, the parameters of its distribution, and its
+            features, leaves [B, ...].
+        """
+
+
+class Network(NamedTuple, Generic[State, Left, Features, Context, Params]):
+    """An autoregressive network by rows and pixels, as `incremental` runs it.
+
+    Attributes:
+        start: what it keeps before the first row.
+        row: runs once per row.
+        pixel: runs once per pixel.
+        by_colour: whether the parameters of a colour depend on the colours before it
+            in the same pixel; then `pixel` runs once per colour.
+    """
+
+    start: Start[State, Left, Features]
+    row: Row[State, Features, Context]
+    pixel: Pixel[Left, Context, Params, Features]
     by_colour: bool = True
 
 
-def noise(rngs: jax.Array, image_shape: tuple[int, int, int], num: int) -> jax.Array:
-    """Draws the uniform numbers that decide an image.
+def noise(
+    rng: jax.Array, image_shape: tuple[int, int, int], num: int, *,
+    batch: int | None = None,
+) -> jax.Array:
+    """Draw the uniform numbers that decide an image.
 
     Args:
-        rngs: [B] one key an image.
+        rng: [B] keys, one per image; or one key, with `batch`.
         image_shape: H, W, C.
-        num: N, numbers a pixel: one a colour, and one more for a mixture component.
+        num: N, numbers per pixel: one per colour, and one more for a mixture component.
+        batch: B.
 
     Returns:
         [B, H, W, N] float32 in [0, 1).
+
+    Raises:
+        AssertionError: `rng` is neither.
     """
-    chex.assert_rank(rngs, 1)
-    return jax.vmap(lambda rng: jax.random.uniform(rng, (*image_shape[:2], num)))(rngs)
+    shape = (*image_shape[:2], num)
+    return jax.vmap(lambda rng: jax.random.uniform(rng, shape))(per_example(rng, batch))
 
 
 def ancestral(
@@ -78,7 +155,7 @@ def ancestral(
     order: np.ndarray | None = None,
     report: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """Generates one value after another, a network evaluation each.
+    """Generate one value after another, a network evaluation each.
 
     Args:
         sweep: compiled; gives every position's value under its noise, given x.
@@ -107,7 +184,7 @@ def fixed_point(
     sweep: Sweep, x: np.ndarray, known: np.ndarray,
     *, all_agree: Callable[[bool], bool] = bool,
 ) -> tuple[np.ndarray, int]:
-    """Redraws all values at once until none changes.
+    """Redraw all values at once until none changes.
 
     After n sweeps the first n values are those of `ancestral`, so it ends after D + 1
     at most; no other image is a fixed point.
@@ -131,7 +208,7 @@ def fixed_point(
 
 
 def incremental(
-    network: Network,
+    network: Network[State, Left, Features, Context, Params],
     quantile: Quantile,
     uniform: jax.Array,
     x: jax.Array,
@@ -139,13 +216,13 @@ def incremental(
     *,
     order: np.ndarray | None = None,
 ) -> jax.Array:
-    """Generates pixel by pixel, computing for each only what is new.
+    """Generate pixel by pixel, computing for each only what is new.
 
     One program of static shapes: a loop over the rows, in it one over the columns.
 
     Args:
         network: the network by rows and pixels.
-        quantile: picks the values.
+        quantile: the values that noise draws.
         uniform: [B, H, W, N] from `noise`.
         x: [B, H, W, C] integers, of which the known ones matter.
         known: [B, H, W, C] bool, what to keep.
@@ -157,42 +234,46 @@ def incremental(
     """
     chex.assert_equal_shape([x, known])
     chex.assert_rank([x, uniform], 4)
-    shape = x.shape
     if order is not None:
-        x, known, uniform = (
-            a.reshape(len(a), 1, -1, 1)[:, :, order] for a in (x, known, uniform)
-        )
-        ordered = incremental(network, quantile, uniform, x, known)
-        return ordered[:, :, np.argsort(order)].reshape(shape)
-    batch, height, width, channels = shape
+        ordered = incremental(network, quantile, *(
+            a.reshape(len(a), 1, -1, 1)[:, :, order] for a in (uniform, x, known)
+        ))
+        return ordered[:, :, np.argsort(order)].reshape(x.shape)
+    batch, height, width, _ = x.shape
     start, left, features = network.start(batch)
-    columns = jnp.arange(width)
-
-    def by_column(tree: Any) -> Any:  # [B, W, ...] <-> [W, B, ...]
-        return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), tree)
 
     def one_row(carry: tuple, row: tuple) -> tuple[tuple, None]:
         x, state, features = carry
         r, keep, u = row  # keep [B, W, C], u [B, W, N]
         state, context = network.row(state, features, x, r)
-
-        def one_pixel(carry: tuple, pixel: tuple) -> tuple[tuple, Any]:
-            x_row, past = carry
-            w, here, keep, u = pixel
-            for c in range(channels):
-                if c == 0 or network.by_colour:
-                    left, params, new = network.pixel(past, here, x_row, r, w)
-                old = jax.lax.dynamic_index_in_dim(x_row, w, axis=1, keepdims=False)
-                drawn = quantile(params, old, u)[:, c]
-                value = jnp.where(keep[:, c], old[:, c], drawn)
-                x_row = x_row.at[:, w, c].set(value)
-            return (x_row, left), new
-
-        inputs = (columns, *by_column((context, keep, u)))
+        one_pixel = functools.partial(_one_pixel, network, quantile, r)
+        inputs = (jnp.arange(width), *_by_column((context, keep, u)))
         (x_row, _), features = jax.lax.scan(one_pixel, (x[:, r], left), inputs)
-        return (x.at[:, r].set(x_row), state, by_column(features)), None
+        return (x.at[:, r].set(x_row), state, _by_column(features)), None
 
     x = jnp.where(known, x, 0).astype(jnp.int32)
-    rows = (jnp.arange(height), *by_column((known, uniform)))
+    rows = (jnp.arange(height), *_by_column((known, uniform)))
     (x, _, _), _ = jax.lax.scan(one_row, (x, start, features), rows)
     return x
+
+
+def _one_pixel(
+    network: Network[State, Left, Features, Context, Params], quantile: Quantile,
+    r: jax.Array, carry: tuple[jax.Array, Left], pixel: tuple[Any, ...],
+) -> tuple[tuple[jax.Array, Left], Features]:
+    """Generate the colours of one pixel of row r, one after another."""
+    x_row, past = carry  # x_row [B, W, C]
+    w, context, keep, u = pixel  # keep [B, C], u [B, N]
+    for c in range(x_row.shape[-1]):
+        if c == 0 or network.by_colour:
+            left, params, features = network.pixel(past, context, x_row, r, w)
+        old = jax.lax.dynamic_index_in_dim(x_row, w, axis=1, keepdims=False)
+        drawn = quantile(params, old, u)[:, c]
+        value = jnp.where(keep[:, c], old[:, c], drawn)
+        x_row = x_row.at[:, w, c].set(value)
+    return (x_row, left), features
+
+
+def _by_column(tree: Any) -> Any:
+    """Swap the first two axes of every leaf: [B, W, ...] to [W, B, ...] and back."""
+    return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), tree)

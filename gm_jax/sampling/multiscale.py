@@ -44,10 +44,12 @@ def multiscale(
     chex.assert_equal_shape([x, known])
     chex.assert_rank([x, uniform], 4)
     given, part = (uniform, x, known), 2 ** len(stages)
-    image = base(*(a[:, ::part, ::part] for a in given))
+    uniform_, x_, known_ = (a[:, ::part, ::part] for a in given)
+    image = base(uniform_, x_, known_)
     for stage in stages:
         part //= 2
-        image = stage(*(a[:, ::part, ::part] for a in given), image)
+        uniform_, x_, known_ = (a[:, ::part, ::part] for a in given)
+        image = stage(uniform_, x_, known_, image)
     return image
 
 

@@ -1,1 +1,25 @@
 """What lies between a pure loss and a finished run."""
+
+from gm_jax._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, (
+    'checkpoints',
+    'contracts',
+    'dispatch',
+    'distributed',
+    'evaluate',
+    'flags',
+    'game',
+    'loop',
+    'optimizer',
+    'outcome',
+    'parallel',
+    'processes',
+    'progress',
+    'recorder',
+    'runs',
+    'settings',
+    'train_state',
+    'watch',
+    'writers',
+))

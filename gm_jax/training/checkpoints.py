@@ -23,23 +23,31 @@ from absl import logging
 from flax import serialization, traverse_util
 
 from gm_jax.errors import UserError
-from gm_jax.training import distributed
+from gm_jax.training import processes
+from gm_jax.training.train_state import TrainState
 
 # More than the checkpoints that a directory keeps.
 _MAX_STEPS = 16
 
 
 class Checkpoint(NamedTuple):
-    """What was restored."""
+    """What was restored.
+
+    Attributes:
+        step: of the state.
+        state: with NumPy arrays.
+        note: what was saved with it.
+        warnings: one sentence for each newer checkpoint that was unusable.
+    """
 
     step: int
-    state: Any
+    state: TrainState
     note: dict[str, Any]
-    warnings: list[str]  # one sentence for each newer checkpoint that was unusable
+    warnings: list[str]
 
 
 def open_directory(workdir: str) -> ocp.CheckpointManager:
-    """Opens `workdir`/checkpoints, which keeps the last two and the best one."""
+    """Open `workdir`/checkpoints, which keeps the last two and the best one."""
     policy = ocp.checkpoint_managers
     # Orbax warns of every checkpoint that comes without an evaluation, and logs errors
     # that it raises as well.
@@ -59,37 +67,37 @@ def open_directory(workdir: str) -> ocp.CheckpointManager:
         enable_async_checkpointing=False,
         # Process 0 writes and every process reads, each for itself: where a save by
         # all fails in one, the others wait in Orbax's barriers for 20 minutes.
-        read_only=not distributed.is_primary(),
+        read_only=not processes.is_primary(),
         multiprocessing_options=ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()},
             barrier_sync_key_prefix=f'process_{jax.process_index()}',
         ),
     )
     path = os.path.abspath(os.path.join(workdir, 'checkpoints'))
-    if distributed.is_primary():
+    if processes.is_primary():
         os.makedirs(path, exist_ok=True)
-    distributed.barrier('directory')
+    processes.barrier('directory')
     return ocp.CheckpointManager(path, options=options)
 
 
 def save(
     manager: ocp.CheckpointManager,
     step: int,
-    state: Any,
+    state: TrainState,
     note: dict[str, Any],
     *,
     loss: float | None = None,
 ) -> None:
-    """Writes a checkpoint, in the process that writes.
+    """Write a checkpoint, in the process that writes.
 
     Args:
         manager: from `open_directory`.
         step: the state's step.
-        state: a pytree of arrays, the same on every device.
+        state: the same on every device.
         note: numbers and strings to keep with it.
         loss: the loss of an evaluation at this step, by which the best is chosen.
     """
-    if not distributed.is_primary() or step in manager.all_steps():
+    if not processes.is_primary() or step in manager.all_steps():
         return
     arrays = _to_arrays(state)
     manager.save(
@@ -103,13 +111,14 @@ def save(
 
 
 def restore(
-    manager: ocp.CheckpointManager, template: Any, which: str = 'last'
+    manager: ocp.CheckpointManager, template: TrainState, which: str = 'last'
 ) -> Checkpoint | None:
-    """Reads a checkpoint; where it is damaged, the newest one before it.
+    """Read a checkpoint; where it is damaged, the newest one before it.
 
     Args:
         manager: from `open_directory`.
-        template: a state (or its shapes) of the structure that was saved.
+        template: the shapes of a state of the structure that was saved, as of
+            jax.eval_shape; or a state.
         which: 'last' or 'best'.
 
     Returns:
@@ -124,9 +133,9 @@ def restore(
         steps = _agreed([] if best is None else [best])
         if not steps:
             raise UserError('no checkpoint was evaluated, so none is the best.')
-    if not distributed.is_primary():
+    if not processes.is_primary():
         manager.reload()
-    warnings = []
+    warnings: list[str] = []
     for step in steps:
         reason, found = 'another process cannot read it', None
         try:
@@ -136,7 +145,7 @@ def restore(
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         # All processes go back to the same one.
-        if distributed.all_agree(found is not None):
+        if processes.all_agree(found is not None) and found is not None:
             return Checkpoint(step, *found, warnings)
         warnings.append(
             f'checkpoint {manager.directory / str(step)} cannot be used '
@@ -151,35 +160,37 @@ def restore(
 
 
 def last_step(manager: ocp.CheckpointManager) -> int:
-    """Returns the step of the last checkpoint, 0 where there is none."""
+    """Return the step of the last checkpoint, 0 where there is none."""
     return max(_agreed(manager.all_steps()), default=0)
 
 
 def _agreed(steps: Iterable[int]) -> list[int]:
-    """Returns the steps that process 0 knows, the latest first."""
+    """Return the steps that process 0 knows, the latest first."""
     padded = np.full(_MAX_STEPS, -1, np.int32)
     known = sorted(steps, reverse=True)[:_MAX_STEPS]
     padded[:len(known)] = known
-    return [int(step) for step in distributed.from_primary(padded) if step >= 0]
+    return [int(step) for step in processes.from_primary(padded) if step >= 0]
 
 
 def set_aside_after(manager: ocp.CheckpointManager, step: int) -> None:
-    """Renames the checkpoints after `step`, which `restore` found unusable.
+    """Rename the checkpoints after `step`, which `restore` found unusable.
 
     Orbax saves no step at or before the last one there is, so while they lie there
     nothing would be saved until training has passed them.
     """
     later_steps = [later for later in manager.all_steps() if later > step]
-    distributed.barrier('found')
-    if distributed.is_primary():
+    processes.barrier('found')
+    if processes.is_primary():
         for later in later_steps:
             path = manager.directory / str(later)
             os.rename(path, manager.directory / f'damaged_{later}_{time.time_ns()}')
-    distributed.barrier('set aside')
+    processes.barrier('set aside')
     manager.reload()
 
 
-def _read(manager: ocp.CheckpointManager, step: int, template: Any) -> tuple:
+def _read(
+    manager: ocp.CheckpointManager, step: int, template: TrainState
+) -> tuple[TrainState, dict[str, Any]]:
     shapes = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype)
         for name, x in _flatten(template).items()
@@ -206,7 +217,7 @@ def _read(manager: ocp.CheckpointManager, step: int, template: Any) -> tuple:
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Returns whether an exception, or what it came of, tells of a full disk."""
+    """Return whether an exception, or what it came of, tells of a full disk."""
     while error is not None:
         # Orbax's own errors say so in words alone.
         number = getattr(error, 'errno', None)
@@ -218,7 +229,7 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def quiet_threads() -> Iterator[None]:
-    """Hides tracebacks of Orbax's threads for what their caller is told as well.
+    """Hide tracebacks of Orbax's threads for what their caller is told as well.
 
     Where one array cannot be read or written, the threads of the others report to an
     event loop that is closed by then.
@@ -242,7 +253,7 @@ def quiet_threads() -> Iterator[None]:
         threading.excepthook, sys.unraisablehook = hooks
 
 
-def _from_arrays(template: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _from_arrays(template: TrainState, arrays: dict[str, np.ndarray]) -> TrainState:
     # By the template's own keys: in an array's name a / may be part of one of them.
     # Empty containers (an optimizer's EmptyState, no BatchNorm) have no arrays.
     def fill(target: Any, path: tuple[str, ...]) -> Any:
@@ -255,11 +266,11 @@ def _from_arrays(template: Any, arrays: dict[str, np.ndarray]) -> Any:
     )
 
 
-def _to_arrays(state: Any) -> dict[str, np.ndarray]:
+def _to_arrays(state: TrainState) -> dict[str, np.ndarray]:
     return {name: np.asarray(x) for name, x in _flatten(state).items()}
 
 
-def _flatten(state: Any) -> dict[str, Any]:
+def _flatten(state: TrainState) -> dict[str, Any]:
     flat = traverse_util.flatten_dict(serialization.to_state_dict(state), sep='/')
     return {name: x for name, x in flat.items() if x is not None}
 
@@ -268,5 +279,5 @@ def _checksum(arrays: dict[str, np.ndarray]) -> int:
     value = 0
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
-        value = zlib.crc32(array.reshape(-1).view(np.uint8), value)
+        value = zlib.crc32(array.reshape(-1).view(np.uint8).data, value)
     return value

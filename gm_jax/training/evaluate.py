@@ -1,25 +1,28 @@
 """Runs a pure evaluation or sampling function over a whole set, on all devices."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
 from gm_jax.data import pipeline
+from gm_jax.data.image_set import Examples
 from gm_jax.training import parallel
+from gm_jax.training.contracts import SampleMany
+from gm_jax.training.parallel import EvalMany
+from gm_jax.training.train_state import TrainState
 
 
 def over_examples(
-    step: Callable,
-    state: Any,
-    examples: Any,
+    step: EvalMany,
+    state: TrainState,
+    examples: Examples,
     rng: jax.Array,
     batch_size: int,
     num_chunks: int = 1,
     report: Callable[[int], None] = lambda done: None,
 ) -> dict[str, np.ndarray]:
-    """Evaluates every example exactly once, whatever the batch size and the devices.
+    """Evaluate every example exactly once, whatever the batch size and the devices.
 
     Args:
         step: compiled by `parallel.eval_many`.
@@ -33,8 +36,8 @@ def over_examples(
         report: called with the number of examples done.
 
     Returns:
-        A dict in the order of the set: [N, num_chunks] of each number an example, and
-        [N, ...], the mean over the chunks, of each array an example.
+        A dict in the order of the set. An output [B] becomes [N, num_chunks]; an output
+        [B, ...] becomes [N, ...], averaged over the chunks.
     """
     batch_size = _round_up(batch_size)
     parts: dict[str, list[np.ndarray]] = {}
@@ -42,14 +45,14 @@ def over_examples(
         examples, batch_size, jax.process_index(), jax.process_count()
     )
     for first, batch in zip(range(0, len(examples), batch_size), batches):
-        real = slice(len(examples) - first)
+        real = slice(len(examples) - first)  # the rest is padding
         outputs = []
         for chunk in range(num_chunks):
             batch['chunk'] = np.full_like(batch['index'], chunk)
             outputs.append(parallel.join(step(state, parallel.split(batch), rng)))
         for name in outputs[0]:
             value = np.stack([output[name] for output in outputs], axis=1)[real]
-            # All chunks of an array an example would take gigabytes.
+            # All chunks of an array per example would take gigabytes.
             value = value if value.ndim == 2 else value.mean(axis=1)
             parts.setdefault(name, []).append(value)
         report(min(first + batch_size, len(examples)))
@@ -57,9 +60,9 @@ def over_examples(
 
 
 def samples(
-    sample: Callable, state: Any, num: int, rng: jax.Array, batch_size: int
+    sample: SampleMany, state: TrainState, num: int, rng: jax.Array, batch_size: int
 ) -> np.ndarray:
-    """Generates `num` images; image i has the key fold_in(rng, i).
+    """Generate `num` images; image i has the key fold_in(rng, i).
 
     Args:
         sample: compiled by `parallel.sample_many`.

@@ -4,7 +4,7 @@
              for i in range(k)]
     turns += [Turn('generator', ('generator',), g_loss)]
     tx = optimizers(turns, {'discriminator': d_optimizer, 'generator': g_optimizer})
-    state = state_lib.create({'discriminator': .., 'generator': ..}, tx)
+    state = train_state.create({'discriminator': .., 'generator': ..}, tx)
     step = make_game_step(turns)
 
 is algorithm 1 of Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661: k steps of
@@ -18,24 +18,41 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gm_jax.training import state as state_lib
-from gm_jax.training.state import Batch, LossFn, Metrics, TrainState
+from gm_jax.keys import example_rngs
+from gm_jax.training.train_state import (
+    Batch,
+    LossFn,
+    LossOutput,
+    Metrics,
+    Params,
+    TrainState,
+    TrainStep,
+    finish_step,
+)
 
 
 class Turn(NamedTuple):
-    """One move: a gradient step on the parameters of some players."""
+    """One move: a gradient step on the parameters of some players.
 
-    name: str  # turns of one name share an optimizer and its state
-    players: tuple[str, ...]  # whose parameters move; all others stay as they are
-    loss_fn: LossFn  # of the parameters of all players
-    minibatch: int = 0  # which of the step's
-    project: Callable[[Any], Any] = lambda params: params  # after the move
+    Attributes:
+        name: turns of one name share an optimizer and its state.
+        players: whose parameters move; all others stay as they are.
+        loss_fn: a loss of the parameters of all players.
+        minibatch: which of the step's minibatches it sees.
+        project: changes the moved parameters after the move.
+    """
+
+    name: str
+    players: tuple[str, ...]
+    loss_fn: LossFn
+    minibatch: int = 0
+    project: Callable[[Params], Params] = lambda params: params
 
 
 def optimizers(
     turns: Sequence[Turn], by_name: Mapping[str, optax.GradientTransformation]
 ) -> optax.GradientTransformation:
-    """Returns the optimizers of all turns as one, whose state is a dict by name.
+    """Return the optimizers of all turns as one, whose state is a dict by name.
 
     Args:
         turns: the moves of a step.
@@ -50,13 +67,13 @@ def optimizers(
         if turn.players != players[turn.name]:
             raise ValueError(f'{turn.name} has two kinds of players: {turns}')
 
-    def own(params: Any, name: str) -> Any:
+    def own(params: Params, name: str) -> Params:
         return {player: params[player] for player in players[name]}
 
-    def init(params: Any) -> Any:
+    def init(params: Params) -> Any:
         return {name: by_name[name].init(own(params, name)) for name in players}
 
-    def update(grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
+    def update(grads: Any, opt_state: Any, params: Params) -> tuple[Any, Any]:
         updates, opt_state = {}, dict(opt_state)
         for name in grads:
             updates[name], opt_state[name] = by_name[name].update(
@@ -67,8 +84,8 @@ def optimizers(
     return optax.GradientTransformation(init, update)
 
 
-def make_game_step(turns: Sequence[Turn], *, ema_decay: float = 0.0) -> Callable:
-    """Makes the step `(state, batch, rng, *, axis_name=None) -> (state, metrics)`.
+def make_game_step(turns: Sequence[Turn], *, ema_decay: float = 0.0) -> TrainStep:
+    """Make the training step of a game.
 
     All turns of a step are kept or, where one's loss or gradient is not finite, none.
     The metrics are means over the turns of a name, whose loss is called `NAME_loss` and
@@ -76,11 +93,10 @@ def make_game_step(turns: Sequence[Turn], *, ema_decay: float = 0.0) -> Callable
 
     Args:
         turns: the moves of a step, in order.
-        ema_decay: as of `state.make_train_step`.
+        ema_decay: as of `train_state.make_train_step`.
 
     Returns:
-        The step, a pure function; the arrays of its batch are [M, B, ...], M
-        minibatches.
+        The step; the arrays of its batch are [M, B, ...], M minibatches.
     """
 
     def train_step(
@@ -90,19 +106,20 @@ def make_game_step(turns: Sequence[Turn], *, ema_decay: float = 0.0) -> Callable
         *,
         axis_name: str | None = None,
     ) -> tuple[TrainState, Metrics]:
-        new, of_turns = state, {}
+        new = state
+        results: dict[str, list[Metrics]] = {}
         for number, turn in enumerate(turns):
             part = jax.tree.map(lambda a, i=turn.minibatch: a[i], batch)
             turn_rng = jax.random.fold_in(rng, number)
-            rngs = state_lib.example_rngs(turn_rng, state.step, part['index'])
-            new, of_turn = _move(new, turn, part, rngs, axis_name)
-            of_turns.setdefault(turn.name, []).append(of_turn)
+            rngs = example_rngs(turn_rng, state.step, part['index'])
+            new, values = _move(new, turn, part, rngs, axis_name)
+            results.setdefault(turn.name, []).append(values)
         # A mean shows also the one turn of many that was not finite.
-        metrics = {}
-        for same in of_turns.values():
+        metrics: Metrics = {}
+        for same in results.values():
             metrics |= jax.tree.map(lambda *x: sum(x) / len(x), *same)
         finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
-        return state_lib.finish_step(state, new, finite, ema_decay), metrics
+        return finish_step(state, new, finite, ema_decay), metrics
 
     return train_step
 
@@ -110,7 +127,7 @@ def make_game_step(turns: Sequence[Turn], *, ema_decay: float = 0.0) -> Callable
 def _move(
     state: TrainState, turn: Turn, batch: Batch, rngs: jax.Array, axis_name: str | None
 ) -> tuple[TrainState, Metrics]:
-    def objective(own: Any) -> tuple[jax.Array, state_lib.LossOutput]:
+    def objective(own: Params) -> tuple[jax.Array, LossOutput]:
         output = turn.loss_fn(
             state.params | own, state.model_state, batch, rngs,
             step=state.step, axis_name=axis_name,

@@ -1,7 +1,6 @@
 """The one loop: train, evaluate, sample, save; go on exactly where a run was killed.
 
-An experiment is a NamedTuple of pure functions; it never sees files, devices, flags
-or the clock. The loop never sees a model.
+An experiment is a NamedTuple of pure functions. The loop never sees a model.
 """
 
 import contextlib
@@ -11,23 +10,36 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 
 from gm_jax import plotting
 from gm_jax.data import image_set, sources
+from gm_jax.data.image_set import Examples, ImageSet
 from gm_jax.errors import UserError
-from gm_jax.training import checkpoints
-from gm_jax.training import config as config_lib
-from gm_jax.training import distributed, evaluate
-from gm_jax.training import feed as feed_lib
-from gm_jax.training import job as job_lib
-from gm_jax.training import metrics, outcome, parallel
-from gm_jax.training.config import Config, Run
-from gm_jax.training.job import Experiment, Job
-from gm_jax.training.metrics import Note, Recorder, say
-from gm_jax.training.state import TrainState
+from gm_jax.keys import Stream, stream
+from gm_jax.training import (
+    checkpoints,
+    dispatch,
+    distributed,
+    evaluate,
+    flags,
+    outcome,
+    parallel,
+    processes,
+    runs,
+    settings,
+    watch,
+    writers,
+)
+from gm_jax.training.contracts import BySamples, Experiment, SampleMany, Score
+from gm_jax.training.flags import Run
+from gm_jax.training.progress import say
+from gm_jax.training.recorder import MAX_IN_FLIGHT, Note, Recorder
+from gm_jax.training.runs import Job
+from gm_jax.training.settings import Config, ConfigT
+from gm_jax.training.train_state import TrainState
 
 # Steps skipped in a row for a non-finite loss (or half of those between two lines of
 # metrics) before a run goes back to its last checkpoint, and how often it goes back
@@ -39,11 +51,12 @@ MAX_ROLLBACKS = 2
 class Stopped(BaseException):
     """The run was told to stop: a sentence and the signal.
 
-    Like KeyboardInterrupt no Exception, which a reader could take for a damaged file.
+    Like KeyboardInterrupt it is not an Exception, which a reader could take for a
+    damaged file.
     """
 
     def __init__(self, message: str, number: int, *, agreed: bool = False) -> None:
-        """Takes the sentence, the signal, and whether all processes stop with it."""
+        """Take the sentence, the signal, and whether all processes stop with it."""
         super().__init__(message, number)
         self.agreed = agreed
 
@@ -52,44 +65,72 @@ class _Diverged(Exception):
     """Too many steps in a row were skipped."""
 
 
-def main(
-    argv: list[str],
-    *,
-    module: str,
-    about: str,
-    config_class: type[Config],
-    presets: Mapping[str, Config],
-    build: Callable[[Any, sources.ImageSet], Experiment],
-) -> int:
-    """Runs an experiment from the command line.
+class Command(NamedTuple, Generic[ConfigT]):
+    """An experiment as a command: `main = Command(...)`, `main(sys.argv[1:])`.
 
-    Args:
-        argv: the flags.
-        module: the experiment's module, such as 'vae'.
+    Attributes:
+        name: the name of the module, such as 'vae'.
         about: its docstring, for `--help`.
-        config_class: its config.
-        presets: its named configs.
-        build: makes the experiment from a config and an image set.
-
-    Returns:
-        The exit status: 0, 2 for a mistake of the user, 1 for a run that diverged,
-        128 plus the signal's number for one that was told to stop.
+        config_class: its settings.
+        presets: its named settings.
+        build: makes the experiment from settings and an image set.
     """
-    try:
-        run, config = config_lib.parse(
-            argv, config_class, presets=presets, module=module, about=about
+
+    name: str
+    about: str
+    config_class: type[ConfigT]
+    presets: Mapping[str, ConfigT]
+    build: Callable[[ConfigT, ImageSet], Experiment]
+
+    def __call__(self, argv: list[str], program: str = '') -> int:
+        """Run the experiment.
+
+        Args:
+            argv: the flags.
+            program: how it was started; '': `python -m` with the module.
+
+        Returns:
+            The exit status: 0, 2 for a mistake of the user, 1 for a run that diverged,
+            128 plus the signal's number for one that was told to stop.
+        """
+        return _exit_status(self.name, lambda: self._run(argv, program))
+
+    def _run(self, argv: list[str], program: str) -> None:
+        program = program or _module_command(self.config_class)
+        # The commands in the docstring are those of a clone.
+        here = program.removesuffix(self.name)
+        about = self.about.replace('python -m experiments.', here)
+        run, config = flags.parse(
+            argv, self.config_class, presets=self.presets, program=program, about=about
         )
         with _handling(_leave), checkpoints.quiet_threads():
             distributed.initialize(
                 run.coordinator_address, run.num_processes, run.process_id
             )
             try:
-                start(run, config, module, build)
+                start(run, config, self.name, self.build)
             except Stopped as stopped:
                 if stopped.agreed:
-                    distributed.part('stopped')
+                    watch.part('stopped')
                 raise
-            distributed.part('done')
+            watch.part('done')
+
+
+def _module_command(member: type) -> str:
+    """Return how Python runs the module in which a class is defined."""
+    name = member.__module__
+    if name == '__main__':
+        spec = sys.modules['__main__'].__spec__
+        if spec is None:
+            return f'python {sys.argv[0]}'
+        name = spec.name
+    return f'python -m {name}'
+
+
+def _exit_status(name: str, act: Callable[[], None]) -> int:
+    """Act; turn what a user can mend into one sentence and an exit status."""
+    try:
+        act()
         return 0
     except UserError as error:
         message, status = str(error), 2
@@ -101,19 +142,22 @@ def main(
         message, status = 'interrupted: the same command goes on.', 130
     except Exception as error:
         if not checkpoints.disk_is_full(error):
-            if distributed.several():
-                distributed.fail()
+            if processes.several():
+                watch.fail()
             raise
         message, status = (
             'there is no space left on the disk: make some, and the same command goes '
             'on from the last checkpoint.'
         ), 2
-    print(f'{module}: {message}', file=sys.stderr)
-    return distributed.leave(status)
+    print(f'{name}: {message}', file=sys.stderr)
+    return watch.leave(status)
 
 
-def start(run: Run, config: Config, module: str, build: Callable) -> None:
-    """Does what `run` says: trains, evaluates, samples."""
+def start(
+    run: Run, config: ConfigT, name: str,
+    build: Callable[[ConfigT, ImageSet], Experiment],
+) -> None:
+    """Do what `run` says: train, evaluate, sample."""
     if run.mode == 'sample':
         data = image_set.read_facts(_facts(run))
     else:
@@ -129,18 +173,18 @@ def start(run: Run, config: Config, module: str, build: Callable) -> None:
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
     _claim(run, config, data)
     manager = checkpoints.open_directory(run.workdir)
-    state, note = _restore(run, config, experiment, manager)
-    job = Job(run, config, data, experiment, manager)
+    job = Job(name, run, config, data, experiment, manager)
+    state, note = _restore(job)
     if run.mode == 'train':
         say(
-            f'{module} on {data.name}: {job_lib.count_parameters(state):,} parameters, '
-            f'{job_lib.devices()}, work directory {run.workdir}'
+            f'{name} on {data.name}: {runs.count_parameters(state):,} parameters, '
+            f'{runs.devices()}, work directory {run.workdir}'
         )
         state, note = _train(job, state, note)
     if run.mode == 'sample':
         outcome.sample(job, state)
     else:
-        outcome.test(job, state, note, module)
+        outcome.test(job, state, note)
     say(f'pictures in {os.path.join(run.workdir, "samples")}')
     manager.close()
 
@@ -149,12 +193,12 @@ def _facts(run: Run) -> str:
     return os.path.join(run.workdir, 'data.json')
 
 
-def _claim(run: Run, config: Config, data: sources.ImageSet) -> None:
-    """Writes config.json and data.json, or checks that the run there is the same."""
+def _claim(run: Run, config: Config, data: ImageSet) -> None:
+    """Write config.json and data.json, or check that the run there is the same."""
     path = os.path.join(run.workdir, 'config.json')
     if os.path.exists(path):
-        changes = config_lib.changed(
-            config_lib.load(path, type(config)), config, run.mode
+        changes = settings.changed(
+            settings.load(path, type(config)), config, run.mode
         )
         if changes:
             raise UserError(
@@ -163,29 +207,29 @@ def _claim(run: Run, config: Config, data: sources.ImageSet) -> None:
             )
     if os.path.exists(_facts(run)):
         image_set.check_facts(_facts(run), data)
-    distributed.barrier('checked')
-    if not distributed.is_primary():
+    processes.barrier('checked')
+    if not processes.is_primary():
         return
     try:
         os.makedirs(os.path.join(run.workdir, 'samples'), exist_ok=True)
         if run.mode == 'train':
-            metrics.write_atomically(path, config_lib.to_json(config))
-            metrics.write_atomically(_facts(run), image_set.facts(data))
+            writers.write_atomically(path, settings.to_json(config))
+            writers.write_atomically(_facts(run), image_set.facts(data))
     except OSError as error:
         raise UserError(f'{run.workdir} cannot be written: {error}.') from None
 
 
-def _restore(
-    run: Run, config: Config, experiment: Experiment, manager: Any
-) -> tuple[TrainState, Note]:
-    state = experiment.init(job_lib.stream(config.seed, job_lib.INIT))
+def _restore(job: Job) -> tuple[TrainState, Note]:
+    """Read the checkpoint that the run is to go on from, or start anew."""
+    run, experiment, manager = job.run, job.experiment, job.manager
+    state = experiment.init(stream(job.config.seed, Stream.INIT))
     which = 'last' if run.mode == 'train' else run.checkpoint
     found = checkpoints.restore(manager, state, which)
     if found is None:
         if run.mode != 'train':
             raise UserError(f'{run.workdir} has no checkpoint yet: train there first.')
         return parallel.replicate(state), Note()
-    if distributed.is_primary():
+    if processes.is_primary():
         for warning in found.warnings:
             print(f'WARNING: {warning}; the one before it is used.', file=sys.stderr)
     if found.warnings and run.mode == 'train':
@@ -194,7 +238,7 @@ def _restore(
 
 
 def _train(job: Job, state: TrainState, note: Note) -> tuple[TrainState, Note]:
-    """Trains to the last step; goes back to a checkpoint where training diverges."""
+    """Train to the last step; go back to a checkpoint where training diverges."""
     step = int(state.step)
     if step == job.config.num_steps:
         say(f'trained already, to step {step}.')
@@ -210,7 +254,7 @@ def _train(job: Job, state: TrainState, note: Note) -> tuple[TrainState, Note]:
                     f'lower --learning_rate, --grad_clip or --warmup_steps.'
                 ) from None
             rollbacks = note.rollbacks + 1
-            state, note = _restore(job.run, job.config, job.experiment, job.manager)
+            state, note = _restore(job)
             # Other noise and another order of examples: the same ones would only lead
             # to the same place.
             note.rollbacks = rollbacks
@@ -218,56 +262,108 @@ def _train(job: Job, state: TrainState, note: Note) -> tuple[TrainState, Note]:
     return state, note
 
 
+class _Evaluator(NamedTuple):
+    """What an evaluation in training compiles.
+
+    Attributes:
+        scalars: evaluates a state: means over the examples of a split, or scores of
+            samples.
+        sample_many: the sampler; None for a model that generates nothing.
+    """
+
+    scalars: Callable[[TrainState, Examples], dict[str, float]]
+    sample_many: SampleMany | None
+
+
+def _evaluator(job: Job) -> _Evaluator:
+    evaluation = job.experiment.evaluation
+    if isinstance(evaluation, BySamples):
+        sample_many = job.sample_many()
+        score = functools.partial(_score, job, evaluation.score, sample_many)
+        return _Evaluator(score, sample_many)
+    return _Evaluator(
+        functools.partial(_means, job, parallel.eval_many(evaluation.eval_step)),
+        None if job.experiment.sample is None else job.sample_many(),
+    )
+
+
+def _score(
+    job: Job, score: Score, sample_many: SampleMany, state: TrainState,
+    examples: Examples,
+) -> dict[str, float]:
+    draw = functools.partial(job.draw_samples, sample_many, state)
+    return score(draw, examples, False)
+
+
+def _means(
+    job: Job, eval_many: parallel.EvalMany, state: TrainState, examples: Examples
+) -> dict[str, float]:
+    arrays = evaluate.over_examples(
+        eval_many, state, examples, stream(job.config.seed, Stream.EVAL),
+        job.config.eval_batch,
+    )
+    return {
+        name: float(np.mean(values[:, 0], dtype=np.float64))
+        for name, values in arrays.items()
+    }
+
+
 def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, Note]:
-    config, step = job.config, int(state.step)
-    per_dispatch = feed_lib.steps_per_dispatch(config, job.experiment.convolutional)
-    train_many = parallel.train_many(job.experiment.train_step, per_dispatch)
-    sample_many = parallel.sample_many(job.experiment.sample)
-    evaluate_state = _evaluator(job, sample_many)
-    rng = job_lib.stream(config.seed, job_lib.TRAIN + 16 * note.rollbacks)
-    # Seeds are below 2^32, so this is no other run's order.
-    resident, feed = feed_lib.make_feed(
+    """Train from a state to the last step.
+
+    Raises:
+        _Diverged: too many steps were skipped.
+        Stopped: a process was told to stop; a checkpoint has been written.
+    """
+    config, experiment, step = job.config, job.experiment, int(state.step)
+    per_dispatch = dispatch.steps_per_dispatch(config, experiment.single_steps)
+    train_many = parallel.train_many(experiment.train_step, per_dispatch)
+    evaluator = _evaluator(job)
+    rng = stream(config.seed, Stream.TRAIN, rollbacks=note.rollbacks)
+    # Seeds are below 2^32, so no other run has this order.
+    feed = dispatch.make_feed(
         config, job.data.splits['train'], config.seed + 2**32 * note.rollbacks, step,
-        per_dispatch, job.experiment.minibatches,
+        per_dispatch, experiment.minibatches,
     )
     recorder = Recorder(
         job.run.workdir, step, config.num_steps, config.batch_size, note,
-        job.experiment.alarms,
+        experiment.alarms,
     )
-    stop = parallel.Agreement(metrics.MAX_IN_FLIGHT)
+    stop = parallel.Agreement(MAX_IN_FLIGHT)
     with _signals() as received:
         try:
-            for num, batches in feed:
-                state, values = train_many(state, resident, batches, num, rng)
+            for num, batches in feed.dispatches:
+                state, values = train_many(state, feed.resident, batches, num, rng)
                 step += int(num)
                 recorder.add(step, int(num), values)
                 last, loss = step == config.num_steps, None
                 if last or step % config.log_every == 0:
-                    skipped = recorder.train_line(step, int(state.skipped_total))
-                    if skipped.longest >= MAX_SKIPPED or skipped.share > 0.5:
-                        raise _Diverged(
-                            f'the loss was not finite in {skipped.longest} steps in a '
-                            f'row, {skipped.share:.0%} of all, before step {step}'
-                        )
+                    _write_line(recorder, step, state)
                 if last or step % config.eval_every == 0:
-                    scalars = evaluate_state(state)
-                    loss = scalars['loss']
-                    recorder.eval_line(step, _eval_split(job.data), scalars)
-                    _save_samples(job, sample_many, state, step)
-                    recorder.restart_clock(step)
+                    loss = _evaluate(job, evaluator, state, step, recorder)
                 due = last or loss is not None or step % config.checkpoint_every == 0
                 stopping = stop.ask(bool(received))
                 if due or stopping:
                     _save(job, step, state, recorder.settle(), loss)
                 if stopping:
                     raise _stopped(job, received)
-            # One who was told after the last question but for the late answers.
-            if not distributed.all_agree(not received):
+            # A signal that arrived after the last `ask` whose answer was read.
+            if not processes.all_agree(not received):
                 raise _stopped(job, received)
         finally:
-            feed.close()
+            feed.dispatches.close()
             recorder.close()
     return state, note
+
+
+def _write_line(recorder: Recorder, step: int, state: TrainState) -> None:
+    """Write a line of metrics; raise _Diverged if too many steps were skipped."""
+    skipped = recorder.train_line(step, int(state.skipped_total))
+    if skipped.longest >= MAX_SKIPPED or skipped.share > 0.5:
+        raise _Diverged(
+            f'the loss was not finite in {skipped.longest} steps in a row, '
+            f'{skipped.share:.0%} of all, before step {step}'
+        )
 
 
 def _stopped(job: Job, received: list[int]) -> Stopped:
@@ -288,48 +384,25 @@ def _save(
         checkpoints.save(job.manager, step, state, dataclasses.asdict(note), loss=best)
 
 
-def _eval_split(data: sources.ImageSet) -> str:
-    """Returns what is evaluated in training, and chooses the best checkpoint."""
-    return 'validation' if 'validation' in data.splits else 'test'
-
-
-def _evaluator(
-    job: Job, sample_many: Callable
-) -> Callable[[TrainState], dict[str, float]]:
-    """Returns what evaluates a state in training: a function of the state."""
-    examples, score = job.data.splits[_eval_split(job.data)], job.experiment.score
-    if score is not None:
-        return lambda state: score(
-            functools.partial(job.draw_samples, sample_many, state), examples, False
-        )
-    eval_many = parallel.eval_many(job.experiment.eval_step)
-
-    def by_example(state: TrainState) -> dict[str, float]:
-        arrays = evaluate.over_examples(
-            eval_many, state, examples, job_lib.stream(job.config.seed, job_lib.EVAL),
-            job.config.eval_batch_size or job.config.batch_size,
-        )
-        return {
-            name: float(np.mean(values[:, 0], dtype=np.float64))
-            for name, values in arrays.items()
-        }
-
-    return by_example
-
-
-def _save_samples(
-    job: Job, sample_many: Callable, state: TrainState, step: int
-) -> None:
-    if job.experiment.sample is not None:
-        images = job.draw_samples(sample_many, state, job.config.num_samples)
-        if distributed.is_primary():
+def _evaluate(
+    job: Job, evaluator: _Evaluator, state: TrainState, step: int, recorder: Recorder
+) -> float:
+    """Write the line of an evaluation and a picture of samples; return the loss."""
+    split = 'validation' if 'validation' in job.data.splits else 'test'
+    scalars = evaluator.scalars(state, job.data.splits[split])
+    recorder.eval_line(step, split, scalars)
+    if evaluator.sample_many is not None:
+        images = job.draw_samples(evaluator.sample_many, state, job.config.num_samples)
+        if processes.is_primary():
             path = job.picture(f'samples_{step:08d}')
             plotting.save_png(path, plotting.image_grid(images))
+    recorder.restart_clock(step)
+    return scalars['loss']
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT, to save before leaving; a second one leaves."""
+    """Collect SIGTERM and SIGINT, to save before leaving; a second one leaves."""
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:

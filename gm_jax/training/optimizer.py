@@ -6,11 +6,12 @@ import jax
 import optax
 import optax.contrib
 
-from gm_jax.training.config import Config
+from gm_jax.training.settings import Config
+from gm_jax.training.train_state import Params
 
 
 def learning_rate(config: Config) -> optax.Schedule:
-    """Returns the learning rate as a function of the step, from the config.
+    """Return the learning rate as a function of the step, from the config.
 
     `stages` is the schedule of Burda et al. 2016, Importance Weighted Autoencoders,
     sec. 5: stage i = 0..7 has the rate peak * 10^(-i/7) and lasts 3^i / 3280 of the
@@ -35,12 +36,12 @@ def learning_rate(config: Config) -> optax.Schedule:
 
 
 def make(config: Config, *, updates_per_step: int = 1) -> optax.GradientTransformation:
-    """Returns the config's optimizer with its schedule and gradient clipping.
+    """Return the config's optimizer with its schedule and gradient clipping.
 
     Args:
         config: the settings.
-        updates_per_step: how often it is used in a training step, whose number the
-            schedule is a function of.
+        updates_per_step: how often it is used in a training step; the schedule is a
+            function of the step.
     """
     schedule = learning_rate(config)
 
@@ -59,22 +60,22 @@ def make(config: Config, *, updates_per_step: int = 1) -> optax.GradientTransfor
     return tx
 
 
-def _are_kernels(params: Any) -> Any:
-    """Returns for each array whether it is a kernel: not a bias, nor a scale."""
+def _are_kernels(params: Params) -> Any:
+    """Return for each array whether it is a kernel: neither a bias nor a scale."""
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
 def _muon(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Returns Muon for kernels, Adam with Nesterov's momentum for the rest.
+    """Return Muon for kernels, Adam with Nesterov's momentum for the rest.
 
     Muon replaces the averaged gradient of a matrix by the orthogonal matrix nearest to
-    it. A kernel [..., F, G] is a matrix of G columns. Scaled to a root mean square of
-    0.2 an entry, about that of Adam's steps, so that one learning rate serves both: Liu
-    et al. 2025, Muon is Scalable for LLM Training, sec. 2.2,
+    it. A kernel [..., F, G] is a matrix of G columns. The result is scaled so that the
+    root mean square of its entries is 0.2, about that of Adam's steps, and one learning
+    rate serves both: Liu et al. 2025, Muon is Scalable for LLM Training, sec. 2.2,
     https://arxiv.org/abs/2502.16982.
     """
 
-    def as_matrices(params: Any) -> Any:
+    def as_matrices(params: Params) -> Any:
         def one(x: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
             if x.ndim < 2:
                 return None

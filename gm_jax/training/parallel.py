@@ -8,7 +8,7 @@ number of devices.
 
 import collections
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,37 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gm_jax.errors import UserError
-from gm_jax.training import distributed
-from gm_jax.training.state import fold_in_each
+from gm_jax.keys import fold_in_each
+from gm_jax.training import processes
+from gm_jax.training.contracts import EvalStep, HostBatch, Sample, SampleMany
+from gm_jax.training.train_state import Batch, Metrics, TrainState, TrainStep
 
 AXIS = 'devices'
 
+T = TypeVar('T')
+
+
+class TrainMany(Protocol):
+    """Up to K training steps on all devices, compiled; see `train_many`."""
+
+    def __call__(
+        self, state: TrainState, data: dict[str, jax.Array],
+        batches: HostBatch, num: np.int32, rng: jax.Array, /,
+    ) -> tuple[TrainState, Metrics]:
+        """Run `num` steps."""
+
+
+class EvalMany(Protocol):
+    """An evaluation step on all devices, compiled: from and to [D, B/D, ...]."""
+
+    def __call__(
+        self, state: TrainState, batch: HostBatch, rng: jax.Array, /
+    ) -> dict[str, jax.Array]:
+        """Evaluate a batch."""
+
 
 def check_batch_size(batch_size: int, flag: str = 'batch_size') -> None:
-    """Raises UserError unless the devices divide the batch."""
+    """Raise UserError unless the devices divide the batch."""
     devices = jax.device_count()
     if batch_size % devices:
         raise UserError(
@@ -33,25 +56,26 @@ def check_batch_size(batch_size: int, flag: str = 'batch_size') -> None:
 
 
 def check_micro_batch(batch_size: int, micro_batch: int) -> None:
-    """Raises UserError unless micro-batches divide what each device gets of a batch."""
-    of_device = batch_size // jax.device_count()
-    if micro_batch and of_device % micro_batch:
+    """Raise UserError unless micro-batches divide what each device gets of a batch."""
+    per_device = batch_size // jax.device_count()
+    if micro_batch and per_device % micro_batch:
         raise UserError(
-            f'--micro_batch={micro_batch} must divide the {of_device} examples a step '
-            f'that each device gets.'
+            f'--micro_batch={micro_batch} must divide the {per_device} examples per '
+            f'step that each device gets.'
         )
 
 
 def replicate(tree: Any) -> Any:
-    """Copies every leaf of a pytree to each device of this process."""
+    """Copy every leaf of a pytree to each device of this process."""
     mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def local(tree: Any) -> Any:
-    """Takes the copy that one device of this process has of every leaf.
+    """Take the copy that one device of this process has of every leaf.
 
-    For what is compiled without `pmap` and runs in this process alone.
+    It is what programs need that are compiled without `pmap` and run in this process
+    alone.
     """
     return jax.tree.map(
         lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree
@@ -59,7 +83,7 @@ def local(tree: Any) -> Any:
 
 
 def split(tree: Any, axis: int = 0) -> Any:
-    """Splits `axis` of every leaf over the devices: [.., B, ..] to [D, .., B/D, ..].
+    """Split `axis` of every leaf over the devices: [.., B, ..] to [D, .., B/D, ..].
 
     D and B are those of this process.
     """
@@ -74,29 +98,29 @@ def split(tree: Any, axis: int = 0) -> Any:
 
 
 def join(tree: Any) -> Any:
-    """Undoes `split` on axis 0 and fetches to the host: [D, B/D, ...] to [B, ...].
+    """Undo `split` on axis 0 and fetches to the host: [D, B/D, ...] to [B, ...].
 
     B is that of all processes, each of which gets all of it.
     """
     flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)
-    return distributed.gather(flat)
+    return processes.gather(flat)
 
 
 def my_part(array: np.ndarray) -> np.ndarray:
-    """Returns the part of [B, ...] that is this process's: [B / P, ...]."""
+    """Return the part of [B, ...] that is this process's: [B / P, ...]."""
     size = len(array) // jax.process_count()
     return array[jax.process_index() * size:][:size]
 
 
-def train_many(train_step: Callable, num_steps: int) -> Callable:
-    """Compiles up to K training steps into one dispatch on all devices.
+def train_many(train_step: TrainStep, num_steps: int) -> TrainMany:
+    """Compile up to K training steps into one dispatch on all devices.
 
     Small dense models are bound by dispatch and copies, so their steps run in a loop
     on the device. K = 1 compiles no loop at all: on the CPU, XLA runs a convolution
     in a loop 40 to 60 times slower than outside.
 
     Args:
-        train_step: `(state, batch, rng, *, axis_name) -> (state, metrics)`.
+        train_step: the step.
         num_steps: K.
 
     Returns:
@@ -106,15 +130,19 @@ def train_many(train_step: Callable, num_steps: int) -> Callable:
         `metrics` is a dict of [K]. The state given is donated.
     """
 
-    def one_step(state: Any, data: Any, batch: Any, rng: jax.Array) -> tuple:
+    def one_step(
+        state: TrainState, data: Batch, batch: Batch, rng: jax.Array
+    ) -> tuple[TrainState, Metrics]:
         batch = dict(batch)
         if 'row' in batch:
             row = batch.pop('row')
             batch.update({name: array[row] for name, array in data.items()})
         return train_step(state, batch, rng, axis_name=AXIS)
 
-    def many(state: Any, data: Any, batches: Any, num: jax.Array, rng: jax.Array):
-        def at(k: Any) -> Any:
+    def many(
+        state: TrainState, data: Batch, batches: Batch, num: jax.Array, rng: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        def at(k: Any) -> Batch:
             return jax.tree.map(lambda x: x[k], batches)
 
         if num_steps == 1:
@@ -136,55 +164,53 @@ def train_many(train_step: Callable, num_steps: int) -> Callable:
     )
 
 
-def eval_many(eval_step: Callable) -> Callable:
-    """Compiles `(state, batch, rng) -> {name: [B, ...]}` for a batch on all devices.
-
-    Args:
-        eval_step: a pure function, example by example.
-
-    Returns:
-        The same function on all devices: dicts of [D, B/D, ...] in and out.
-    """
+def eval_many(eval_step: EvalStep) -> EvalMany:
+    """Compile an evaluation step for a batch that is split over all devices."""
     return jax.pmap(eval_step, axis_name=AXIS, in_axes=(None, 0, None))
 
 
-def sample_many(sample: Callable) -> Callable:
-    """Compiles `(state, rngs [B], index [B]) -> images [B, ...]` for all devices.
+def sample_many(sample: Sample) -> SampleMany:
+    """Compile a sampler for all devices; image i has the key fold_in(rng, i)."""
+    return for_each_image(sample)
+
+
+def for_each_image(
+    function: Callable[[TrainState, jax.Array, jax.Array], T]
+) -> Callable[[TrainState, np.ndarray, jax.Array], T]:
+    """Compile a function of the state, keys [B] and indices [B] of images to generate.
 
     Args:
-        sample: a pure sampler, one key an image.
+        function: (state, rngs, indices) -> arrays [B, ...].
 
     Returns:
-        `(state, indices [D, B/D], rng) -> [D, B/D, ...]`; image i has the key
+        (state, indices [D, B/D], rng) -> arrays [D, B/D, ...]; image i has the key
         fold_in(rng, i), whatever else is generated with it.
     """
 
-    def from_indices(state: Any, indices: jax.Array, rng: jax.Array) -> jax.Array:
-        return sample(state, fold_in_each(rng, indices), indices)
+    def from_indices(state: TrainState, indices: jax.Array, rng: jax.Array) -> T:
+        return function(state, fold_in_each(rng, indices), indices)
 
     return jax.pmap(from_indices, axis_name=AXIS, in_axes=(None, 0, None))
 
 
 class Agreement:
-    """Whether any process has said so, asked by all of them equally often.
+    """A logical OR over processes, without waiting for them.
 
-    The answer is that of a few questions ago, so that no process waits for it.
+    Every process must call `ask` equally often; answers come `delay` calls late.
     """
 
     def __init__(self, delay: int) -> None:
-        """An agreement whose answers come `delay` questions late."""
+        """Start with no answers."""
         self._delay = delay
-        self._answers: collections.deque = collections.deque()
-        self._any = jax.pmap(
-            lambda x: jax.lax.pmax(x, AXIS), AXIS, out_axes=None
-        )
+        self._answers: collections.deque[jax.Array] = collections.deque()
+        self._any = jax.pmap(lambda x: jax.lax.pmax(x, AXIS), AXIS, out_axes=None)
 
     def ask(self, mine: bool) -> bool:
-        """Tells the others what this process says; returns what all agree on."""
+        """Tell the others whether it is true here; return whether it was anywhere."""
         if jax.process_count() == 1:
             return mine
-        said = np.full(jax.local_device_count(), mine, np.int32)
-        self._answers.append(self._any(said))
+        everywhere = np.full(jax.local_device_count(), mine, np.int32)
+        self._answers.append(self._any(everywhere))
         if len(self._answers) <= self._delay:
             return False
         return bool(self._answers.popleft())

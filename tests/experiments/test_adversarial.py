@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import adversarial, dcgan, gan, wgan
+from experiments import dcgan, gan, wgan
 from gm_jax.data import sources
+from gm_jax.families import adversarial
 from gm_jax.training import game, parallel
 from tests.training import tiny
 
@@ -52,12 +53,12 @@ def test_run_goes_on_with_the_same_bits(module, flags, tmp_path):
 
 @pytest.mark.parametrize('module, settings', [
     (dcgan, {'k': 2}), (dcgan, {'norm': 'spectral', 'class_conditional': True}),
-    (wgan, {'k': 1}), (gan, {'hidden': '8', 'discriminator_hidden': '8'}),
+    (wgan, {'k': 1}), (gan, {'hidden': (8,), 'discriminator_hidden': (8,)}),
 ])
 def test_one_and_eight_devices_agree(module, settings):
     """Catches BatchNorm's moments, noise or a penalty that belong to a device."""
     if module is not gan:
-        settings = {'features': '4,8', **settings}
+        settings = {'features': (4, 8), **settings}
     config = module.Config(
         latent_dim=4, learning_rate=1e-3, adam_eps=1e-3, **settings
     )
@@ -92,7 +93,7 @@ def test_one_and_eight_devices_agree(module, settings):
 
 def _rules(module=dcgan, **settings):
     """A game on digits, its state and a batch of a step."""
-    config = module.Config(**{'features': '4,8', 'latent_dim': 4, **settings})
+    config = module.Config(**{'features': (4, 8), 'latent_dim': 4, **settings})
     data = sources.load('digits')
     rules = adversarial.Game(
         config, data, module.make_networks(config, data), module.make_losses(config)

@@ -12,10 +12,10 @@ import optax
 import pytest
 
 from experiments import adversarial_autoencoder as aae
-from experiments import codes
 from gm_jax.data import sources
+from gm_jax.families import codes
 from gm_jax.models.adversarial_autoencoder import Code, Encoder
-from gm_jax.training import state as state_lib
+from gm_jax.training import train_state
 from tests.training import tiny
 
 TINY = (
@@ -75,7 +75,7 @@ def test_labels_are_learned_from_the_labelled_images_alone(tmp_path):
 
 def test_a_step_sees_no_other_labels():
     """Catches labels of images that are to have none: they do not change a bit."""
-    config = aae.Config(num_labels=20, hidden='8', latent_dim=2)
+    config = aae.Config(num_labels=20, hidden=(8,), latent_dim=2)
     data = sources.load('digits')
     experiment = aae.build(config, data)
     state, step = experiment.init(jax.random.key(0)), jax.jit(experiment.train_step)
@@ -97,7 +97,7 @@ def test_batch_norm_averages_the_moments_of_the_images_once_a_step():
 
     After one step they are those of the minibatch by the parameters before it.
     """
-    config = aae.Config(num_labels=20, hidden='8', latent_dim=2, batch_norm=True)
+    config = aae.Config(num_labels=20, hidden=(8,), latent_dim=2, batch_norm=True)
     data = sources.load('digits')
     experiment = aae.build(config, data)
     state = experiment.init(jax.random.key(0))
@@ -179,9 +179,11 @@ def test_clusters_are_named_by_their_surest_image():
             logits = jnp.log(jnp.asarray(y))[jnp.rint(255 * x[:, 0, 0, 0]).astype(int)]
             return Code(logits, logits)
 
-    rules = aae.Game(aae.Config(num_clusters=2), data, 2, {'encoder': Encoder()})
-    state, told = state_lib.create({'encoder': {}}, optax.identity()), []
-    found = codes.name_clusters(rules, state, told.append)
+    coder = aae.make_coder(
+        aae.Game(aae.Config(num_clusters=2), data, 2, {'encoder': Encoder()})
+    )
+    state, told = train_state.create({'encoder': {}}, optax.identity()), []
+    found = codes.name_clusters(coder, state, jax.random.key(0), 4, told.append)
     # Of the test images only the second lies in a cluster of another name.
     assert found == {'error': 0.25, 'purity': 0.75} and '[7, 3]' in told[0]
 
@@ -189,7 +191,7 @@ def test_clusters_are_named_by_their_surest_image():
 def test_mixture_prior():
     """Catches petals that are unequal, or elsewhere than on the ring."""
     config = aae.Config(latent_dim=2, prior='mixture')
-    z = np.asarray(codes.draw_z(config, jax.random.split(jax.random.key(0), 5000)))
+    z = np.asarray(aae.draw_z(config, jax.random.split(jax.random.key(0), 5000)))
     petal = np.rint(np.arctan2(z[:, 1], z[:, 0]) / (2 * np.pi / 10)).astype(int) % 10
     assert np.abs(np.bincount(petal) - 500).max() < 4.5 * np.sqrt(500)
     angle = 2 * np.pi * petal / 10

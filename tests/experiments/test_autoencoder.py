@@ -10,6 +10,7 @@ import pytest
 from experiments import autoencoder
 from gm_jax.data import sources
 from gm_jax.data.image_set import ArrayExamples, ImageSet
+from gm_jax.families import probes
 from gm_jax.models.autoencoder import Autoencoder, Classifier
 
 V = 5
@@ -34,7 +35,7 @@ def _data(num_train=48, num_classes=3, binarize='none'):
 
 def _config(**kwargs):
     settings = dict(
-        hidden='8', latent_dim=3, batch_size=16, num_steps=10, probe_steps=2
+        hidden=(8,), latent_dim=3, batch_size=16, num_steps=10, probe_steps=2
     )
     return autoencoder.Config(**{**settings, **kwargs})
 
@@ -42,6 +43,13 @@ def _config(**kwargs):
 def _start(config, data):
     experiment = autoencoder.build(config, data)
     return experiment, experiment.init(jax.random.key(0))
+
+
+def _fit(config, data):
+    model = autoencoder.make_model(config, data)
+    return probes.make_fit(
+        autoencoder.make_probe(autoencoder.Setting(config, data, model))
+    )
 
 
 def _ignore(sentence):
@@ -55,14 +63,14 @@ def test_the_loss_is_of_pixels_from_0_to_1(rng):
     experiment, state = _start(config, data)
     test = data.splits['test']
     batch = {'image': test.images, 'index': np.arange(20)}
-    loss = experiment.eval_step(state, batch, rng)['loss']
+    loss = experiment.evaluation.eval_step(state, batch, rng)['loss']
     x = test.images / (V - 1)
     x_hat = autoencoder.make_model(config, data).apply(
         {'params': state.params}, jnp.asarray(x, jnp.float32)
     )
     expected = ((np.asarray(x_hat, np.float64) - x) ** 2).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    metrics = experiment.summarize({'loss': np.asarray(loss)[:, None]})
+    metrics = experiment.evaluation.summarize({'loss': np.asarray(loss)[:, None]})
     np.testing.assert_allclose(metrics['squared_error_per_image'], expected.mean())
     np.testing.assert_allclose(
         metrics['squared_error_per_value'], expected.mean() / 12
@@ -130,7 +138,7 @@ def test_fine_tuning_starts_from_the_autoencoder():
     x = jnp.asarray(data.splits['test'].images / (V - 1), jnp.float32)
     rng = jax.random.fold_in(jax.random.key(config.seed), 4)
     params = classifier.init(rng, x)['params']
-    fit = autoencoder.make_fit(config, data)
+    fit = _fit(config, data)
     rows = np.arange(20)
     accuracies = set()
     for seed in range(3):
@@ -151,7 +159,7 @@ def test_fine_tuning_starts_from_the_autoencoder():
 def test_classifiers_learn_what_is_easy(network):
     """Images and labels of different examples in a batch."""
     config = _config(network=network, learning_rate=3e-2, probe_steps=60)
-    fit = autoencoder.make_fit(config, _data())
+    fit = _fit(config, _data())
     assert fit(np.arange(48), None) > 0.9
 
 

@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import sampling
-from experiments import (
-    autoregressive,
-    gated_pixel_cnn,
-    made,
-    nade,
-    pixel_cnn,
-    pixel_cnn_pp,
-    pixel_rnn,
-)
+from experiments import gated_pixel_cnn, made, nade, pixel_cnn, pixel_cnn_pp, pixel_rnn
 from gm_jax.data import sources
+from gm_jax.families import autoregressive
 
 TINY = ('--num_steps=2', '--batch_size=8', '--num_samples=8', '--eval_every=2')
 NARROW = ('--features=4', '--head=4', '--first_kernel=3')
@@ -117,12 +110,12 @@ def test_samplers_compute_in_float32(monkeypatch):
         built.append(gated_pixel_cnn.make_model(config, data))
         return built[-1]
 
-    def samplers(model, temperature):
+    def generate_and_sweep(model, temperature):
         precise.append(model)
         return real(model, temperature)
 
-    real = autoregressive.samplers
-    monkeypatch.setattr(autoregressive, 'samplers', samplers)
+    real = autoregressive.generate_and_sweep
+    monkeypatch.setattr(autoregressive, 'generate_and_sweep', generate_and_sweep)
     experiment = autoregressive.build(config, data, make_model=make_model)
     variables = {'params': experiment.init(jax.random.key(0)).params}
     x = jnp.zeros((1, 8, 8, 1), jnp.int32)

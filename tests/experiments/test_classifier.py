@@ -8,6 +8,7 @@ import pytest
 from experiments import adversarial_autoencoder, classifier, gan
 from gm_jax.data import sources
 from gm_jax.errors import UserError
+from gm_jax.families.classifier import load
 
 TINY = (
     '--batch_size=64', '--maps=8,16', '--num_features=32', '--log_every=50',
@@ -29,7 +30,7 @@ def test_it_learns_and_its_features_tell_digits_apart(trained):
     with open(f'{trained}/results.json', encoding='utf-8') as file:
         assert json.load(file)['metrics']['accuracy'] > 0.9
     data = sources.load('digits')
-    features, classify = classifier.load(trained, data)
+    features, classify = load(trained, data)
     test = data.splits['test']
     images = np.rint(test.images * (255 / (data.num_values - 1))).astype(np.uint8)
     f = features(images)
@@ -80,7 +81,7 @@ def test_a_classifier_that_does_not_fit(name, sentence, trained, tmp_path):
     """Catches features of another set, and a traceback where there are none."""
     workdir = str(tmp_path) if name == 'digits' else trained
     with pytest.raises(UserError, match=sentence):
-        classifier.load(workdir, sources.load(name))
+        load(workdir, sources.load(name))
 
 
 def test_it_generates_nothing(trained, capsys):

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import autoregressive, conditional, gated_pixel_cnn, pixel_cnn_pp
+from experiments import gated_pixel_cnn, pixel_cnn_pp
 from gm_jax.data import image_set, sources
+from gm_jax.families import conditional
+from gm_jax.families.setting import pick
 
 NARROW = ('--features=6', '--observer_blocks=1', '--num_steps=2', '--batch_size=8',
           '--num_samples=6', '--eval_every=2')
@@ -92,7 +94,7 @@ def _built(task, image_shape, num_values):
     def log_prob(x, given):
         params = model.apply(variables, x, given, rngs=None, step=0, chunk=0)
         return model.distribution.log_prob(
-            *autoregressive.pick((params, x), made.missing)
+            *pick((params, x), made.missing)
         )
 
     return made, jax.jit(log_prob)

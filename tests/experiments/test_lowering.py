@@ -14,7 +14,8 @@ import pytest
 from jax import export
 
 from gm_jax.data import sources
-from gm_jax.training import state as state_lib
+from gm_jax.keys import fold_in_each
+from gm_jax.training.contracts import ByExample
 
 SMALL = {
     'autoencoder': {}, 'vae': {'test_samples': 2}, 'nade': {}, 'made': {},
@@ -33,12 +34,12 @@ _MARKS = {'Sharding', 'SPMDFullToShardShape', 'SPMDShardToFullShape'}
 @pytest.mark.parametrize('name', SMALL)
 def test_lowers_for_tpu_and_cuda(name, monkeypatch):
     """Catches an operation that only a CPU has, or that runs on the host."""
-    keywords = importlib.import_module(f'experiments.{name}').main.keywords
-    config = keywords['config_class'](**SMALL[name])
+    command = importlib.import_module(f'experiments.{name}').main
+    config = command.config_class(**SMALL[name])
     data = sources.load(config.dataset)
     # Some layers are written otherwise for a CPU.
     monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
-    experiment = keywords['build'](config, data)
+    experiment = command.build(config, data)
     state = jax.eval_shape(experiment.init, jax.random.key(0))
     examples = data.splits['train'].fetch(np.arange(8))
     batch = {**examples, 'index': np.arange(8, dtype=np.int32)}
@@ -49,11 +50,12 @@ def test_lowers_for_tpu_and_cuda(name, monkeypatch):
     programs = {'train': (
         experiment.train_step, state, stacked if experiment.minibatches else batch, rng
     )}
-    for step in ('eval_step', 'test_step'):
-        if getattr(experiment, step) is not None:
-            programs[step] = getattr(experiment, step), state, {**batch, **chunk}, rng
+    if isinstance(experiment.evaluation, ByExample):
+        for step in ('eval_step', 'test_step'):
+            function = getattr(experiment.evaluation, step)
+            programs[step] = function, state, {**batch, **chunk}, rng
     if experiment.sample is not None:
-        rngs = state_lib.fold_in_each(rng, jnp.arange(8))
+        rngs = fold_in_each(rng, jnp.arange(8))
         programs['sample'] = experiment.sample, state, rngs, batch['index']
     for what, (function, *args) in programs.items():
         exported = export.export(jax.jit(function), platforms=('tpu', 'cuda'))(*args)

@@ -14,33 +14,6 @@ TINY = (
 )
 
 
-def test_scores_of_two_draws():
-    """Catches a score that is not proper: E|y - x| - E|y - y'| / 2, worked by hand."""
-    x = np.array([[4, 4, 6]])
-    draws = np.array([[[5], [9]]])
-    # (1 + 3) / 2 - 4 / 2, of draws on both sides of the truth.
-    numbers = time_series.scores(x, draws)
-    assert numbers['crps'] == 0
-    assert numbers['error_if_nothing_changes'] == numbers['error_of_the_mean'] == 2
-    # The 5 % quantile is 5.2, the 25 % quantile 6.
-    assert numbers['inside_90_percent'] == numbers['inside_50_percent'] == 1
-
-
-def test_scores_of_the_true_distribution_are_best():
-    """Catches a score that prefers forecasts too narrow or too wide."""
-    rng = np.random.default_rng(0)
-    x = np.concatenate([np.zeros((4000, 1)), rng.normal(size=(4000, 2))], axis=1)
-    draws = rng.normal(size=(4000, 20, 2))
-    crps, inside = (
-        [time_series.scores(x, scale * draws)[name] for scale in (0.7, 1.0, 1.4)]
-        for name in ('crps', 'inside_90_percent')
-    )
-    assert crps[1] == min(crps)
-    # 1 / sqrt(pi) is the score of a standard normal distribution.
-    np.testing.assert_allclose(crps[1], np.pi**-0.5, rtol=0.02)
-    assert inside[0] < inside[1] < inside[2]
-
-
 @pytest.mark.parametrize('binarize, least, most', [
     ('none', 10, 256), ('threshold', 0, 1),
 ])

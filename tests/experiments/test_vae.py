@@ -12,6 +12,8 @@ from scipy import special, stats
 from experiments import vae
 from gm_jax.data import sources
 from gm_jax.errors import UserError
+from gm_jax.families import variational
+from gm_jax.families.variational import mean_image, posterior_terms
 from gm_jax.losses import elbo, likelihoods
 from gm_jax.models.vae import VAE, Gaussian
 
@@ -44,9 +46,9 @@ def _all_images(num_values=2, num_pixels=4) -> np.ndarray:
     return np.stack(values, -1).reshape(-1, 2, 2, 1).astype(np.int32)
 
 
-def _terms(model, variables, x, target, num, seed=0) -> vae.Terms:
+def _terms(model, variables, x, target, num, seed=0) -> variational.Terms:
     rngs = jax.random.split(jax.random.key(seed), len(x))
-    apply = jax.jit(nn.apply(vae.posterior_terms, model), static_argnums=4)
+    apply = jax.jit(nn.apply(posterior_terms, model), static_argnums=4)
     return jax.device_get(apply(variables, x, target, rngs, num))
 
 
@@ -64,7 +66,8 @@ def _exact_log_px(model, variables, target) -> np.ndarray:
         log_prior = special.logsumexp(log_joint, axis=0) + np.log(step)
     params = model.apply(variables, z, method=VAE.decode)
     log_px = np.stack([
-        vae.log_prob(model, params, jnp.asarray(x)[None], len(GRID)) for x in target
+        variational.log_prob(model, params, jnp.asarray(x)[None], len(GRID))
+        for x in target
     ]).astype(np.float64)
     return special.logsumexp(log_px + log_prior, axis=1) + np.log(step)
 
@@ -136,7 +139,7 @@ def test_terms_equal_the_float64_formula(latent_dims, monkeypatch):
     target, num = _all_images()[3:8], 7
     x = target.astype(np.float32)
     rngs = jax.random.split(jax.random.key(0), 5)
-    terms = nn.apply(vae.posterior_terms, model)(variables, x, target, rngs, num)
+    terms = nn.apply(posterior_terms, model)(variables, x, target, rngs, num)
     params = jax.device_get(variables['params'])
 
     z1 = np.float64(drawn[0])  # [B, S, Z1]
@@ -167,18 +170,18 @@ def test_samples_belong_to_the_example():
     target = _all_images()
     x = target.astype(np.float32)
     rngs = jax.random.split(jax.random.key(0), 16)
-    apply = nn.apply(vae.posterior_terms, model)
+    apply = nn.apply(posterior_terms, model)
     terms = apply(variables, x, target, rngs, 4)
     few = apply(variables, x[5:7], target[5:7], rngs[5:7], 4)
     np.testing.assert_allclose(few.log_w, terms.log_w[5:7], rtol=1e-5)
     assert np.ptp(terms.log_w, axis=1).min() > 1e-3
 
 
-def _made_up_terms() -> vae.Terms:
+def _made_up_terms() -> variational.Terms:
     rng = np.random.default_rng(0)
     log_px, log_w = (jnp.asarray(rng.normal(size=(4, 3)), jnp.float32) for _ in 'ab')
     kl = jnp.asarray(rng.gamma(0.5, size=(4, 6)), jnp.float32)
-    return vae.Terms(log_px, kl, log_w, jnp.zeros((4, 6)))
+    return variational.Terms(log_px, kl, log_w, jnp.zeros((4, 6)))
 
 
 @pytest.mark.parametrize('settings, step, beta', [
@@ -235,7 +238,7 @@ def test_gaussian_density_bounds_the_probability_of_the_pixel():
             target = jnp.asarray((x + noise) / num_values, jnp.float32)
             full = jnp.ones((num, 1, 1, 1))
             params = Gaussian(mean * full, 2 * np.log(std) * full)
-            log_px = vae.log_prob(model, params, target.reshape(full.shape), 1)
+            log_px = variational.log_prob(model, params, target.reshape(full.shape), 1)
             edges = stats.norm.cdf(np.array([x, x + 1]) / num_values, mean, std)
             bound, exact = np.exp(float(log_px.mean())), edges[1] - edges[0]
             assert bound <= 1.0001 * exact + 1e-12
@@ -250,12 +253,12 @@ def test_mean_image():
     model, _ = _model((1,), likelihood='categorical', num_values=3)
     logits = np.random.default_rng(0).normal(size=(2, 2, 2, 1, 3)).astype(np.float32)
     expected = special.softmax(logits, -1) @ np.array([0, 0.5, 1])
-    np.testing.assert_allclose(vae.mean_image(model, logits), expected, rtol=1e-5)
+    np.testing.assert_allclose(mean_image(model, logits), expected, rtol=1e-5)
     model, _ = _model((1,), likelihood='bernoulli')
-    x = vae.mean_image(model, logits[..., 0])
+    x = mean_image(model, logits[..., 0])
     np.testing.assert_allclose(x, special.expit(logits[..., 0]), rtol=1e-5)
     model, _ = _model((1,), likelihood='gaussian')
-    x = vae.mean_image(model, Gaussian(jnp.array([-1.0, 0.3, 2]), jnp.zeros(3)))
+    x = mean_image(model, Gaussian(jnp.array([-1.0, 0.3, 2]), jnp.zeros(3)))
     np.testing.assert_allclose(x, [0, 0.3, 1])
 
 
@@ -293,7 +296,7 @@ def test_bfloat16_keeps_parameters_and_likelihoods_in_float32():
     losses = {}
     for dtype in ('float32', 'bfloat16'):
         config = vae.Config(
-            hidden='32', latent_dims='4', dtype=dtype, batch_norm=True, ema=0.9
+            hidden=(32,), latent_dims=(4,), dtype=dtype, batch_norm=True, ema=0.9
         )
         experiment = vae.build(config, data)
         state, metrics = jax.jit(experiment.train_step)(
@@ -308,12 +311,12 @@ def test_bfloat16_keeps_parameters_and_likelihoods_in_float32():
 
 
 @pytest.mark.parametrize('settings', [
-    {'network': 'conv', 'hidden': '4,4'}, {'latent_dims': '4,2', 'hidden2': '8'},
+    {'network': 'conv', 'hidden': (4, 4)}, {'latent_dims': (4, 2), 'hidden2': (8,)},
     {'likelihood': 'gaussian'}, {'objective': 'iwae', 'k': 3, 'activation': 'tanh'},
 ])
 def test_every_kind_trains_and_samples(settings):
     """Catches a combination of settings that no other test runs."""
-    config = vae.Config(**({'hidden': '16', 'learning_rate': 1e-2} | settings))
+    config = vae.Config(**({'hidden': (16,), 'learning_rate': 1e-2} | settings))
     data = sources.load('digits')
     train = data.splits['train']
     few = sources.ArrayExamples(train.images[:32], train.labels[:32])

@@ -22,7 +22,7 @@ from PIL import Image
 
 from gm_jax.data import decoding, readers
 from gm_jax.errors import UserError
-from gm_jax.training import config as config_lib
+from gm_jax.training import settings
 
 CORPUS = pathlib.Path(__file__).parent / 'corpus'
 
@@ -54,18 +54,18 @@ def _read_image(path: str) -> None:
 def _read_setting(path: str) -> None:
     """Reads the file as the JSON of one setting, which its first byte chooses."""
     data = pathlib.Path(path).read_bytes()
-    names = [f.name for f in dataclasses.fields(config_lib.Config)]
+    names = [f.name for f in dataclasses.fields(settings.Config)]
     name = names[data[0] % len(names)] if data else 'seed'
     text = b'{"%s": %s}' % (name.encode(), data[1:])
     pathlib.Path(path).write_bytes(text)
-    config_lib.load(path, config_lib.Config)
+    settings.load(path, settings.Config)
 
 
 TARGETS: dict[str, Callable[[str], object]] = {
     'idx': _read_idx,
     'npz': readers.npz,
     'image': _read_image,
-    'config': lambda path: config_lib.load(path, config_lib.Config),
+    'config': lambda path: settings.load(path, settings.Config),
     'setting': _read_setting,
 }
 
@@ -74,7 +74,7 @@ def good_files(name: str) -> list[bytes]:
     """Returns files that are as they should be, to start from."""
     images = np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4)
     if name == 'config':
-        return [config_lib.to_json(config_lib.Config()).encode(), b'{}']
+        return [settings.to_json(settings.Config()).encode(), b'{}']
     if name == 'setting':
         return [b'a1', b'b"cosine"', b'c1.5e300', b'dtrue', b'e[1]', b'f-12']
     if name == 'idx':
@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
     name, *rest = argv
     corpus = CORPUS / name
     corpus.mkdir(parents=True, exist_ok=True)
-    for module in (readers, decoding, config_lib):
+    for module in (readers, decoding, settings):
         for value in list(vars(module).values()):
             if getattr(value, '__module__', '') == module.__name__ and hasattr(
                 value, '__code__'

@@ -1,6 +1,5 @@
 """Small autoregressive networks with random weights, all under one interface."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,20 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gm_jax.families.setting import linen_network
 from gm_jax.layers import weight_norm
-from gm_jax.losses import likelihoods
 from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
 from gm_jax.models.made import MADE, ascending, draw_masks
 from gm_jax.models.nade import NADE
 from gm_jax.models.pixel_cnn import PixelCNN
 from gm_jax.models.pixel_cnn_pp import PixelCNNpp
 from gm_jax.models.pixel_rnn import CELLS, PixelRNN
+from gm_jax.sampling import distributions
 from gm_jax.sampling.autoregressive import Network
 
 NAMES = (
     'nade', 'made', 'pixel_cnn', 'gated_pixel_cnn', 'pixel_cnn_pp', 'row_lstm',
     'diagonal_bilstm',
 )
+# The method that takes what the images are conditioned on.
+_CONDITIONED = {'nade': 'start', 'made': 'pixel'}
 
 
 class Density(NamedTuple):
@@ -45,7 +47,7 @@ def make(
     scale: float = 1.0,
     dtype: Any = jnp.float32,
 ) -> Density:
-    """Returns a network away from where training starts; `scale` sharpens it."""
+    """Return a network away from where training starts; `scale` sharpens it."""
     # Wide enough that no ReLU hides all paths of a colour.
     wide = dict(features=24, first_kernel=3, head=24)
     args, more = dict(image_shape=image_shape, num_values=num_values, dtype=dtype), ()
@@ -77,65 +79,39 @@ def make(
     )
     params = jax.tree.map(lambda a: a.astype(dtype), params)
 
-    def method(name: str, *extra: Any) -> Callable:
-        return lambda *args: model.apply({'params': params}, *args, *extra, method=name)
-
-    network = Network(
-        start=method('start', h) if name == 'nade' else method('start'),
-        row=method('row') if name in ('nade', 'made') else method('row', h),
-        pixel=method('pixel', *more, h) if name == 'made' else method('pixel'),
-        by_colour=name != 'pixel_cnn_pp',
-    )
-
     def apply(x: jax.Array) -> Any:
         return model.apply({'params': params}, x, *more, h)
 
-    kind = _mixture if name == 'pixel_cnn_pp' else _discrete
+    kind, terms = distributions.discrete, _discrete_terms
+    if name == 'pixel_cnn_pp':
+        kind, terms = distributions.logistic_mixture, _mixture_terms
+    pixel = kind(num_values, image_shape[2])
     return Density(
-        params=apply, network=network, order=order,
-        **kind(apply, image_shape[2], num_values),
-    )
-
-
-def _discrete(apply: Callable, channels: int, num_values: int) -> dict[str, Any]:
-    if num_values == 2:
-        log_prob, quantile = (
-            likelihoods.bernoulli_log_prob, likelihoods.bernoulli_quantile
-        )
-    else:
-        log_prob, quantile = (
-            likelihoods.categorical_log_prob, likelihoods.categorical_quantile
-        )
-
-    def terms(x: jax.Array, target: np.ndarray) -> jax.Array:
-        logits = apply(x)
-        if num_values == 2:
-            return target * logits - jax.nn.softplus(logits)
-        return jnp.take_along_axis(
-            jax.nn.log_softmax(logits), target[..., None], axis=-1
-        )[..., 0]
-
-    return dict(
-        log_prob=lambda x: log_prob(apply(x), x), terms=terms,
-        quantile=lambda logits, x, u: quantile(logits, u), num_noise=channels,
-    )
-
-
-def _mixture(apply: Callable, channels: int, num_values: int) -> dict[str, Any]:
-    values = dict(num_values=num_values)
-
-    def terms(x: jax.Array, target: np.ndarray) -> jax.Array:
-        """Uses a stand-in: all that the network says of a pixel, for its colours."""
-        del target
-        leaves = [a.reshape(*x.shape[:3], -1) for a in jax.tree.leaves(apply(x))]
-        said = jnp.sum(jnp.sin(jnp.concatenate(leaves, axis=-1)), -1, keepdims=True)
-        return jnp.broadcast_to(said, x.shape)
-
-    return dict(
-        log_prob=lambda x: likelihoods.logistic_mixture_log_prob(
-            apply(x), x, **values
+        params=apply,
+        log_prob=lambda x: pixel.log_prob(apply(x), x),
+        terms=lambda x, target: terms(apply(x), x, target),
+        quantile=pixel.quantile,
+        network=linen_network(
+            model, {'params': params}, h, more=more,
+            conditioned=_CONDITIONED.get(name, 'row'),
+            by_colour=name != 'pixel_cnn_pp',
         ),
-        terms=terms,
-        quantile=functools.partial(likelihoods.logistic_mixture_quantile, **values),
-        num_noise=1 + channels,
+        order=order,
+        num_noise=pixel.num_noise,
     )
+
+
+def _discrete_terms(logits: jax.Array, x: jax.Array, target: np.ndarray) -> jax.Array:
+    if logits.ndim == x.ndim:
+        return target * logits - jax.nn.softplus(logits)
+    return jnp.take_along_axis(
+        jax.nn.log_softmax(logits), target[..., None], axis=-1
+    )[..., 0]
+
+
+def _mixture_terms(mixture: Any, x: jax.Array, target: np.ndarray) -> jax.Array:
+    """Use a stand-in: all that the network says of a pixel, for its colours."""
+    del target
+    leaves = [a.reshape(*x.shape[:3], -1) for a in jax.tree.leaves(mixture)]
+    total = jnp.sum(jnp.sin(jnp.concatenate(leaves, axis=-1)), -1, keepdims=True)
+    return jnp.broadcast_to(total, x.shape)

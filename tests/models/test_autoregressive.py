@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gm_jax.evaluation import checks
-from gm_jax.layers import causal
+from gm_jax.layers import causal, lstm
 from gm_jax.losses import likelihoods
 from gm_jax.models import made, pixel_cnn, pixel_cnn_pp, pixel_rnn
 from tests.models import densities
@@ -129,10 +129,10 @@ def test_planted_lack_of_the_shift_of_the_mirrored_copy_is_found(monkeypatch):
 def test_skew():
     """Catches a row that is shifted by another number than its own."""
     x = np.arange(1, 25.0).reshape(2, 3, 4, 1)
-    skewed = pixel_rnn.skew(x)
+    skewed = lstm.skew(x)
     expected = [[1, 2, 3, 4, 0, 0], [0, 5, 6, 7, 8, 0], [0, 0, 9, 10, 11, 12]]
     np.testing.assert_array_equal(skewed[0, ..., 0], expected)
-    np.testing.assert_array_equal(pixel_rnn.unskew(skewed, 4), x)
+    np.testing.assert_array_equal(lstm.unskew(skewed, 4), x)
 
 
 @pytest.mark.parametrize('batch', [2, 3])

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import autoregressive as experiment_lib
 from experiments import multiscale_pixel_cnn
 from gm_jax.data import image_set
 from gm_jax.evaluation import checks
+from gm_jax.families.autoregressive import generate_and_sweep
 from gm_jax.layers.pixels import join, quarters
 from gm_jax.models.multiscale_pixel_cnn import ParallelStage
 from gm_jax.sampling import autoregressive
@@ -103,7 +103,7 @@ def test_same_integers(stages, shape, num_values, num_stages):
     """Catches noise that goes to another pixel, and given pixels that are not kept."""
     with jax.enable_x64(True):
         model, variables = _make(stages, shape, num_values, num_stages, 'float64')
-        generate, sweep = map(jax.jit, experiment_lib.samplers(model))
+        generate, sweep = map(jax.jit, generate_and_sweep(model))
         rngs, rng = jax.random.split(jax.random.key(2), 3), np.random.default_rng(3)
         uniform = autoregressive.noise(rngs, shape, model.distribution.num_noise)
         x = rng.integers(0, num_values, (3, *shape), np.int32)

@@ -11,7 +11,7 @@ import pytest
 
 from experiments import vae
 from gm_jax.errors import UserError
-from gm_jax.training import distributed, parallel
+from gm_jax.training import distributed, parallel, processes
 from tests.processes import families, launch
 from tests.training import tiny
 
@@ -145,5 +145,5 @@ def test_of_one_process_there_is_nothing_to_start(monkeypatch):
     """Catches a run on a laptop, or one task of Slurm, that looks for others."""
     distributed.initialize()
     distributed.initialize('localhost:1', 1, 0)
-    assert not distributed.several() and distributed.is_primary()
-    assert parallel.Agreement(2).ask(True) and distributed.all_agree(True)
+    assert not processes.several() and processes.is_primary()
+    assert parallel.Agreement(2).ask(True) and processes.all_agree(True)

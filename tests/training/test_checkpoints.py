@@ -10,8 +10,7 @@ import optax
 import pytest
 
 from gm_jax.errors import UserError
-from gm_jax.training import checkpoints
-from gm_jax.training import state as state_lib
+from gm_jax.training import checkpoints, train_state
 
 # One object, since states with different optimizers are different trees.
 TX = optax.chain(
@@ -33,7 +32,7 @@ def _state(seed: int, *, ema: bool = True, batch_norm: bool = True, width: int =
         name: jnp.asarray(rng.normal(size=width), jnp.float32)
         for name in ('mean', 'kernel/sigma')
     }}
-    state = state_lib.create(
+    state = train_state.create(
         params, TX, model_state=stats if batch_norm else None, ema=ema
     )
     return state.apply_gradients(grads=params)

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from gm_jax.training import game
-from gm_jax.training import state as state_lib
+from gm_jax.keys import example_rngs
+from gm_jax.training import game, train_state
 from gm_jax.training.game import Turn
 
 K = 3
@@ -23,13 +23,13 @@ def _hunter_loss(params, model_state, batch, rngs, *, step, axis_name):
     gap = params['hunter']['w'] - batch['x'] - 0.1 * _noise(rngs)
     loss = jnp.mean(gap**2) + params['hare']['w'] * params['hunter']['w']
     calls = jax.tree.map(lambda n: n + 1, model_state['calls'])
-    return state_lib.LossOutput(loss, {'gap': gap.mean()}, {'calls': calls})
+    return train_state.LossOutput(loss, {'gap': gap.mean()}, {'calls': calls})
 
 
 def _hare_loss(params, model_state, batch, rngs, *, step, axis_name):
     """Moves away from the hunter."""
     loss = -jnp.mean((params['hare']['w'] - params['hunter']['w'] + _noise(rngs))**2)
-    return state_lib.LossOutput(loss, {}, model_state)
+    return train_state.LossOutput(loss, {}, model_state)
 
 
 def _turns(k=K, hunter_loss=_hunter_loss):
@@ -42,7 +42,7 @@ TX = {'hunt': optax.adam(0.1), 'flee': optax.sgd(0.01, momentum=0.9)}
 
 def _start(turns, ema=False):
     params = {'hunter': {'w': jnp.float32(1.0)}, 'hare': {'w': jnp.float32(-2.0)}}
-    return state_lib.create(
+    return train_state.create(
         params, game.optimizers(turns, TX), model_state={'calls': jnp.int32(0)}, ema=ema
     )
 
@@ -65,7 +65,7 @@ def test_equals_the_algorithm_by_hand():
             ('hunter', TX['hunt'], hunt) if i < K else ('hare', TX['flee'], flee)
         )
         part = {name: value[turn.minibatch] for name, value in batch.items()}
-        rngs = state_lib.example_rngs(jax.random.fold_in(rng, i), 0, part['index'])
+        rngs = example_rngs(jax.random.fold_in(rng, i), 0, part['index'])
 
         def objective(own, name=name, turn=turn, part=part, rngs=rngs, params=params):
             return turn.loss_fn(

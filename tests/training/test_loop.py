@@ -20,10 +20,7 @@ from PIL import Image
 
 from experiments import vae
 from gm_jax.data import sources
-from gm_jax.training import checkpoints
-from gm_jax.training import config as config_lib
-from gm_jax.training import loop
-from gm_jax.training import metrics as metrics_lib
+from gm_jax.training import checkpoints, loop, recorder, settings
 from tests.training import tiny
 
 # Without what makes compilation slow.
@@ -55,7 +52,7 @@ def _content(directory: pathlib.Path) -> dict[str, bytes]:
 
 def test_work_directory(whole):
     """Catches any departure from what scripts expect to find there."""
-    config = config_lib.load(str(whole / 'config.json'), vae.Config)
+    config = settings.load(str(whole / 'config.json'), vae.Config)
     assert (config.num_steps, config.batch_norm, config.ema) == (36, True, 0.9)
     lines = [(line['step'], line['split']) for line in tiny.metrics(whole)]
     assert lines == [
@@ -128,7 +125,7 @@ def test_results(whole):
 
 def test_stopped_twice_ends_with_the_same_bits(whole, tmp_path, monkeypatch, capfd):
     """Catches a state that is not saved whole, and data or noise that starts anew."""
-    add = metrics_lib.Recorder.add
+    add = recorder.Recorder.add
     stops = {17: signal.SIGTERM, 29: signal.SIGINT}
 
     def add_and_stop(self, step, *args):
@@ -137,7 +134,7 @@ def test_stopped_twice_ends_with_the_same_bits(whole, tmp_path, monkeypatch, cap
             signal.raise_signal(stops[step])
 
     argv = [f'--workdir={tmp_path}', *tiny.FLAGS]
-    monkeypatch.setattr(metrics_lib.Recorder, 'add', add_and_stop)
+    monkeypatch.setattr(recorder.Recorder, 'add', add_and_stop)
     assert vae.main(argv) == 128 + signal.SIGTERM
     error = capfd.readouterr().err
     assert 'saved at step 17 of 36' in error and 'Traceback' not in error

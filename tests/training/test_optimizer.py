@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gm_jax.training import config as config_lib
 from gm_jax.training import optimizer
+from gm_jax.training.settings import Config
 
 
 def _rates(steps, **settings) -> np.ndarray:
-    schedule = optimizer.learning_rate(config_lib.Config(**settings))
+    schedule = optimizer.learning_rate(Config(**settings))
     return np.array([float(schedule(jnp.int32(step))) for step in steps])
 
 
@@ -51,7 +51,7 @@ def test_warmup():
 
 def test_adam_follows_the_settings():
     """Catches a constant that is not passed on, and clipping after the moments."""
-    config = config_lib.Config(
+    config = Config(
         learning_rate=0.1, adam_b1=0.5, adam_b2=0.75, adam_eps=0.01, grad_clip=1.0
     )
     params, grads = jnp.zeros(2), jnp.array([3.0, 4.0])
@@ -76,7 +76,7 @@ def test_adam_follows_the_settings():
 
 def test_muon_steps_by_orthogonal_matrices():
     """Catches a kernel taken for another matrix, a bias that is none, and the scale."""
-    config = config_lib.Config(
+    config = Config(
         learning_rate=0.1, optimizer='muon', schedule='constant'
     )
     rng = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def test_weight_decay_is_of_kernels(name):
     grads = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size)).reshape(x.shape), params)
 
     def step(decay):
-        config = config_lib.Config(
+        config = Config(
             learning_rate=0.1, schedule='constant', optimizer=name, weight_decay=decay
         )
         tx = optimizer.make(config)
@@ -121,7 +121,7 @@ def test_weight_decay_is_of_kernels(name):
 
 def test_several_updates_a_step_share_its_learning_rate():
     """Catches a schedule that runs k times as fast for who moves k times a step."""
-    config = config_lib.Config(learning_rate=1.0, num_steps=4, adam_eps=1e-20)
+    config = Config(learning_rate=1.0, num_steps=4, adam_eps=1e-20)
     tx = optimizer.make(config, updates_per_step=3)
     params = {'w': jnp.zeros((1, 1))}
     state, moves = tx.init(params), []

@@ -15,10 +15,10 @@ from gm_jax.training import parallel
 
 BATCH_SIZE = 16
 CONFIG = vae.Config(
-    hidden='16', latent_dims='3', binarize='dynamic', batch_norm=True, dropout=0.2,
+    hidden=(16,), latent_dims=(3,), binarize='dynamic', batch_norm=True, dropout=0.2,
     ema=0.9, grad_clip=5.0, k=2, free_bits=0.05, num_steps=50,
 )
-CONV = dataclasses.replace(CONFIG, network='conv', hidden='4,8', k=1)
+CONV = dataclasses.replace(CONFIG, network='conv', hidden=(4, 8), k=1)
 
 
 @functools.cache

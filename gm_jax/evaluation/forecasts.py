@@ -1,0 +1,54 @@
+"""Scores of forecasts that are drawn, against what came.
+
+    numbers = forecasts.scores(series, draws)
+"""
+
+import chex
+import numpy as np
+
+
+def scores(x: np.ndarray, draws: np.ndarray) -> dict[str, float]:
+    """Score forecasts by their continuous ranked probability score and coverage.
+
+    The continuous ranked probability score of K draws y of a value x is
+
+        mean_k |y_k - x| - sum_{j != k} |y_j - y_k| / (2 K (K - 1)),
+
+    the absolute error where the forecast is a point.
+
+    Args:
+        x: [N, T] series.
+        draws: [N, K, horizon] continuations drawn given the first T - horizon values.
+
+    Returns:
+        'crps', the score of the draws, and those of two point forecasts,
+        'error_if_nothing_changes' and 'error_of_the_mean' of the known values, in units
+        of x; 'inside_50_percent' and 'inside_90_percent', the share of the true values
+        that lie between the quantiles that should hold half and 90 % of them.
+
+    Raises:
+        AssertionError: the shapes do not fit each other.
+
+    References:
+        Gneiting and Raftery 2007, Strictly Proper Scoring Rules, Prediction, and
+        Estimation, eq. 21. https://doi.org/10.1198/016214506000001437
+    """
+    chex.assert_rank([x, draws], [2, 3])
+    chex.assert_equal_shape_prefix([x, draws], 1)
+    num, horizon = draws.shape[1:]
+    past, truth = x[:, :-horizon].astype(float), x[:, None, -horizon:].astype(float)
+    order = np.sort(draws.astype(float), axis=1)
+    # Of sorted values, the sum of differences counts the k-th 2 k - K + 1 times.
+    weights = (2 * np.arange(num) - num + 1)[:, None] / (num * (num - 1))
+    numbers = {
+        'crps': np.mean(np.abs(draws - truth)) - np.mean(np.sum(weights * order, 1)),
+        'error_if_nothing_changes': np.mean(np.abs(past[:, None, -1:] - truth)),
+        'error_of_the_mean': np.mean(
+            np.abs(past.mean(axis=1)[:, None, None] - truth)
+        ),
+    }
+    for share in (0.5, 0.9):
+        low, high = np.quantile(draws, [(1 - share) / 2, (1 + share) / 2], axis=1)
+        inside = (low <= truth[:, 0]) & (truth[:, 0] <= high)
+        numbers[f'inside_{100 * share:.0f}_percent'] = inside.mean()
+    return {name: float(value) for name, value in numbers.items()}

@@ -1,0 +1,21 @@
+"""What the experiments of one family share, from model to experiment."""
+
+from gm_jax._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, (
+    'adversarial',
+    'attributes',
+    'autoregressive',
+    'classifier',
+    'codes',
+    'conditional',
+    'density',
+    'generation',
+    'given',
+    'pixel_cnn',
+    'players',
+    'probes',
+    'scores',
+    'setting',
+    'variational',
+))

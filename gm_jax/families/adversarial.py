@@ -1,0 +1,432 @@
+"""From two players and the rules of their game to an experiment.
+
+A generator draws x = G(z), a discriminator (or critic) scores x, and a game of two
+losses trains both: the algorithm of Goodfellow et al. 2014, Generative Adversarial
+Networks, https://arxiv.org/abs/1406.2661, with losses and optimizers as arguments.
+
+NOTE: with --ema samples are drawn with the averaged parameters and with BatchNorm's
+running averages, which are of the parameters as they are.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gm_jax import plotting
+from gm_jax.data import binarize, pipeline, synthetic
+from gm_jax.data.image_set import ImageSet
+from gm_jax.errors import UserError
+from gm_jax.evaluation import inception
+from gm_jax.families import attributes, classifier, players, scores
+from gm_jax.families.classifier import Trained
+from gm_jax.families.scores import Features
+from gm_jax.keys import fold_in_each, split_each
+from gm_jax.layers.pixels import to_uint8
+from gm_jax.losses import adversarial
+from gm_jax.models import dcgan, infogan
+from gm_jax.models.players import Discriminator, Generator
+from gm_jax.sampling import latent
+from gm_jax.training import game, optimizer, settings, train_state
+from gm_jax.training.contracts import BySamples, Experiment, HostBatch, Pictures, Say
+from gm_jax.training.settings import field
+from gm_jax.training.train_state import (
+    Batch,
+    LossOutput,
+    ModelState,
+    Params,
+    TrainState,
+)
+
+# Samples whose codes are combined.
+_POPULATION = 2_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(settings.Config):
+    """Settings of every adversarial experiment."""
+
+    batch_size: int = field(
+        64, 'examples of each minibatch, over all devices of all processes', low=1
+    )
+    learning_rate: float = field(2e-4, 'peak learning rate', low=0.0)
+    schedule: str = field(
+        'constant', 'learning rate over the run',
+        choices=('constant', 'cosine', 'stages'),
+    )
+    adam_b1: float = field(
+        0.5, 'decay of the average of gradients', low=0.0, high=1.0
+    )
+    discriminator_learning_rate: float = field(
+        0.0, 'of the discriminator; 0: the same', low=0.0
+    )
+    k: int = field(
+        1, 'discriminator steps, each on a minibatch of its own, for one of the '
+        'generator', low=1,
+    )
+    latent_dim: int = field(64, 'size of z', low=1)
+    prior: str = field(
+        'uniform', 'of each unit of z: uniform on (-1, 1), or normal',
+        choices=('uniform', 'normal'),
+    )
+    class_conditional: bool = field(False, 'both networks see the label')
+    score_samples: int = field(
+        10_000, 'most samples, and most images, that an evaluation compares', low=5,
+        evaluation_only=True,
+    )
+    classifier: str = field(
+        '', 'work directory of the experiment classifier on the same set, whose '
+        'features evaluations compare; none: pixels', evaluation_only=True,
+    )
+    inception: str = field(
+        '', 'weight file of gm_jax.evaluation.inception, whose features evaluations '
+        "compare in place of a classifier's", evaluation_only=True,
+    )
+
+
+class Losses(NamedTuple):
+    """The rules of the game; all losses are to be minimised.
+
+    Attributes:
+        discriminator: (scores [B] of real images, of generated ones) -> loss [].
+        generator: scores [B] of generated images -> loss [].
+        penalty: weight of the gradient penalty; 0: none.
+        clip: largest weight of the discriminator; 0: no limit.
+        saturated_below: the least healthy loss of a discriminator; a critic's loss has
+            no such value.
+    """
+
+    discriminator: Callable[[jax.Array, jax.Array], jax.Array]
+    generator: Callable[[jax.Array], jax.Array]
+    penalty: float = 0.0
+    clip: float = 0.0
+    saturated_below: float = -np.inf
+
+
+class Networks(NamedTuple):
+    """The players.
+
+    Attributes:
+        generator: z, and the label where it sees it, to an image.
+        discriminator: an image, and its label, to a score.
+        convolutional: whether they are of convolutions; see `Experiment.single_steps`.
+    """
+
+    generator: Generator
+    discriminator: Discriminator
+    convolutional: bool = True
+
+
+class Game(NamedTuple):
+    """What a step, an evaluation and pictures are made of.
+
+    Attributes:
+        config: the settings.
+        data: the image set.
+        networks: the players.
+        losses: the rules.
+    """
+
+    config: Config
+    data: ImageSet
+    networks: Networks
+    losses: Losses
+
+    @property
+    def players(self) -> players.Players:
+        """The players by name, in the order in which they start."""
+        return {
+            'generator': self.networks.generator,
+            'discriminator': self.networks.discriminator,
+        }
+
+    def label(self, label: jax.Array) -> tuple[jax.Array, ...]:
+        """Return the labels [B] as arguments of a network: none if it sees none."""
+        return (label,) if self.config.class_conditional else ()
+
+
+def build(
+    config: Config,
+    data: ImageSet,
+    *,
+    make_networks: Callable[[Any, ImageSet], Networks],
+    make_losses: Callable[[Any], Losses],
+) -> Experiment:
+    """Make an adversarial experiment.
+
+    Args:
+        config: the settings.
+        data: the image set.
+        make_networks: makes the players from both.
+        make_losses: makes the rules from the settings.
+    """
+    if config.class_conditional and not data.num_classes:
+        raise UserError(f'--class_conditional needs labels, and {data.name} has none.')
+    scores.check_splits(data)
+    g = Game(config, data, make_networks(config, data), make_losses(config))
+    turns = make_turns(g)
+    features, trained = _judges(config, data)
+    return Experiment(
+        init=functools.partial(init, g, game.optimizers(
+            turns, make_optimizers(config)
+        )),
+        train_step=game.make_game_step(turns, ema_decay=config.ema),
+        evaluation=BySamples(functools.partial(
+            scores.score, most=config.score_samples, data=data, features=features
+        )),
+        sample=functools.partial(sample, g),
+        sampler='z from the prior, G(z)',
+        pictures=functools.partial(make_pictures, g, features),
+        finish=functools.partial(compare_attributes, g, trained) if trained else None,
+        alarms=functools.partial(
+            scores.find_alarms, saturated_below=g.losses.saturated_below, data=data
+        ),
+        single_steps=g.networks.convolutional,
+        minibatches=config.k,
+    )
+
+
+def _judges(config: Config, data: ImageSet) -> tuple[Features, Trained | None]:
+    """Return the features that are compared, and the classifier where there is one."""
+    features, trained = scores.PIXELS, None
+    # Sampling needs only a checkpoint: then there are no splits.
+    if config.classifier and data.splits:
+        trained = classifier.load(config.classifier, data)
+        features = Features('classifier', trained.features)
+    if config.inception and data.splits:
+        weights = inception.load(config.inception)
+        features = Features(
+            'inception', functools.partial(inception.features, weights)
+        )
+    return features, trained
+
+
+def init(g: Game, tx: optax.GradientTransformation, rng: jax.Array) -> TrainState:
+    """Start both players."""
+    label = g.label(jnp.zeros(1, jnp.int32))
+    seen = {
+        'generator': (jnp.zeros((1, g.config.latent_dim)), *label),
+        'discriminator': (jnp.zeros((1, *g.data.image_shape)), *label),
+    }
+    params, model_state = players.init(g.players, seen, rng)
+    return train_state.create(
+        params, tx, model_state=model_state, ema=g.config.ema > 0
+    )
+
+
+def sample(
+    g: Game, state: TrainState, rngs: jax.Array, index: jax.Array
+) -> jax.Array:
+    """Generate images of z from the prior, of all classes in turn."""
+    z = draw_z(g.config, rngs)
+    return generate(g, state, z, index % max(g.data.num_classes, 1))
+
+
+def generate(
+    g: Game, state: TrainState, z: jax.Array, label: jax.Array
+) -> jax.Array:
+    """Return G(z), of the labels [B] where it sees them, as uint8 [B, H, W, C]."""
+    x = players.play(g.players, 'generator', state, z, *g.label(label))
+    return to_uint8((x + 1) / 2)
+
+
+def make_optimizers(config: Config) -> dict[str, optax.GradientTransformation]:
+    """Make each player's optimizer; the discriminator's counts k updates per step."""
+    rate = config.discriminator_learning_rate or config.learning_rate
+    with_its_rate = dataclasses.replace(config, learning_rate=rate)
+    return {
+        'generator': optimizer.make(config),
+        'discriminator': optimizer.make(with_its_rate, updates_per_step=config.k),
+    }
+
+
+def make_turns(g: Game) -> list[game.Turn]:
+    """Make the moves of a step: k of the discriminator, then one of the generator."""
+    clip = g.losses.clip
+
+    def clipped(params: Params) -> Params:
+        return jax.tree.map(lambda w: jnp.clip(w, -clip, clip), params)
+
+    turn = game.Turn(
+        'discriminator', ('discriminator',), functools.partial(discriminator_loss, g)
+    )
+    if clip:
+        turn = turn._replace(project=clipped)
+    return [turn._replace(minibatch=i) for i in range(g.config.k)] + [
+        game.Turn('generator', ('generator',), functools.partial(generator_loss, g))
+    ]
+
+
+def discriminator_loss(
+    g: Game, params: Params, model_state: ModelState, batch: Batch, rngs: jax.Array,
+    *, step: jax.Array, axis_name: str | None,
+) -> LossOutput:
+    """Compute the discriminator's loss of a minibatch; see `train_state.LossFn`."""
+    del step
+    z_rngs, pixel_rngs, *dropout_rngs, point_rngs = split_each(rngs, 5)
+    label = g.label(batch['label'])
+    real = to_tanh_range(pixel_rngs, batch['image'], g.data)
+    # The generator keeps BatchNorm's running averages in its own turn, not here.
+    fake, _ = players.train(
+        g.players, 'generator', params, model_state, draw_z(g.config, z_rngs), *label,
+        axis_name=axis_name,
+    )
+    judged = []
+    # Apart: together, BatchNorm would tell the discriminator how many are fake.
+    for x, x_rngs in zip((real, fake), dropout_rngs, strict=True):
+        score, model_state = players.train(
+            g.players, 'discriminator', params, model_state, x, *label,
+            dropout_rngs=x_rngs, axis_name=axis_name,
+        )
+        judged.append(score)
+    loss = g.losses.discriminator(*judged)
+    metrics = {'real_score': judged[0].mean(), 'fake_score': judged[1].mean()}
+    if g.losses.penalty:
+        def critic(x: jax.Array) -> jax.Array:
+            return players.train(
+                g.players, 'discriminator', params, model_state, x, *label
+            )[0]
+
+        penalty = adversarial.gradient_penalty(critic, point_rngs, real, fake)
+        loss, metrics['gradient_penalty'] = loss + g.losses.penalty * penalty, penalty
+    return LossOutput(loss, metrics, model_state)
+
+
+def generator_loss(
+    g: Game, params: Params, model_state: ModelState, batch: Batch, rngs: jax.Array,
+    *, step: jax.Array, axis_name: str | None,
+) -> LossOutput:
+    """Compute the generator's loss, from fresh noise; see `train_state.LossFn`."""
+    del step
+    z_rngs, dropout_rngs = split_each(rngs, 2)
+    label = g.label(batch['label'])
+    fake, model_state = players.train(
+        g.players, 'generator', params, model_state, draw_z(g.config, z_rngs), *label,
+        axis_name=axis_name,
+    )
+    score, _ = players.train(
+        g.players, 'discriminator', params, model_state, fake, *label,
+        dropout_rngs=dropout_rngs, axis_name=axis_name,
+    )
+    # How much a better score of a sample is worth: near 0, the generator cannot learn.
+    loss, slopes = jax.value_and_grad(g.losses.generator)(score)
+    metrics = {'generator_slope': jnp.sum(jnp.abs(slopes))}
+    return LossOutput(loss, metrics, model_state)
+
+
+def draw_z(config: Config, rngs: jax.Array) -> jax.Array:
+    """Draw z from the prior, [B, Z], one key [B] per image."""
+    if config.prior == 'normal':
+        return latent.prior_sample(rngs, config.latent_dim)
+    return jax.vmap(
+        lambda rng: jax.random.uniform(rng, (config.latent_dim,), minval=-1.0)
+    )(rngs)
+
+
+def to_tanh_range(rngs: jax.Array, image: jax.Array, data: ImageSet) -> jax.Array:
+    """Scale integers, binarized where the set says so, to [-1, 1]."""
+    return 2 * binarize.to_unit_range(rngs, image, data) - 1
+
+
+def dcgan_networks(
+    config: Config, data: ImageSet, features: tuple[int, ...], *, kernel_size: int,
+    norm: str,
+) -> Networks:
+    """Make the players of convolutions alone, which may see labels."""
+    _check_sides(data, 2 ** len(features))
+    parts = dict(
+        kernel_size=kernel_size, dtype=jnp.dtype(config.dtype),
+        num_classes=data.num_classes if config.class_conditional else 0,
+    )
+    return Networks(
+        dcgan.Generator(data.image_shape, features[::-1], **parts),
+        dcgan.Discriminator(features, norm=norm, **parts),
+    )
+
+
+def small_networks(config: Config, data: ImageSet, *, norm: str) -> Networks:
+    """Make the players of Lucic et al. 2018."""
+    check_unconditional(config)
+    _check_sides(data, 4)
+    dtype = jnp.dtype(config.dtype)
+    return Networks(
+        infogan.Generator(data.image_shape, dtype=dtype),
+        infogan.Discriminator(norm=norm, dtype=dtype),
+    )
+
+
+def check_unconditional(config: Config) -> None:
+    """Raise UserError where labels are asked of a network that sees none."""
+    if config.class_conditional:
+        raise UserError(
+            '--class_conditional: only the networks of convolutions alone, those of '
+            'dcgan, see labels.'
+        )
+
+
+def _check_sides(data: ImageSet, divisor: int) -> None:
+    height, width, _ = data.image_shape
+    if height % divisor or width % divisor:
+        raise UserError(
+            f'the images of {data.name}, {height} x {width}, do not fit this network: '
+            f'{divisor} must divide their sides; --image_size changes those of a '
+            f'folder or a TFDS set.'
+        )
+
+
+def compare_attributes(
+    g: Game, trained: Trained, state: TrainState, say: Say
+) -> tuple[dict[str, float], Pictures]:
+    """Do arithmetic on the z of samples; see `attributes.compare`."""
+    del say
+    config, num_classes = g.config, g.data.num_classes
+    draw = jax.jit(functools.partial(generate, g))
+
+    def decode(z: jax.Array, label: np.ndarray) -> np.ndarray:
+        return np.asarray(draw(state, z, jnp.asarray(label, jnp.int32)))
+
+    index = jnp.arange(_POPULATION)
+    return attributes.compare(
+        draw_z(config, fold_in_each(jax.random.key(config.seed), index)),
+        decode, trained.classify, num_classes,
+        np.asarray(index % num_classes) if config.class_conditional else None,
+    )
+
+
+def make_pictures(
+    g: Game, features: Features, state: TrainState, batch: HostBatch, rng: jax.Array
+) -> Pictures:
+    """Draw walks from z to z, and samples over the training images nearest to them.
+
+    For a set of points in the plane it plots the points instead.
+
+    Args:
+        g: the game.
+        features: by which images are near.
+        state: the players.
+        batch: not used.
+        rng: one key.
+    """
+    del batch
+    config, data = g.config, g.data
+    draw = jax.jit(functools.partial(generate, g))
+    if synthetic.modes(data.name) is not None:
+        z = draw_z(config, fold_in_each(rng, jnp.arange(2000)))
+        points = draw(state, z, jnp.arange(2000) % data.num_classes)
+        x = pipeline.first_images(data, 2000).reshape(-1, 2)
+        return {'points': plotting.scatter(x, np.asarray(points).reshape(-1, 2))}
+    ends = draw_z(config, fold_in_each(rng, jnp.arange(16)))
+    z = latent.interpolate(
+        ends[:8], ends[8:], 10, spherical=config.prior == 'normal'
+    ).swapaxes(0, 1)
+    label = jnp.repeat(jnp.arange(8) % max(data.num_classes, 1), 10)
+    x = np.asarray(draw(state, z.reshape(-1, config.latent_dim), label))
+    return {
+        'interpolations': plotting.image_grid(x, columns=10),
+        'nearest': scores.nearest_images(x[::10], data, features),
+    }

@@ -1,0 +1,160 @@
+"""From an autoregressive model to an experiment.
+
+A model brings functions (`setting.Model`); here they become a density, which is exact,
+and three samplers.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from gm_jax.data import binarize
+from gm_jax.data.image_set import ImageSet
+from gm_jax.families import density, generation, setting
+from gm_jax.families.density import Mode
+from gm_jax.families.setting import Config, Model, Setting, Task, Variables
+from gm_jax.keys import split_each
+from gm_jax.training.contracts import Experiment, Summarize
+from gm_jax.training.train_state import Batch, ModelState
+
+# (config, image set) -> model
+MakeModel = Callable[[Any, ImageSet], Model]
+
+
+def build(
+    config: Config, data: ImageSet, *, make_model: MakeModel, task: Task | None = None
+) -> Experiment:
+    """Make the experiment of an autoregressive model.
+
+    Args:
+        config: the settings.
+        data: the image set.
+        make_model: makes the model, which is used in two types of float.
+        task: the part of an image that is given; then log-probabilities are those of
+            the rest.
+    """
+    return assemble(make_setting(config, data, make_model=make_model, task=task))
+
+
+def assemble(s: Setting) -> Experiment:
+    """Make the experiment of a setting: its density, samplers and pictures."""
+    exact = density.plain(
+        functools.partial(_init, s), functools.partial(_log_prob, s), s.num_dims,
+        'exact', num_chunks=s.model.test_chunks,
+    )
+    if s.task is not None:
+        report = functools.partial(_report, s.task.name, exact.report)
+        exact = exact._replace(report=report)
+    sample, host_sampler = generation.samplers(s)
+    return density.build(
+        s.config,
+        exact,
+        sample=sample,
+        sampler=s.config.sampler,
+        host_sampler=None if s.config.sampler == 'incremental' else host_sampler,
+        pictures=functools.partial(generation.pictures, s),
+        single_steps=s.model.heavy,
+        micro_batch=micro_batch_size(s.config, s.model),
+    )
+
+
+def make_setting(
+    config: Config, data: ImageSet, *, make_model: MakeModel, task: Task | None = None
+) -> Setting:
+    """Make what the functions of an experiment have in common; see `build`.
+
+    Raises:
+        UserError: the settings do not fit the images.
+    """
+    setting.check(config, data)
+    model = make_model(config, data)
+    # Samples come from float32, whatever type training computes in.
+    in_float32 = make_model(dataclasses.replace(config, dtype='float32'), data)
+    generate, sweep = generate_and_sweep(in_float32, config.temperature)
+    height, width, channels = data.image_shape
+    pixels = height * width if task is None else int(task.missing.sum())
+    return Setting(
+        config, data, model, task, binarize.num_values(data),
+        pixels * channels, generate, sweep,
+    )
+
+
+def generate_and_sweep(
+    model: Model, temperature: float = 1.0
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+    """Return what the three methods compile: all pixels in turn, and all at once.
+
+    Both compute in full float32: by default a GPU or a TPU multiplies matrices in less,
+    and draws would differ between the methods.
+
+    Args:
+        model: with a network that computes in float32.
+        temperature: of the distributions.
+
+    Returns:
+        `generate(variables, x, known, uniform, h)`, the images by `incremental`, and
+        `sweep(variables, x, uniform, h)`, for each value what its noise draws given x.
+    """
+
+    def quantile(params: Any, x: jax.Array, uniform: jax.Array) -> jax.Array:
+        tempered = model.distribution.temper(params, temperature)
+        return model.distribution.quantile(tempered, x, uniform)
+
+    def generate(
+        variables: Variables, x: jax.Array, known: jax.Array, uniform: jax.Array,
+        h: jax.Array | None = None,
+    ) -> jax.Array:
+        with jax.default_matmul_precision('float32'):
+            return model.incremental(variables, h, quantile, uniform, x, known)
+
+    def sweep(
+        variables: Variables, x: jax.Array, uniform: jax.Array,
+        h: jax.Array | None = None,
+    ) -> jax.Array:
+        with jax.default_matmul_precision('float32'):
+            params = model.apply(variables, x, h, rngs=None, step=None, chunk=0)
+            return quantile(params, x, uniform)
+
+    return generate, sweep
+
+
+def micro_batch_size(config: Config, model: Model) -> int:
+    """Return how many examples' gradient is taken together, 0 for all of a device's.
+
+    By default it is as many as the caches of a CPU hold of the activations.
+    """
+    if config.micro_batch or not model.heavy or jax.default_backend() != 'cpu':
+        return config.micro_batch
+    return math.gcd(config.batch_size // jax.device_count(), model.micro_batch)
+
+
+def _init(s: Setting, rng: jax.Array) -> Variables:
+    x, labels = setting.first_batch(s.data, rng)
+    return s.model.init(rng, x, s.condition(x, labels))
+
+
+def _log_prob(
+    s: Setting, variables: Variables, batch: Batch, rngs: jax.Array, mode: Mode
+) -> tuple[jax.Array, ModelState]:
+    """Compute log p(x) [B], in nats."""
+    model_rngs, pixel_rngs = None, rngs
+    if mode.train:
+        pixel_rngs, model_rngs = split_each(rngs, 2)
+    x = binarize.integers(pixel_rngs, batch['image'], s.data)
+    params = s.model.apply(
+        variables, x, s.condition(x, batch['label']), rngs=model_rngs, step=mode.step,
+        chunk=mode.chunk[0],
+    )
+    model_state = {k: v for k, v in variables.items() if k != 'params'}
+    return s.log_prob(params, x), model_state
+
+
+def _report(
+    task: str, report: Summarize, arrays: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    return {**report(arrays), 'task': task}

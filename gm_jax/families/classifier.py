@@ -1,0 +1,126 @@
+"""A trained classifier in the hands of another experiment."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gm_jax.data import image_set
+from gm_jax.data.image_set import ImageSet
+from gm_jax.errors import UserError
+from gm_jax.keys import Stream, stream
+from gm_jax.models.classifier import Classifier
+from gm_jax.training import checkpoints, optimizer, settings, train_state
+from gm_jax.training.settings import Sizes, field
+from gm_jax.training.train_state import TrainState
+
+# Images whose features are taken at a time.
+_BATCH = 250
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(settings.Config):
+    """Settings of the classifier."""
+
+    num_steps: int = field(3000, 'training steps', low=1)
+    eval_every: int = field(1000, 'steps between evaluations', low=1, free=True)
+    maps: Sizes = field((32, 64), 'maps of the strided convolutions')
+    num_features: int = field(128, 'units before the softmax layer', low=1)
+    dropout: float = field(
+        0.5, 'rate of features dropped in training', low=0.0, high=0.99
+    )
+
+
+def make_model(config: Config, data: ImageSet) -> Classifier:
+    """Make the network."""
+    return Classifier(
+        num_classes=data.num_classes,
+        maps=config.maps,
+        num_features=config.num_features,
+        dropout=config.dropout,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def init(config: Config, data: ImageSet, rng: jax.Array) -> TrainState:
+    """Start the training state."""
+    variables = make_model(config, data).init(rng, jnp.zeros((1, *data.image_shape)))
+    return train_state.create(
+        variables['params'], optimizer.make(config), ema=config.ema > 0,
+        model_state={'batch_stats': variables['batch_stats']},
+    )
+
+
+# A function of images [N, H, W, C], uint8 of levels 0 to 255.
+OfImages = Callable[[np.ndarray], np.ndarray]
+
+
+class Trained(NamedTuple):
+    """What a trained classifier sees in images.
+
+    Attributes:
+        features: images -> [N, F] float32.
+        classify: images -> [N] the likeliest classes.
+    """
+
+    features: OfImages
+    classify: OfImages
+
+
+def load(workdir: str, data: ImageSet) -> Trained:
+    """Return a classifier that was trained on this image set.
+
+    Args:
+        workdir: of the classifier's run.
+        data: the image set.
+
+    Returns:
+        Its functions, of images of levels 0 to 255 whatever the set's values.
+
+    Raises:
+        UserError: there is no such run, or it was on another set.
+    """
+    path = os.path.join(workdir, 'config.json')
+    if not os.path.exists(path):
+        raise UserError(
+            f'{workdir} holds no run: train the experiment classifier there first.'
+        )
+    config = settings.load(path, Config)
+    facts = image_set.read_facts(os.path.join(workdir, 'data.json'))
+    seen, wanted = (
+        f'{x.name} {x.image_shape} with --binarize={x.binarize}' for x in (facts, data)
+    )
+    if seen != wanted:
+        raise UserError(f'{workdir} holds a classifier of {seen}, not of {wanted}.')
+    template = jax.eval_shape(
+        functools.partial(init, config, data), stream(config.seed, Stream.INIT)
+    )
+    manager = checkpoints.open_directory(workdir)
+    found = checkpoints.restore(manager, template)
+    manager.close()
+    if found is None:
+        raise UserError(f'{workdir} has no checkpoint yet.')
+    apply = functools.partial(
+        make_model(config, data).apply, found.state.eval_variables
+    )
+    return Trained(
+        _by_batch(lambda x: apply(x, method='features')),
+        _by_batch(lambda x: jnp.argmax(apply(x), axis=-1)),
+    )
+
+
+def _by_batch(function: Callable[[jax.Array], jax.Array]) -> OfImages:
+    """Make a function of any number of uint8 images from one of a batch in [0, 1]."""
+    compiled = jax.jit(lambda image: function(image.astype(jnp.float32) / 255))
+
+    def on_all(images: np.ndarray) -> np.ndarray:
+        padded = np.concatenate([images, images[:1].repeat(-len(images) % _BATCH, 0)])
+        parts = [compiled(x) for x in np.split(padded, len(padded) // _BATCH)]
+        return np.concatenate(parts)[:len(images)]
+
+    return on_all

@@ -1,0 +1,155 @@
+"""Evaluation and pictures of the codes of adversarial autoencoders.
+
+Their prior, clusters as classes, arithmetic, and pictures.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gm_jax import plotting
+from gm_jax.data import binarize, image_set, pipeline
+from gm_jax.data.image_set import Examples, ImageSet
+from gm_jax.families import attributes, scores
+from gm_jax.families.classifier import Trained
+from gm_jax.keys import fold_in_each
+from gm_jax.models.adversarial_autoencoder import Code
+from gm_jax.training import evaluate, parallel
+from gm_jax.training.contracts import HostBatch, Pictures, Say
+from gm_jax.training.train_state import Batch, TrainState
+
+# The mixture prior: Gaussians on a ring.
+_PETALS, _RADIUS, _STD = 10, 4.0, 0.5
+# Training images by which clusters are named; test images whose codes are combined.
+_NAMED_BY, _POPULATION = 10_000, 2_000
+
+
+def draw_mixture(rngs: jax.Array, z: jax.Array) -> jax.Array:
+    """Move standard normal z [B, 2] to Gaussians on a ring, one key [B] per code."""
+    rngs = jax.vmap(jax.random.fold_in, (0, None))(rngs, 1)
+    petal = draw_integers(rngs, _PETALS)
+    angle = 2 * math.pi * petal / _PETALS
+    return _RADIUS * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1) + _STD * z
+
+
+def draw_integers(rngs: jax.Array, below: int) -> jax.Array:
+    """Draw one of 0 ... below - 1 by each key [B]."""
+    return jax.vmap(lambda rng: jax.random.randint(rng, (), 0, below))(rngs)
+
+
+class Coder(NamedTuple):
+    """A trained encoder and decoder, as functions of a training state.
+
+    Attributes:
+        data: the image set.
+        encode: (state, x [B, H, W, C] in [0, 1]) -> Code.
+        decode: (state, z [B, Z], y [B, K]) -> [B, H, W, C] in [0, 1].
+        draw_z: keys [B] -> z [B, Z] from the prior.
+        num_categories: K.
+    """
+
+    data: ImageSet
+    encode: Callable[[TrainState, jax.Array], Code]
+    decode: Callable[[TrainState, jax.Array, jax.Array], jax.Array]
+    draw_z: Callable[[jax.Array], jax.Array]
+    num_categories: int
+
+    def observe(self, batch: Mapping[str, Any], rng: jax.Array) -> jax.Array:
+        """Return the images of a batch in [0, 1], keyed by their place in the set."""
+        rngs = fold_in_each(rng, batch['index'])
+        return binarize.to_unit_range(rngs, batch['image'], self.data)
+
+
+def compare_attributes(
+    coder: Coder, trained: Trained, state: TrainState
+) -> tuple[dict[str, float], Pictures]:
+    """Do arithmetic on the codes (z, y) of test images; see `attributes.compare`."""
+    data = coder.data
+    rows = np.arange(min(len(data.splits['test']), _POPULATION))
+    x = scores.as_seen(data.splits['test'], rows, data).astype(np.float32) / 255
+    code = jax.jit(coder.encode)(state, x)
+    compiled, size = jax.jit(coder.decode), code.z.shape[1]
+
+    def decode(codes: jax.Array, label: np.ndarray) -> np.ndarray:
+        del label  # y holds what the code knows of it
+        x = compiled(state, codes[:, :size], codes[:, size:])
+        return plotting.to_uint8(np.asarray(x))
+
+    codes = jnp.concatenate([code.z, code.y], axis=1)
+    return attributes.compare(codes, decode, trained.classify, data.num_classes)
+
+
+def name_clusters(
+    coder: Coder, state: TrainState, rng: jax.Array, batch_size: int, say: Say
+) -> dict[str, float]:
+    """Measure the clusters as classes: each has the class of its surest training image.
+
+    Args:
+        coder: the autoencoder.
+        state: as it is trained.
+        rng: the key by which images are binarized, where they are.
+        batch_size: images at a time.
+        say: told the names.
+
+    Returns:
+        {'error': the share of test images whose cluster has another class,
+        'purity': the share whose class is the most frequent one of their cluster, which
+        takes the labels of all}.
+
+    References:
+        Makhzani et al. 2015, sec. 6, where validation images name them.
+    """
+    def step(state: TrainState, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        code = coder.encode(state, coder.observe(batch, rng))
+        return {'y': code.y, 'label': batch['label']}
+
+    compiled = parallel.eval_many(step)
+
+    def categories(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """Return q(y|x) [N, K] and the labels [N]."""
+        found = evaluate.over_examples(compiled, state, examples, rng, batch_size)
+        return found['y'], found['label'][:, 0]
+
+    train = coder.data.splits['train']
+    some = pipeline.example_order(0, 0, min(len(train), _NAMED_BY), len(train))
+    batch = train.fetch(np.sort(some))
+    y, labels = categories(image_set.ArrayExamples(batch['image'], batch['label']))
+    names = labels[np.argmax(y, axis=0)]
+    y, labels = categories(coder.data.splits['test'])
+    cluster = np.argmax(y, axis=1)
+    counts = np.zeros((y.shape[1], coder.data.num_classes), int)
+    np.add.at(counts, (cluster, labels), 1)
+    say(f'  the clusters are named {names.tolist()}')
+    return {
+        'error': float(np.mean(names[cluster] != labels)),
+        'purity': float(counts.max(axis=1).sum() / len(cluster)),
+    }
+
+
+def make_pictures(
+    coder: Coder, state: TrainState, batch: HostBatch, rng: jax.Array
+) -> Pictures:
+    """Draw reconstructions, the plane of codes, and each style in all categories."""
+    decode = jax.jit(coder.decode)
+    x = coder.observe(batch, rng)
+    code = coder.encode(state, x)
+    pictures = {'reconstructions': plotting.reconstructions(
+        np.asarray(x[:30]), np.asarray(decode(state, code.z, code.y)[:30])
+    )}
+    prior = coder.draw_z(fold_in_each(rng, jnp.arange(2000)))
+    if prior.shape[1] == 2:
+        pictures['codes'] = plotting.scatter(
+            np.asarray(prior), np.asarray(code.z), names=('prior', 'codes'),
+            labels=np.asarray(batch['label']),
+        )
+    num = coder.num_categories
+    if num:
+        z, y = jnp.repeat(prior[:8], num, axis=0), jnp.tile(jnp.eye(num), (8, 1))
+        pictures['styles'] = plotting.image_grid(
+            np.asarray(decode(state, z, y)), columns=num
+        )
+    return pictures

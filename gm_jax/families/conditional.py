@@ -1,0 +1,147 @@
+"""Generation given part of an image.
+
+With --task, an `Observer` looks at what is given of an image, and what it makes of it
+conditions every pixel of the network.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gm_jax.data import binarize
+from gm_jax.data.image_set import ImageSet
+from gm_jax.errors import UserError
+from gm_jax.families import autoregressive, setting
+from gm_jax.families.autoregressive import MakeModel
+from gm_jax.families.setting import Model, Task, Variables
+from gm_jax.layers.observer import Observer
+from gm_jax.sampling import conditional
+from gm_jax.training.contracts import Experiment
+from gm_jax.training.settings import field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(setting.Config):
+    """Settings of every model that can be given part of an image."""
+
+    task: str = field(
+        'none', 'what is generated, given the rest: a missing region, the colours of a '
+        'grey image, the details of a coarse one',
+        choices=('none', 'completion', 'colorization', 'super_resolution'),
+    )
+    missing: str = field(
+        'bottom', 'region that --task=completion fills in',
+        choices=('bottom', 'top', 'left', 'right', 'center'),
+    )
+    factor: int = field(
+        4, 'sides of the blocks whose means --task=super_resolution is given', low=2
+    )
+    observer_blocks: int = field(
+        3, 'residual blocks that look at what --task gives', low=0
+    )
+
+    def __post_init__(self) -> None:
+        """Raise UserError for settings that are not allowed."""
+        super().__post_init__()
+        if self.task != 'none' and self.class_conditional:
+            raise UserError('--task and --class_conditional do not go together.')
+
+
+def build(config: Config, data: ImageSet, *, make_model: MakeModel) -> Experiment:
+    """Make the experiment of a model that is given part of an image, or is not.
+
+    Args:
+        config: the settings.
+        data: the image set.
+        make_model: makes the model, whose h is a map of config.features.
+    """
+    if config.task == 'none':
+        return autoregressive.build(config, data, make_model=make_model)
+
+    def make(config: Any, data: ImageSet) -> Model:
+        observer = Observer(
+            config.features, config.observer_blocks, dtype=jnp.dtype(config.dtype)
+        )
+        return observed(make_model(config, data), observer)
+
+    return autoregressive.build(
+        config, data, make_model=make, task=make_task(config, data)
+    )
+
+
+def make_task(config: Config, data: ImageSet) -> Task:
+    """Return what is given; raise UserError where the images do not fit the task."""
+    height, width, channels = data.image_shape
+    num_values = binarize.num_values(data)
+    missing = np.ones((height, width), bool)
+    if config.task == 'completion':
+        missing = conditional.missing_region(data.image_shape, config.missing)
+        return Task(
+            config.task,
+            functools.partial(
+                conditional.completion, missing=missing, num_values=num_values
+            ),
+            lambda x: np.asarray(x) * ~missing[..., None],
+            missing,
+        )
+    if config.task == 'colorization':
+        if channels != 3:
+            raise UserError(f'--task=colorization needs colours; {data.name} has none.')
+        given = functools.partial(conditional.colorization, num_values=num_values)
+    else:
+        if height % config.factor or width % config.factor:
+            raise UserError(
+                f'--factor={config.factor} must divide the sides of the images of '
+                f'{data.name}, {height} and {width}.'
+            )
+        given = functools.partial(
+            conditional.super_resolution, factor=config.factor, num_values=num_values
+        )
+
+    def shown(x: jax.Array) -> np.ndarray:
+        levels = (np.asarray(given(x)) + 1) / 2 * (num_values - 1)
+        return np.broadcast_to(np.rint(levels).astype(int), x.shape)
+
+    return Task(config.task, given, shown, missing)
+
+
+def observed(model: Model, observer: Observer) -> Model:
+    """Return the model with a map as its condition, which the observer looks at first.
+
+    Args:
+        model: the model; its h is a map of features.
+        observer: its parameters are trained with the model's.
+    """
+    def look(
+        variables: Variables, given: jax.Array | None
+    ) -> tuple[Variables, jax.Array]:
+        """Return the variables of the model alone, and its h."""
+        params = variables['params']
+        h = observer.apply({'params': params['observer']}, given)
+        return {**variables, 'params': params['network']}, h
+
+    def init(rng: jax.Array, x: jax.Array, given: jax.Array | None) -> Variables:
+        if given is None:
+            raise ValueError('nothing is given')
+        network_rng, observer_rng = jax.random.split(rng)
+        params = observer.init(observer_rng, given[:1])['params']
+        h = observer.apply({'params': params}, given)
+        inner = dict(model.init(network_rng, x, h))
+        return {**inner, 'params': {'network': inner['params'], 'observer': params}}
+
+    def apply(
+        variables: Variables, x: jax.Array, given: jax.Array | None, **mode: Any
+    ) -> Any:
+        variables, h = look(variables, given)
+        return model.apply(variables, x, h, **mode)
+
+    def incremental(
+        variables: Variables, given: jax.Array | None, *rest: Any
+    ) -> jax.Array:
+        return model.incremental(*look(variables, given), *rest)
+
+    return model._replace(init=init, apply=apply, incremental=incremental)

@@ -1,0 +1,136 @@
+"""How autoregressive models generate: samplers, completions, pictures."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gm_jax import plotting
+from gm_jax.data import binarize
+from gm_jax.families import given
+from gm_jax.families.setting import Setting
+from gm_jax.keys import fold_in_each
+from gm_jax.sampling import autoregressive
+from gm_jax.training import parallel, processes
+from gm_jax.training.contracts import HostBatch, HostSampler, Pictures, Sample
+from gm_jax.training.progress import reporter, say
+from gm_jax.training.train_state import Batch, TrainState
+
+# (state, rngs [B], index [B]) -> what a sampler starts from
+_Start = Callable[[TrainState, jax.Array, jax.Array], dict[str, jax.Array]]
+
+
+def samplers(s: Setting) -> tuple[Sample, Callable[[], HostSampler]]:
+    """Return the compiled sampler, and a factory of the one that loops on the host.
+
+    The first is `incremental`, the second --sampler=fixed_point or ancestral.
+    """
+    partial = given.images(s)
+    start = functools.partial(_start, s, partial)
+
+    def sample(state: TrainState, rngs: jax.Array, index: jax.Array) -> jax.Array:
+        begin = start(state, rngs, index)
+        h = s.condition(begin.pop('given'), begin.pop('label'))
+        return jnp.asarray(_levels(s))[s.generate(state.eval_variables, **begin, h=h)]
+
+    return sample, functools.partial(_host_sampler, s, start)
+
+
+def _start(
+    s: Setting, partial: given.PartialImages, state: TrainState, rngs: jax.Array,
+    index: jax.Array,
+) -> dict[str, jax.Array]:
+    """Return what a sampler starts from: noise, given pixels, labels."""
+    del state
+    uniform = autoregressive.noise(
+        rngs, s.data.image_shape, s.model.distribution.num_noise
+    )
+    images, known = (jnp.asarray(a)[index % len(a)] for a in partial)
+    labels = index % max(s.data.num_classes, 1)
+    if s.config.label >= 0:
+        labels = jnp.full_like(labels, s.config.label)
+    return {
+        'x': jnp.where(known, images, 0), 'known': known, 'uniform': uniform,
+        'given': images, 'label': labels,
+    }
+
+
+def _levels(s: Setting) -> np.ndarray:
+    """Return the grey of each value, [V] uint8."""
+    return plotting.to_uint8(np.arange(s.num_values), num_values=s.num_values)
+
+
+def _host_sampler(s: Setting, start: _Start) -> HostSampler:
+    """Make a sampler that evaluates the whole network again and again."""
+    def redraw_step(
+        state: TrainState, batch: Batch, rng: jax.Array
+    ) -> Any:
+        del rng
+        h = s.condition(batch['given'], batch['label'])
+        return s.sweep(state.eval_variables, batch['x'], batch['uniform'], h)
+
+    start_many = parallel.for_each_image(start)
+    redraw_many = parallel.eval_many(redraw_step)
+
+    def begin(
+        state: TrainState, indices: np.ndarray, rng: jax.Array
+    ) -> tuple[dict[str, Any], Callable[[np.ndarray], np.ndarray]]:
+        batch: dict[str, Any] = start_many(state, indices, rng)
+        return batch, lambda x: np.asarray(redraw_many(state, {**batch, 'x': x}, rng))
+
+    def warm_up(state: TrainState, indices: np.ndarray, rng: jax.Array) -> np.ndarray:
+        batch, redraw = begin(state, indices, rng)
+        return redraw(np.asarray(batch['x']))
+
+    def sample(state: TrainState, indices: np.ndarray, rng: jax.Array) -> np.ndarray:
+        batch, redraw = begin(state, indices, rng)
+        x, known = np.asarray(batch['x']), np.asarray(batch['known'])
+        if s.config.sampler == 'ancestral':
+            x = autoregressive.ancestral(
+                redraw, x, known, order=s.model.order,
+                report=reporter('values drawn', s.num_dims),
+            )
+        else:
+            x, sweeps = autoregressive.fixed_point(
+                redraw, x, known, all_agree=processes.all_agree
+            )
+            num = x[..., 0, 0, 0].size * jax.process_count()
+            say(f'fixed point of {num} images after {sweeps} sweeps')
+        return _levels(s)[x]
+
+    return HostSampler(sample, warm_up)
+
+
+def pictures(
+    s: Setting, state: TrainState, batch: HostBatch, rng: jax.Array
+) -> Pictures:
+    """Draw rows of what is given of an image, three samples and the truth."""
+    rows = np.minimum(np.arange(8), len(batch['index']) - 1)
+    rngs = fold_in_each(rng, batch['index'][rows])
+    x = binarize.integers(rngs, batch['image'][rows], s.data)
+    if s.task is None:
+        known = np.zeros(x.shape, bool)
+        known[:, :x.shape[1] // 2] = True
+        shown = np.asarray(x) * known
+    else:
+        known = np.broadcast_to(~s.task.missing[..., None], x.shape)
+        shown = s.task.shown(x)
+    complete, samples = jax.jit(s.generate), []
+    h = s.condition(x, jnp.asarray(batch['label'][rows]))
+    for draw in range(1, 4):
+        uniform = autoregressive.noise(
+            jax.vmap(jax.random.fold_in, (0, None))(rngs, draw),
+            s.data.image_shape, s.model.distribution.num_noise,
+        )
+        samples.append(complete(state.eval_variables, x, known, uniform, h))
+    columns = [np.asarray(column) for column in (shown, *samples, x)]
+    grid = np.stack(columns, axis=1)
+    return {
+        'completions' if s.task is None else s.task.name: plotting.image_grid(
+            grid.reshape(-1, *s.data.image_shape), columns=len(columns),
+            num_values=s.num_values,
+        )
+    }

@@ -1,0 +1,113 @@
+"""The images that autoregressive models are given: those of --given, or test images."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from gm_jax.data import binarize, readers
+from gm_jax.errors import UserError
+from gm_jax.families.setting import Config, Setting
+
+
+class PartialImages(NamedTuple):
+    """Images of which a part is known.
+
+    Attributes:
+        images: [N, H, W, C] int32.
+        known: [N, H, W, C] bool, what is to be kept of them.
+    """
+
+    images: np.ndarray
+    known: np.ndarray
+
+
+def images(s: Setting) -> PartialImages:
+    """Return the images that a sampler starts from.
+
+    Without a task they are those of --given, with their mask; without the flag, one
+    image of which nothing is known. With a task they are whole images, those of --given
+    or the first of the test set.
+
+    Raises:
+        UserError: the file cannot be read, its arrays do not fit the model, or there
+            are no images for the task.
+    """
+    if s.task is not None:
+        return PartialImages(*_whole_images(s, s.task.name, s.task.missing))
+    if not s.config.given:
+        shape = (1, *s.data.image_shape)
+        return PartialImages(np.zeros(shape, np.int32), np.zeros(shape, bool))
+    return _read(s.config, s.data.image_shape, s.num_values, masked=True)
+
+
+def _whole_images(
+    s: Setting, task: str, missing: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    config, data = s.config, s.data
+    if config.given:
+        found, _ = _read(config, data.image_shape, s.num_values, masked=False)
+    elif 'test' in data.splits:
+        test = data.splits['test']
+        rows = np.arange(min(config.num_samples, len(test)))
+        rngs = jax.random.split(jax.random.key(config.seed), len(rows))
+        x = binarize.integers(rngs, test.fetch(rows)['image'], data)
+        found = np.asarray(x, np.int32)
+    else:
+        raise UserError(
+            f'--task={task} needs --given=FILE: an npz with the images, of which the '
+            f'network is given its part.'
+        )
+    return found, np.broadcast_to(~missing[..., None], found.shape)
+
+
+def _read(
+    config: Config, image_shape: tuple[int, int, int], num_values: int, *, masked: bool
+) -> PartialImages:
+    """Read the file of --given; all of its pixels are known unless it is `masked`."""
+    path = config.given
+    arrays = readers.read_npz(path, flag='given')
+    if not masked and 'images' in arrays:
+        arrays['mask'] = np.ones(image_shape[:2], bool)
+    if not {'images', 'mask'} <= set(arrays):
+        names = "arrays 'images' and 'mask'" if masked else "array 'images'"
+        raise UserError(f'--given={path} must hold the {names}.')
+    found, mask = arrays['images'], arrays['mask']
+    if found.shape[1:] != image_shape or not len(found):
+        raise UserError(
+            f'--given={path}: images are {list(found.shape)}, the model makes '
+            f'[N, {", ".join(map(str, image_shape))}].'
+        )
+    if len(found) > config.num_samples:
+        raise UserError(
+            f'--given={path} has {len(found)} images: --num_samples must be as many, '
+            f'or more, not {config.num_samples}.'
+        )
+    known = _read_mask(path, mask, found.shape)
+    _check_values(path, found, known, num_values)
+    return PartialImages(np.where(known, found, 0).astype(np.int32), np.array(known))
+
+
+def _read_mask(path: str, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the mask as bool [N, H, W, C]."""
+    if mask.shape == shape[1:3]:
+        mask = np.broadcast_to(mask[None, :, :, None], shape)
+    if mask.shape != shape:
+        raise UserError(
+            f'--given={path}: mask is {list(mask.shape)}; it must be '
+            f'{list(shape[1:3])} or {list(shape)}.'
+        )
+    if mask.dtype.kind not in 'buif' or not np.isin(mask, (0, 1)).all():
+        raise UserError(f'--given={path}: mask must be of 0 and 1, or of booleans.')
+    return mask.astype(bool)
+
+
+def _check_values(
+    path: str, found: np.ndarray, known: np.ndarray, num_values: int
+) -> None:
+    whole, values = np.issubdtype(found.dtype, np.integer), found[known]
+    if not whole or values.min(initial=0) < 0 or values.max(initial=0) >= num_values:
+        raise UserError(
+            f'--given={path}: images must be integers from 0 to {num_values - 1}, the '
+            f'values of the model.'
+        )

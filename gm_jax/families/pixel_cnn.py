@@ -1,0 +1,48 @@
+"""The PixelCNN as a model: for images, and as images of one row for time series."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from gm_jax.data import binarize
+from gm_jax.data.image_set import ImageSet
+from gm_jax.errors import UserError
+from gm_jax.families import setting
+from gm_jax.models.pixel_cnn import PixelCNN
+from gm_jax.sampling import distributions
+from gm_jax.training.settings import field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(setting.Config):
+    """Settings of the PixelCNN."""
+
+    features: int = field(16, 'maps h of the masked convolutions; else 2h', low=1)
+    num_blocks: int = field(6, 'residual blocks', low=1)
+    first_kernel: int = field(7, 'side of the first kernel', low=3)
+    kernel: int = field(3, 'side of the kernels in the blocks', low=3)
+    head: int = field(64, 'maps of the layer before the logits', low=1)
+
+    def __post_init__(self) -> None:
+        """Raise UserError for settings that are not allowed."""
+        super().__post_init__()
+        if self.kernel % 2 == 0 or self.first_kernel % 2 == 0:
+            raise UserError('--kernel and --first_kernel must be odd.')
+
+
+def make_model(config: Config, data: ImageSet) -> setting.Model:
+    """Make the functions of the network."""
+    channels, num_values = data.image_shape[2], binarize.num_values(data)
+    setting.check_colours(config.features, channels)
+    module = PixelCNN(
+        image_shape=data.image_shape,
+        num_values=num_values,
+        features=config.features,
+        num_blocks=config.num_blocks,
+        first_kernel=config.first_kernel,
+        kernel_size=config.kernel,
+        head=config.head,
+        dtype=jnp.dtype(config.dtype),
+    )
+    pixel = distributions.discrete(num_values, channels)
+    return setting.linen_model(module, pixel)

@@ -1,0 +1,55 @@
+"""The players of a game: networks by name, with parameters and BatchNorm of their own.
+
+The parameters of a training state are {name: parameters}, its model state holds
+{'batch_stats': {name: running moments}} of the players that have BatchNorm.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from gm_jax.models.players import Player
+from gm_jax.training.train_state import ModelState, Params, TrainState
+
+Players = Mapping[str, Player]
+
+
+def init(
+    players: Players, seen: Mapping[str, tuple[jax.Array, ...]], rng: jax.Array
+) -> tuple[Params, ModelState]:
+    """Start all players; `seen` are arguments of each one's network."""
+    params, stats = {}, {}
+    for i, (name, player) in enumerate(players.items()):
+        variables = player.init(jax.random.fold_in(rng, i), *seen[name])
+        params[name] = variables['params']
+        if 'batch_stats' in variables:
+            stats[name] = variables['batch_stats']
+    return params, {'batch_stats': stats} if stats else {}
+
+
+def play(players: Players, name: str, state: TrainState, *seen: jax.Array) -> Any:
+    """Apply a player as it is trained so far."""
+    variables = _variables(state.eval_params, state.model_state, name)
+    return players[name].apply(variables, *seen)
+
+
+def train(
+    players: Players, name: str, params: Params, model_state: ModelState,
+    *seen: jax.Array, **mode: Any,
+) -> tuple[Any, ModelState]:
+    """Apply a player in training; return its output and the new model state."""
+    output, updated = players[name].apply(
+        _variables(params, model_state, name), *seen,
+        train=True, mutable=['batch_stats'], **mode,
+    )
+    if 'batch_stats' not in updated:
+        return output, model_state
+    stats = model_state['batch_stats'] | {name: updated['batch_stats']}
+    return output, model_state | {'batch_stats': stats}
+
+
+def _variables(params: Params, model_state: ModelState, name: str) -> dict[str, Any]:
+    stats = model_state.get('batch_stats', {})
+    own = {'batch_stats': stats[name]} if name in stats else {}
+    return {'params': params[name], **own}

@@ -1,0 +1,215 @@
+"""Classifiers with few labels, which show what the features of an encoder are good for.
+
+Three are compared: a linear one on the codes of the frozen encoder, and the encoder
+with a softmax layer, trained from where it was left (fine-tuned) or from scratch. The
+last two have the same labels, batches, optimizer and number of steps.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from gm_jax.data import binarize, pipeline
+from gm_jax.data.image_set import ImageSet
+from gm_jax.evaluation import probe
+from gm_jax.keys import Stream, fold_in_each, stream
+from gm_jax.training import evaluate, optimizer, parallel, settings, train_state
+from gm_jax.training.contracts import Pictures, Say
+from gm_jax.training.settings import field
+from gm_jax.training.train_state import (
+    Batch,
+    LossOutput,
+    ModelState,
+    Params,
+    TrainState,
+    make_train_step,
+)
+
+# How many labels the classifiers see, besides all.
+NUM_LABELS = (100, 1000)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(settings.Config):
+    """Settings of every experiment that ends with such classifiers."""
+
+    probe: bool = field(
+        True, 'train classifiers on the features at the end, where there are labels',
+        free=True,
+    )
+    probe_steps: int = field(
+        1000, 'training steps of each of these classifiers', low=1, free=True
+    )
+
+
+class Probe(NamedTuple):
+    """What the classifiers are made of.
+
+    Attributes:
+        config: its seed, batch size, optimizer and probe_steps are used.
+        data: the image set.
+        encode: (parameters, x [B, H, W, C] in [0, 1]) -> codes [B, Z].
+        classifier: the encoder with a softmax layer, as a module.
+        encoder: the name of the encoder among the parameters of the classifier.
+        single_steps: whether a CPU takes the training steps one by one.
+    """
+
+    config: Config
+    data: ImageSet
+    encode: Callable[[Params, jax.Array], jax.Array]
+    classifier: nn.Module
+    encoder: str
+    single_steps: bool
+
+    @property
+    def rng(self) -> jax.Array:
+        """The key of all of them."""
+        return stream(self.config.seed, Stream.PROBE)
+
+
+# (rows [n] of the training set, parameters to start from or None) -> test accuracy
+Fit = Callable[[np.ndarray, Params | None], float]
+
+
+def compare(
+    p: Probe, state: TrainState, say: Say
+) -> tuple[dict[str, Any], Pictures]:
+    """Measure classifiers with few labels: frozen, fine-tuned and from scratch.
+
+    Args:
+        p: what they are made of.
+        state: the trained encoder; it is left as it is.
+        say: told what is measured.
+
+    Returns:
+        ({'accuracy': {number of labels: {'frozen', 'fine_tuned', 'from_scratch'}}} on
+        the whole test set, empty where the set does not have two classes to tell apart;
+        no pictures).
+    """
+    parallel.check_batch_size(p.config.batch_size)
+    data = p.data
+    if data.num_classes > 1:
+        train, test = (_codes(p, state, split) for split in ('train', 'test'))
+        labels = train['label']
+    if data.num_classes < 2 or np.ptp(labels) == 0:
+        say(
+            f'{data.name} does not have two classes to tell apart: nothing is '
+            f'classified.'
+        )
+        return {}, {}
+    fit = make_fit(p)
+    accuracy = {}
+    for num in [n for n in NUM_LABELS if n < len(labels)] + [len(labels)]:
+        rows = probe.balanced_rows(labels, num, seed=p.config.seed)
+        name = 'all' if num == len(labels) else str(num)
+        accuracy[name] = {
+            'frozen': probe.linear_accuracy(
+                train['z'][rows], labels[rows], test['z'], test['label']
+            ),
+            'fine_tuned': fit(rows, state.eval_params),
+            'from_scratch': fit(rows, None),
+        }
+        say(f'  accuracy with {name} labels: ' + ', '.join(
+            f'{key} {value:.4f}' for key, value in accuracy[name].items()
+        ))
+    return {'accuracy': accuracy}, {}
+
+
+def make_fit(p: Probe) -> Fit:
+    """Compile the training of a classifier once, for all of them.
+
+    Returns:
+        `(rows [n], params) -> accuracy`: trains on the training images `rows`, from an
+        encoder's parameters or (None) from scratch, and tests on the whole test set.
+        Whatever `params` is, the softmax layer starts from the same numbers and the
+        batches are the same.
+    """
+    config, data = p.config, p.data
+    tx = optimizer.make(dataclasses.replace(config, num_steps=config.probe_steps))
+    slow_loop = p.single_steps and jax.default_backend() == 'cpu'
+    per_dispatch = 1 if slow_loop else min(50, config.probe_steps)
+    train_many = parallel.train_many(
+        make_train_step(functools.partial(_loss, p)), per_dispatch
+    )
+    eval_many = parallel.eval_many(functools.partial(_is_right, p))
+
+    def fit(rows: np.ndarray, trained: Params | None) -> float:
+        params = p.classifier.init(p.rng, jnp.zeros((1, *data.image_shape)))['params']
+        if trained is not None:
+            # Copies: training overwrites what it starts from.
+            encoder = {
+                name: jax.tree.map(jnp.copy, trained[name])
+                for name in params[p.encoder]
+            }
+            params = {**params, p.encoder: encoder}
+        state = parallel.replicate(train_state.create(params, tx))
+        for step in range(0, config.probe_steps, per_dispatch):
+            num = min(per_dispatch, config.probe_steps - step)
+            batches = _batches(config, data, rows, step, per_dispatch)
+            state, _ = train_many(state, {}, batches, np.int32(num), p.rng)
+        arrays = evaluate.over_examples(
+            eval_many, state, data.splits['test'], p.rng, config.eval_batch
+        )
+        return float(arrays['correct'].mean())
+
+    return fit
+
+
+def _loss(
+    p: Probe, params: Params, model_state: ModelState, batch: Batch, rngs: jax.Array,
+    *, step: jax.Array, axis_name: str | None,
+) -> LossOutput:
+    del step, axis_name
+    x = binarize.to_unit_range(rngs, batch['image'], p.data)
+    logits = p.classifier.apply({'params': params}, x)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
+    return LossOutput(loss.mean(), {}, model_state)
+
+
+def _is_right(
+    p: Probe, state: TrainState, batch: Batch, rng: jax.Array
+) -> dict[str, jax.Array]:
+    rngs = fold_in_each(rng, batch['index'])
+    x = binarize.to_unit_range(rngs, batch['image'], p.data)
+    logits = p.classifier.apply({'params': state.params}, x)
+    return {'correct': logits.argmax(-1) == batch['label']}
+
+
+def _batches(
+    config: Config, data: ImageSet, rows: np.ndarray, step: int, num: int
+) -> dict[str, np.ndarray]:
+    """Fetch `num` batches of the training images `rows`, split over the devices."""
+    order = pipeline.example_order(
+        config.seed, step, config.batch_size, len(rows), num_steps=num
+    )
+    index = parallel.my_part(np.arange(config.batch_size, dtype=np.int32))
+    order = order[:, index]
+    flat = data.splits['train'].fetch(rows[order.ravel()])
+    batches = {
+        name: value.reshape(*order.shape, *value.shape[1:])
+        for name, value in flat.items()
+    }
+    batches['index'] = np.broadcast_to(index, order.shape)
+    return parallel.split(batches, axis=1)
+
+
+def _codes(p: Probe, state: TrainState, split: str) -> dict[str, np.ndarray]:
+    """Encode a whole split: 'z' [N, Z] and 'label' [N]."""
+
+    def step(state: TrainState, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        rngs = fold_in_each(rng, batch['index'])
+        x = binarize.to_unit_range(rngs, batch['image'], p.data)
+        return {'z': p.encode(state.eval_params, x), 'label': batch['label']}
+
+    arrays = evaluate.over_examples(
+        parallel.eval_many(step), state, p.data.splits[split], p.rng,
+        p.config.eval_batch,
+    )
+    return {'z': arrays['z'], 'label': arrays['label'][:, 0]}

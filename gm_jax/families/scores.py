@@ -1,0 +1,192 @@
+"""How the samples of a generator compare with images.
+
+What is compared are features: of a classifier, or of the pixels. A score is called by
+the name of its features and comes with the numbers of images and of samples.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from gm_jax import plotting
+from gm_jax.data import binarize, pipeline, synthetic
+from gm_jax.data.image_set import Examples, ImageSet
+from gm_jax.errors import UserError
+from gm_jax.evaluation import (
+    alarms,
+    frechet,
+    kernel_distance,
+    modes,
+    neighbours,
+    precision_recall,
+)
+from gm_jax.keys import fold_in_each
+from gm_jax.training.contracts import Draw
+
+# More pixels than this are averaged by blocks: their covariances would take minutes.
+_MOST_PIXELS = 4096
+# So many images and values of training images are searched for a sample's nearest.
+_SEARCHED, _SEARCHED_VALUES = 60_000, 2**26
+
+
+class Features(NamedTuple):
+    """What samples and images are compared by.
+
+    Attributes:
+        name: what scores are called by.
+        compute: uint8 [N, H, W, C] -> [N, F].
+    """
+
+    name: str
+    compute: Callable[[np.ndarray], np.ndarray]
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    """Return uint8 images [N, H, W, C] as [N, F] float32 in [0, 1].
+
+    Large ones by the means of 2x2 blocks, as often as need be and sides are even.
+    """
+    x = images.astype(np.float32) / 255
+    while x[0].size > _MOST_PIXELS and not (x.shape[1] % 2 or x.shape[2] % 2):
+        x = (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+    return x.reshape(len(x), -1)
+
+
+PIXELS = Features('pixel', pixels)
+
+
+def as_seen(examples: Examples, rows: np.ndarray, data: ImageSet) -> np.ndarray:
+    """Return the images of some rows as a model sees them, of levels 0 to 255.
+
+    Pixels that are binarized afresh at each use are drawn by the row.
+
+    Args:
+        examples: a split of the image set.
+        rows: [N] which.
+        data: the image set.
+
+    Returns:
+        [N, H, W, C] uint8.
+    """
+    images = examples.fetch(rows)['image']
+    if data.binarize == 'dynamic':
+        rngs = fold_in_each(jax.random.key(0), rows.astype(np.int32))
+        images = np.asarray(binarize.integers(rngs, images, data))
+    return plotting.to_uint8(images, num_values=binarize.num_values(data))
+
+
+def check_splits(data: ImageSet) -> None:
+    """Raise UserError for splits that are too small to be compared with samples."""
+    for name, examples in data.splits.items():
+        if len(examples) < 5:
+            raise UserError(
+                f'the {name} split of {data.name} has {len(examples)} images: 5 are '
+                f'needed to score samples.'
+            )
+
+
+def score(
+    draw: Draw,
+    examples: Examples,
+    last: bool,
+    *,
+    most: int,
+    data: ImageSet,
+    features: Features,
+) -> dict[str, float]:
+    """Compare generated samples with as many images, chosen at random but always so.
+
+    Args:
+        draw: n -> [n, H, W, C] uint8.
+        examples: a split of the image set.
+        last: whether to compute the numbers that take a while too.
+        most: of each at most so many.
+        data: the image set.
+        features: what is compared.
+
+    Returns:
+        The Frechet distance of the features, as `loss` too, how many of each were
+        compared, and their diversity; where the modes are known, how many are covered;
+        at last the kernel distance, precision, recall, density and coverage.
+    """
+    num = min(most, len(examples))
+    rows = pipeline.example_order(0, 0, num, len(examples))
+    fake = draw(num)
+    real_features = features.compute(as_seen(examples, np.sort(rows), data))
+    fake_features = features.compute(fake)
+    distance = frechet.frechet_distance(real_features, fake_features)
+    numbers = {
+        'loss': distance, f'{features.name}_frechet_distance': distance,
+        'num_real': num, 'num_fake': num,
+        **alarms.diversity(real_features, fake_features),
+    }
+    if last:
+        numbers |= careful_scores(features.name, real_features, fake_features)
+    known = synthetic.modes(data.name)
+    if known is not None:
+        points = fake.reshape(num, -1).astype(np.float64)
+        numbers |= modes.mode_coverage(points, known.centres, known.std)
+    return numbers
+
+
+def careful_scores(
+    name: str, real: np.ndarray, fake: np.ndarray
+) -> dict[str, float]:
+    """Return the kernel distance, and precision and recall, of features [N, F]."""
+    mean, error = kernel_distance.kernel_distance(
+        real, fake, subset_size=min(1000, len(real) // 2)
+    )
+    return {
+        f'{name}_kernel_distance': mean, f'{name}_kernel_distance_error': error,
+        **precision_recall.precision_recall(real, fake),
+    }
+
+
+def nearest_images(
+    samples: np.ndarray, data: ImageSet, features: Features
+) -> np.ndarray:
+    """Draw samples over the training images nearest to them, as the lecture does.
+
+    Args:
+        samples: [N, H, W, C] uint8.
+        data: the image set; of a large one a part is searched.
+        features: by which they are compared, besides pixels.
+
+    Returns:
+        [H', W', C] uint8: the samples, the nearest by pixels, the nearest by features.
+    """
+    train = data.splits['train']
+    most = min(_SEARCHED, _SEARCHED_VALUES // samples[0].size, len(train))
+    images = as_seen(
+        train, np.sort(pipeline.example_order(0, 0, most, len(train))), data
+    )
+    rows, by = {'samples': samples}, {'pixels': PIXELS.compute}
+    if features is not PIXELS:
+        by['features'] = features.compute
+    for name, compute in by.items():
+        index, _ = neighbours.nearest(compute(samples), compute(images))
+        rows[f'nearest by {name}'] = images[index[:, 0]]
+    return plotting.labelled_rows(np.stack(list(rows.values())), list(rows))
+
+
+def find_alarms(
+    split: str,
+    metrics: dict[str, float],
+    *,
+    saturated_below: float,
+    data: ImageSet,
+) -> list[str]:
+    """Return sentences on what is wrong with a line of metrics of an adversarial run.
+
+    Args:
+        split: of the line; 'train' is of the game, another of `score`.
+        metrics: of the line.
+        saturated_below: see `alarms.of_training`.
+        data: the image set.
+    """
+    if split == 'train':
+        return alarms.of_training(metrics, saturated_below=saturated_below)
+    known = synthetic.modes(data.name)
+    return alarms.of_samples(metrics, num_modes=len(known.centres) if known else 0)

@@ -1,0 +1,300 @@
+"""What an autoregressive experiment is made of: settings, a model, perhaps a task."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from gm_jax.data import binarize
+from gm_jax.data.image_set import ImageSet
+from gm_jax.errors import UserError
+from gm_jax.sampling.autoregressive import Network, incremental
+from gm_jax.sampling.distributions import Distribution, Quantile
+from gm_jax.training import settings
+from gm_jax.training.settings import field
+
+_FIRST_BATCH = 64  # images
+# Below, only the likeliest value is ever drawn, and logits would overflow.
+_MIN_TEMPERATURE = 1e-3
+
+# Parameters and other collections, as flax.linen.Module.apply takes them.
+Variables = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(settings.Config):
+    """Settings of every autoregressive model."""
+
+    num_steps: int = field(600, 'training steps', low=1)
+    batch_size: int = field(
+        32, 'examples per step, over all devices of all processes', low=1
+    )
+    learning_rate: float = field(4e-3, 'peak learning rate', low=0.0)
+    ema: float = field(
+        0.99, 'decay of the parameter average that evaluation uses; 0: none',
+        low=0.0, high=1.0,
+    )
+    class_conditional: bool = field(False, 'condition on the labels of the images')
+    micro_batch: int = field(
+        0, 'examples whose gradient is taken together; 0: by model and backend', low=0
+    )
+    sampler: str = field(
+        'incremental', 'how to generate; all give the same images, see '
+        'gm_jax.sampling.autoregressive',
+        choices=('incremental', 'fixed_point', 'ancestral'), free=True,
+    )
+    temperature: float = field(
+        1.0, 'below 1 likely values become likelier', free=True
+    )
+    label: int = field(-1, 'class to generate; -1: all in turn', low=-1, free=True)
+    given: str = field(
+        '', "npz of partial images to complete: 'images' integers [N, H, W, C], 'mask' "
+        '[H, W] or of the shape of images, true where a pixel is given', free=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Raise UserError for the first setting that is not allowed."""
+        super().__post_init__()
+        if self.temperature < _MIN_TEMPERATURE:
+            raise UserError(
+                f'--temperature must be {_MIN_TEMPERATURE} or more, got '
+                f'{self.temperature}: there only the likeliest value is drawn already.'
+            )
+
+
+class InitModel(Protocol):
+    """Makes the variables of a model."""
+
+    def __call__(self, rng: jax.Array, x: jax.Array, h: jax.Array | None, /) -> Any:
+        """Return the variables, from a first batch x [B, H, W, C] and its h."""
+
+
+class ApplyModel(Protocol):
+    """The network, for all pixels at once."""
+
+    def __call__(
+        self, variables: Variables, x: jax.Array, h: jax.Array | None, /, *,
+        rngs: jax.Array | None, step: Any, chunk: Any,
+    ) -> Any:
+        """Compute the parameters of the distribution of every pixel.
+
+        Args:
+            variables: parameters and other collections.
+            x: [B, H, W, C] integers in [0, V).
+            h: what the images are conditioned on.
+            rngs: [B] keys, in training; None in evaluation.
+            step: [] of training.
+            chunk: [] from 0 to test_chunks - 1, which density to evaluate.
+        """
+
+
+class Incremental(Protocol):
+    """The fast sampler of a model, which computes for each pixel only what is new."""
+
+    def __call__(
+        self, variables: Variables, h: jax.Array | None, quantile: Quantile,
+        uniform: jax.Array, x: jax.Array, known: jax.Array, /,
+    ) -> jax.Array:
+        """Generate images [B, H, W, C]; see `sampling.autoregressive.incremental`."""
+
+
+# (variables, h) -> the network by rows and pixels
+MakeNetwork = Callable[[Variables, jax.Array | None], Network]
+
+
+class Model(NamedTuple):
+    """Functions of an autoregressive network.
+
+    h is what the images are conditioned on: [B, E] such as labels as one-hot, or with a
+    task a map [B, H, W, E]; None without either.
+
+    Attributes:
+        init: makes the variables.
+        apply: the network, for all pixels at once.
+        incremental: the fast sampler; see `by_rows`.
+        distribution: the distribution of a pixel.
+        test_chunks: densities over which the evaluation averages.
+        order: [D] the flat positions of the values in the order of the model; None:
+            raster.
+        heavy: whether a step takes so long that each is dispatched alone on a CPU, and
+            its gradient is taken for few images at a time.
+        micro_batch: how many images that is.
+    """
+
+    init: InitModel
+    apply: ApplyModel
+    incremental: Incremental
+    distribution: Distribution
+    test_chunks: int = 1
+    order: np.ndarray | None = None
+    heavy: bool = True
+    micro_batch: int = 2
+
+
+class Task(NamedTuple):
+    """Part of an image is given to the network, which generates the rest.
+
+    Attributes:
+        name: as of --task.
+        given: x [B, H, W, C] -> what is given of it, a map [B, H, W, E].
+        shown: x -> integers [B, H, W, C], a picture of what is given.
+        missing: [H, W] bool, the pixels that are not themselves given.
+    """
+
+    name: str
+    given: Callable[[jax.Array], jax.Array]
+    shown: Callable[[jax.Array], np.ndarray]
+    missing: np.ndarray
+
+
+class Setting(NamedTuple):
+    """What the functions of one experiment have in common.
+
+    Attributes:
+        config: the settings.
+        data: the image set.
+        model: the functions of the network.
+        task: what is given of an image; None: nothing.
+        num_values: V, of the pixels that the model sees.
+        num_dims: values that log-probabilities are about.
+        generate: (variables, x, known, uniform, h) -> the images by `incremental`.
+        sweep: (variables, x, uniform, h) -> for each value what its noise draws given
+            x, by one evaluation of the network.
+    """
+
+    config: Config
+    data: ImageSet
+    model: Model
+    task: Task | None
+    num_values: int
+    num_dims: int
+    generate: Callable[..., jax.Array]
+    sweep: Callable[..., jax.Array]
+
+    def condition(self, x: jax.Array, labels: jax.Array) -> jax.Array | None:
+        """Return what images are conditioned on."""
+        if self.task is not None:
+            return self.task.given(x)
+        if not self.config.class_conditional:
+            return None
+        return jax.nn.one_hot(labels, self.data.num_classes)
+
+    def log_prob(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return log-probabilities [B], with a task those of what is missing."""
+        log_prob, task = self.model.distribution.log_prob, self.task
+        if task is None or task.missing.all():
+            return log_prob(params, x)
+        return log_prob(*pick((params, x), task.missing))
+
+
+def pick(tree: Any, where: np.ndarray) -> Any:
+    """Take the pixels of leaves [B, H, W, ...] that [H, W] marks: [B, N, 1, ...]."""
+    rows, columns = np.nonzero(where)
+    return jax.tree.map(lambda a: a[:, rows, columns][:, :, None], tree)
+
+
+def check(config: Config, data: ImageSet) -> None:
+    """Raise UserError for settings that do not fit the images."""
+    if config.class_conditional and not data.num_classes:
+        raise UserError(f'--class_conditional needs labels; {data.name} has none.')
+    if config.label >= 0 and not config.class_conditional:
+        raise UserError('--label needs a model trained with --class_conditional.')
+    if config.label >= max(data.num_classes, 1):
+        raise UserError(
+            f'--label={config.label} is not a class of {data.name}: they are 0 to '
+            f'{data.num_classes - 1}.'
+        )
+
+
+def check_colours(features: int, channels: int) -> None:
+    """Raise UserError unless the maps can be shared out evenly among the colours."""
+    if features % channels:
+        raise UserError(
+            f'--features={features} must be a multiple of {channels}: every colour has '
+            f'its own.'
+        )
+
+
+def first_batch(data: ImageSet, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return images and labels from all over the training set, for initialisation.
+
+    Without the images themselves, where a checkpoint is to be read, return one of
+    zeros.
+    """
+    if 'train' not in data.splits:
+        return jnp.zeros((1, *data.image_shape), jnp.int32), jnp.zeros(1, jnp.int32)
+    train = data.splits['train']
+    num = min(_FIRST_BATCH, len(train))
+    batch = train.fetch(np.arange(num) * len(train) // num)
+    x = binarize.integers(jax.random.split(rng, num), batch['image'], data)
+    return x, jnp.asarray(batch['label'])
+
+
+def by_rows(network: MakeNetwork, order: np.ndarray | None = None) -> Incremental:
+    """Return the fast sampler of a network by rows and pixels.
+
+    Args:
+        network: makes it from the variables and h.
+        order: [D] as of `Model`.
+    """
+
+    def generate(
+        variables: Variables, h: jax.Array | None, quantile: Quantile,
+        uniform: jax.Array, x: jax.Array, known: jax.Array,
+    ) -> jax.Array:
+        return incremental(
+            network(variables, h), quantile, uniform, x, known, order=order
+        )
+
+    return generate
+
+
+def linen_model(
+    module: nn.Module, distribution: Distribution, *, conditioned: str = 'row',
+    order: np.ndarray | None = None,
+) -> Model:
+    """Make the functions of a module with `__call__`, `start`, `row` and `pixel`.
+
+    Args:
+        module: the network.
+        distribution: the distribution of a pixel.
+        conditioned: the one of the last three methods that takes h too.
+        order: [D] as of `Model`.
+    """
+
+    def init(rng: jax.Array, x: jax.Array, h: jax.Array | None) -> Any:
+        return module.init(rng, x[:1], None if h is None else h[:1])
+
+    def apply(
+        variables: Variables, x: jax.Array, h: jax.Array | None, **mode: Any
+    ) -> Any:
+        return module.apply(variables, x, h)
+
+    network = functools.partial(linen_network, module, conditioned=conditioned)
+    return Model(init, apply, by_rows(network, order), distribution, order=order)
+
+
+def linen_network(
+    module: nn.Module, variables: Variables, h: jax.Array | None, *,
+    conditioned: str = 'row', by_colour: bool = True, more: tuple[Any, ...] = (),
+) -> Network:
+    """Return a module with `start`, `row` and `pixel` as a network with its variables.
+
+    Args:
+        module: the network.
+        variables: its parameters.
+        h: what the images are conditioned on.
+        conditioned: the method that takes h after its other arguments.
+        by_colour: as of `Network`.
+        more: arguments that this method takes before h.
+    """
+    def method(name: str) -> Callable[..., Any]:
+        given = (*more, h) if name == conditioned else ()
+        return lambda *args: module.apply(variables, *args, *given, method=name)
+
+    return Network(method('start'), method('row'), method('pixel'), by_colour)

@@ -1,0 +1,164 @@
+"""The bounds of a latent-variable model, from encoding to their terms.
+
+For an image x and S samples z ~ q(z|x),
+
+    encode    q(z|x), a diagonal Gaussian
+    draw      z = mean + e^(logvar / 2) e,  e ~ N(0, I)
+    decode    p(x|z)
+    terms     log p(x|z),  KL(q(z|x) || p(z)),  log w = log p(x, z) - log q(z|x)
+    bounds    E_q[log p(x|z)] - KL     (ELBO)        log (1/S) sum_s w_s     (IWAE)
+
+With two layers z = (z1, z2), q(z|x) = q(z1|x) q(z2|z1) and p(x, z) = p(z2) p(z1|z2)
+p(x|z1).
+
+    terms = nn.apply(posterior_terms, model)(variables, x, target, rngs, num)
+
+References:
+    Kingma and Welling 2014, Auto-Encoding Variational Bayes.
+    https://arxiv.org/abs/1312.6114
+    Burda et al. 2016, Importance Weighted Autoencoders, sec. 3 and 5.
+    https://arxiv.org/abs/1509.00519
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gm_jax.losses import dequantization, elbo, likelihoods
+from gm_jax.models.vae import VAE, Gaussian
+
+
+class Terms(NamedTuple):
+    """The terms of the bounds, for S samples of the posterior of each example.
+
+    Attributes:
+        log_px: [B, S] log p(x|z1), in nats.
+        kl: [B, Z] KL divergence of each unit, of all layers; where it is not known in
+            closed form, its average over the samples.
+        log_w: [B, S] log p(x, z) - log q(z|x).
+        mean: [B, Z1] means of q(z1|x).
+    """
+
+    log_px: jax.Array
+    kl: jax.Array
+    log_w: jax.Array
+    mean: jax.Array
+
+
+def posterior_terms(
+    model: VAE, x: jax.Array, target: jax.Array, rngs: jax.Array, num: int, **mode: Any
+) -> Terms:
+    """Draw z from q(z|x) and compute every term of the bounds.
+
+    Args:
+        model: a bound VAE (see flax.linen.apply).
+        x: [B, H, W, C] in [0, 1], what the encoder sees.
+        target: [B, H, W, C], what the likelihood is of.
+        rngs: [B] one key per example.
+        num: S.
+        **mode: train, dropout_rngs, axis_name for the networks.
+
+    Returns:
+        Terms.
+    """
+    terms = _one_layer if len(model.latent_dims) == 1 else _two_layers
+    return terms(model, x, target, rngs, num, **mode)
+
+
+def _one_layer(
+    model: VAE, x: jax.Array, target: jax.Array, rngs: jax.Array, num: int, **mode: Any
+) -> Terms:
+    # Encode: q(z|x).
+    q = model.encode(x, **mode)
+    # Draw S samples of each.
+    q_each = _repeat(q, num)
+    z = _draw(rngs, 1, q_each, num)
+    # Decode: p(x|z).
+    log_px = _by_example(log_prob(model, model.decode(z, **mode), target, num), num)
+    # The terms.
+    kl = elbo.gaussian_kl_per_unit(q.mean, q.logvar)
+    log_ratio = per_unit(q_each, z) - per_unit(standard_normal(z), z)
+    log_w = log_px - _by_example(log_ratio, num).sum(-1)
+    return Terms(log_px, kl, log_w, q.mean)
+
+
+def _two_layers(
+    model: VAE, x: jax.Array, target: jax.Array, rngs: jax.Array, num: int, **mode: Any
+) -> Terms:
+    # The first layer: encode q(z1|x), draw z1, decode p(x|z1).
+    q1 = model.encode(x, **mode)
+    q1_each = _repeat(q1, num)
+    z1 = _draw(rngs, 1, q1_each, num)
+    log_px = _by_example(log_prob(model, model.decode(z1, **mode), target, num), num)
+    # The second layer: encode q(z2|z1), draw z2, decode p(z1|z2).
+    q2 = model.encode2(z1, **mode)
+    z2 = _draw(rngs, 2, q2, num)
+    p1 = model.decode2(z2, **mode)
+    # The terms. The prior of z1 depends on z2, so its KL is an average over the
+    # samples; that of z2 given z1 is exact.
+    log_ratio1 = per_unit(q1_each, z1) - per_unit(p1, z1)
+    log_ratio2 = per_unit(q2, z2) - per_unit(standard_normal(z2), z2)
+    log_ratio = _by_example(jnp.concatenate([log_ratio1, log_ratio2], axis=-1), num)
+    kl2 = elbo.gaussian_kl_per_unit(q2.mean, q2.logvar)
+    kl = _by_example(jnp.concatenate([log_ratio1, kl2], axis=-1), num).mean(1)
+    return Terms(log_px, kl, log_px - log_ratio.sum(-1), q1.mean)
+
+
+def _repeat(q: Gaussian, num: int) -> Gaussian:
+    """Repeat every row: [B, Z] to [B * S, Z]."""
+    return Gaussian(*(jnp.repeat(a, num, axis=0) for a in q))
+
+
+def _by_example(values: jax.Array, num: int) -> jax.Array:
+    """Give the samples of an example their own axis: [B * S, ...] to [B, S, ...]."""
+    return values.reshape(-1, num, *values.shape[1:])
+
+
+def _draw(rngs: jax.Array, layer: int, q: Gaussian, num: int) -> jax.Array:
+    """Draw from q, [B * S, Z], by a key per example [B] and layer."""
+    layer_rngs = jax.vmap(jax.random.fold_in, (0, None))(rngs, layer)
+    z = likelihoods.gaussian_sample(
+        layer_rngs, _by_example(q.mean, num), _by_example(q.logvar, num)
+    )
+    return z.reshape(q.mean.shape)
+
+
+def per_unit(p: Gaussian, z: jax.Array) -> jax.Array:
+    """Compute the log density of each unit, [N, Z]: `gaussian_log_prob` unsummed."""
+    flat = likelihoods.gaussian_log_prob(p.mean.ravel(), p.logvar.ravel(), z.ravel())
+    return flat.reshape(z.shape)
+
+
+def standard_normal(z: jax.Array) -> Gaussian:
+    """Return the prior N(0, I) of a top latent like z."""
+    return Gaussian(jnp.zeros_like(z), jnp.zeros_like(z))
+
+
+def log_prob(model: VAE, params: Any, target: jax.Array, num: int) -> jax.Array:
+    """Compute log p(x|z) of each example under each of its `num` samples, [B * S].
+
+    A Gaussian is a density, so `target` is dequantized and the result a bound.
+    """
+    flat = target.reshape(len(target), -1)  # as in binarize_dynamic
+    target = jnp.repeat(flat, num, axis=0).reshape(-1, *model.image_shape)
+    if model.likelihood == 'gaussian':
+        mean, logvar = params
+        log_density = likelihoods.gaussian_log_prob(mean, logvar, target)
+        return dequantization.log_prob(
+            log_density, int(np.prod(model.image_shape)), num_values=model.num_values
+        )
+    if model.likelihood == 'categorical':
+        return likelihoods.categorical_log_prob(params, target)
+    return likelihoods.bernoulli_log_prob(params, target)
+
+
+def mean_image(model: VAE, params: Any) -> jax.Array:
+    """Return the mean of p(x|z) as an image in [0, 1], [N, H, W, C]."""
+    if model.likelihood == 'gaussian':
+        return jnp.clip(params.mean, 0.0, 1.0)
+    if model.likelihood == 'categorical':
+        levels = jnp.linspace(0.0, 1.0, model.num_values)
+        return jnp.einsum('...v,v->...', jax.nn.softmax(params), levels)
+    return jax.nn.sigmoid(params)

@@ -1,0 +1,205 @@
+"""What the training loop asks of an experiment: pure functions of arrays and keys."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from gm_jax.data.image_set import Examples
+from gm_jax.training.train_state import Batch, TrainState, TrainStep
+
+# A batch as it is read, before it is on a device.
+HostBatch = dict[str, np.ndarray]
+# A picture by its name, uint8 [H, W, C].
+Pictures = dict[str, np.ndarray]
+# Tells the user a sentence.
+Say = Callable[[str], None]
+# n -> n generated images, uint8 [n, H, W, C]; the same ones each time.
+Draw = Callable[[int], np.ndarray]
+
+
+class EvalStep(Protocol):
+    """The numbers of each example."""
+
+    def __call__(
+        self, state: TrainState, batch: Batch, rng: jax.Array, /
+    ) -> dict[str, jax.Array]:
+        """Compute them.
+
+        Args:
+            state: the training state.
+            batch: 'image' [B, H, W, C], 'label' [B], 'index' [B], the place of each
+                example in the set, by which noise is keyed, and 'chunk' [B].
+            rng: the key of the evaluation.
+
+        Returns:
+            Arrays [B, ...], of which 'loss' [B] chooses the best checkpoint.
+        """
+
+
+class Summarize(Protocol):
+    """The numbers of a whole set, from those of each example."""
+
+    def __call__(self, arrays: dict[str, np.ndarray], /) -> dict[str, Any]:
+        """Return what results.json says.
+
+        Args:
+            arrays: [N, chunks] of each output [B] of the evaluation step, [N, ...] of
+                each output [B, ...].
+        """
+
+
+class Sample(Protocol):
+    """A sampler that is one program."""
+
+    def __call__(
+        self, state: TrainState, rngs: jax.Array, index: jax.Array, /
+    ) -> jax.Array:
+        """Generate images.
+
+        Args:
+            state: the training state.
+            rngs: [B] one key per image.
+            index: [B] the place of each image among all that are generated.
+
+        Returns:
+            uint8 [B, H, W, C].
+        """
+
+
+class SampleMany(Protocol):
+    """A sampler on all devices of this process."""
+
+    def __call__(
+        self, state: TrainState, indices: np.ndarray, rng: jax.Array, /
+    ) -> np.ndarray | jax.Array:
+        """Generate images; image i has the key fold_in(rng, i).
+
+        Args:
+            state: the training state, on the devices.
+            indices: [D, B/D] the places of the images.
+            rng: the key of the sampling.
+
+        Returns:
+            uint8 [D, B/D, H, W, C].
+        """
+
+
+class HostSampler(NamedTuple):
+    """A sampler that loops on the host.
+
+    Attributes:
+        sample: generates images.
+        warm_up: takes the same arguments and only compiles.
+    """
+
+    sample: SampleMany
+    warm_up: SampleMany
+
+
+class Score(Protocol):
+    """The numbers of a set of samples, for models that have none of an example."""
+
+    def __call__(
+        self, draw: Draw, examples: Examples, last: bool, /
+    ) -> dict[str, float]:
+        """Compare samples with images.
+
+        Args:
+            draw: generates samples.
+            examples: the split to compare with.
+            last: whether to compute the numbers that take a while too.
+
+        Returns:
+            Numbers, of which 'loss' chooses the best checkpoint.
+        """
+
+
+class Alarms(Protocol):
+    """What is wrong with a run."""
+
+    def __call__(
+        self, split: str, scalars: Mapping[str, float], /
+    ) -> list[str]:
+        """Return sentences on a line of metrics, none where all is well."""
+
+
+class MakePictures(Protocol):
+    """The pictures of a trained model."""
+
+    def __call__(
+        self, state: TrainState, batch: HostBatch, rng: jax.Array, /
+    ) -> Pictures:
+        """Draw them, from a batch of the test set."""
+
+
+class Finish(Protocol):
+    """What is measured at the end of a run only, such as probes."""
+
+    def __call__(
+        self, state: TrainState, say: Say, /
+    ) -> tuple[dict[str, Any], Pictures]:
+        """Return numbers for results.json, and pictures."""
+
+
+class ByExample(NamedTuple):
+    """The evaluation of a model example by example.
+
+    Attributes:
+        eval_step: the numbers of an example, in training.
+        test_step: the same with careful numbers, at the end.
+        summarize: the numbers of results.json, from those of `test_step`.
+        test_chunks: how often `test_step` is called with each batch, the times being
+            counted by batch['chunk'].
+    """
+
+    eval_step: EvalStep
+    test_step: EvalStep
+    summarize: Summarize
+    test_chunks: int = 1
+
+
+class BySamples(NamedTuple):
+    """The evaluation of a model by a set of its samples.
+
+    Attributes:
+        score: the numbers of a set of samples.
+    """
+
+    score: Score
+
+
+class Experiment(NamedTuple):
+    """What the loop needs to know of a model.
+
+    Attributes:
+        init: makes the training state from a key. It is compiled, and its shapes are
+            what a checkpoint is read into.
+        train_step: one step of training.
+        single_steps: whether a CPU is to be handed the training steps one by one: XLA
+            runs convolutions slowly inside a loop there.
+        evaluation: how the model is evaluated.
+        sample: the sampler; None for a model that generates nothing.
+        sampler: how it samples, in words, for samples.npz.
+        host_sampler: makes a sampler that loops on the host, in place of `sample`.
+        pictures: draws the pictures of a trained model.
+        alarms: finds what is wrong with a line of metrics.
+        finish: measures what is measured at the end only.
+        micro_batch: examples of a device whose gradient is taken together; 0: all.
+        minibatches: batches that a step takes, along an axis of their own; 0: one,
+            without the axis.
+    """
+
+    init: Callable[[jax.Array], TrainState]
+    train_step: TrainStep
+    single_steps: bool
+    evaluation: ByExample | BySamples
+    sample: Sample | None = None
+    sampler: str = ''
+    host_sampler: Callable[[], HostSampler] | None = None
+    pictures: MakePictures | None = None
+    alarms: Alarms | None = None
+    finish: Finish | None = None
+    micro_batch: int = 0
+    minibatches: int = 0

@@ -1,0 +1,208 @@
+"""Flags of the command line: a run and its config from them, and `--help`."""
+
+import dataclasses
+import os
+import shlex
+import shutil
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from gm_jax.errors import UserError
+from gm_jax.training import settings
+from gm_jax.training.settings import Config, ConfigT
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What to do with a config; not part of it, since it changes no number.
+
+    Attributes:
+        workdir: the directory for everything that the run writes.
+        mode: train, eval or sample.
+        checkpoint: last or best, which one eval and sample read.
+        command: the command as it was given.
+        coordinator_address: this and the next two are of `distributed.initialize`.
+        num_processes: how many processes there are.
+        process_id: which of them this is.
+    """
+
+    workdir: str
+    mode: str = 'train'
+    checkpoint: str = 'last'
+    command: str = ''
+    coordinator_address: str = ''
+    num_processes: int = 0
+    process_id: int = -1
+
+
+_RUN_FLAGS: tuple[tuple[str, str | int, str], ...] = (
+    ('workdir', '', 'DIR for everything the run writes (required)'),
+    ('mode', 'train', 'train | eval | sample; the last two need only a checkpoint'),
+    ('preset', '', 'start from these settings (listed below) instead of the defaults'),
+    ('config', '', "start from a run's config.json"),
+    ('checkpoint', 'last', 'last | best: which one eval and sample read; best had the '
+     'least loss in training on the validation split, or where the set has none on the '
+     'test split, so that its test numbers flatter'),
+    ('coordinator_address', '', 'HOST:PORT of process 0, for several processes where '
+     'JAX does not find them by itself, as it does on TPU pods, Slurm, Open MPI and '
+     'Kubernetes'),
+    ('num_processes', 0, 'how many processes there are then'),
+    ('process_id', -1, 'which of them this is, from 0'),
+)
+
+
+_CHOICES = {'mode': ['train', 'eval', 'sample'], 'checkpoint': ['last', 'best']}
+
+
+def parse(
+    argv: Sequence[str],
+    config_class: type[ConfigT],
+    *,
+    presets: Mapping[str, ConfigT],
+    program: str,
+    about: str,
+) -> tuple[Run, ConfigT]:
+    """Make a run and its config from command-line flags.
+
+    Later wins: defaults, `--preset`, `--config`, flags. With `--mode=eval|sample` the
+    work directory's own config.json takes the place of the first three.
+
+    Args:
+        argv: the flags, without the program's name.
+        config_class: the experiment's config.
+        presets: named configs.
+        program: how the experiment was started, such as 'python -m experiments.vae'.
+        about: the experiment's docstring, for `--help`.
+
+    Returns:
+        (run, config).
+
+    Raises:
+        UserError: a flag, a preset or a file is not what it should be.
+        SystemExit: after `--help`.
+    """
+    values = _define(config_class)
+    try:
+        rest = values([program, *argv])[1:]
+    except flags.Error as error:
+        raise UserError(f'{str(error).rstrip(".")}. See --help.') from None
+    if values.help:
+        print(_help(config_class, presets, program, about))
+        raise SystemExit(0)
+    if rest:
+        raise UserError(f'{rest[0]!r} is not a flag; flags look like --name=value.')
+    if not values.workdir:
+        raise UserError('--workdir=DIR is missing: name a directory for the run.')
+    given: dict[str, Any] = {
+        f.name: values[f.name].value
+        for f in dataclasses.fields(config_class)
+        if values[f.name].present
+    }
+    run = Run(
+        workdir=values.workdir, mode=values.mode, checkpoint=values.checkpoint,
+        command=f'{program} {shlex.join(argv)}',
+        coordinator_address=values.coordinator_address,
+        num_processes=values.num_processes, process_id=values.process_id,
+    )
+    return run, dataclasses.replace(
+        _base_config(values, run, config_class, presets), **given
+    )
+
+
+def _define(config_class: type[Config]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_boolean('help', False, '', short_name='h', flag_values=values)
+    for name, default, _ in _RUN_FLAGS:
+        if name in _CHOICES:
+            flags.DEFINE_enum(
+                name, str(default), _CHOICES[name], '', flag_values=values
+            )
+        elif isinstance(default, int):
+            flags.DEFINE_integer(name, default, '', flag_values=values)
+        else:
+            flags.DEFINE_string(name, default, '', flag_values=values)
+    define: dict[type, Callable[..., Any]] = {
+        bool: flags.DEFINE_boolean, int: flags.DEFINE_integer,
+        float: flags.DEFINE_float, str: flags.DEFINE_string,
+    }
+    for f in dataclasses.fields(config_class):
+        default = settings.text(f.default)
+        define[type(default)](f.name, default, '', flag_values=values)
+    return values
+
+
+def _base_config(
+    values: flags.FlagValues,
+    run: Run,
+    config_class: type[ConfigT],
+    presets: Mapping[str, ConfigT],
+) -> ConfigT:
+    if values.preset and values.config:
+        raise UserError('--preset and --config exclude each other: pass one of them.')
+    if values.preset and values.preset not in presets:
+        known = ', '.join(sorted(presets)) or 'none here'
+        raise UserError(f'--preset={values.preset} is unknown; there are: {known}.')
+    if values.config:
+        return settings.load(values.config, config_class)
+    if run.mode != 'train':
+        path = os.path.join(run.workdir, 'config.json')
+        if not os.path.exists(path):
+            raise UserError(
+                f'{run.workdir} holds no run (no config.json): train one there first, '
+                f'with --mode=train.'
+            )
+        saved = settings.load(path, config_class)
+        if values.preset and presets[values.preset] != saved:
+            raise UserError(f'--preset cannot change the run in {run.workdir}.')
+        return saved
+    return presets[values.preset] if values.preset else config_class()
+
+
+def _help(
+    config_class: type[Config],
+    presets: Mapping[str, Config],
+    program: str,
+    about: str,
+) -> str:
+    width = min(shutil.get_terminal_size((96, 24)).columns, 110)
+    common = [f.name for f in dataclasses.fields(Config)]
+    fields = {f.name: f for f in dataclasses.fields(config_class)}
+    parts = [
+        f'{program} --workdir=DIR [flags]', '', about.strip(), '',
+        'The run:', *(_entry(*flag, width) for flag in _RUN_FLAGS), '',
+        'Every experiment:', *_settings([fields[name] for name in common], width), '',
+        'This experiment:',
+        *_settings([f for f in fields.values() if f.name not in common], width),
+    ]
+    if presets:
+        parts += ['', 'Presets (their settings that differ from the defaults):']
+    for name, preset in presets.items():
+        base = config_class()
+        differences = ' '.join(
+            f'{f}={settings.text(getattr(preset, f))}' for f in fields
+            if getattr(preset, f) != getattr(base, f)
+        )
+        entry = _entry(f'preset={name}', '', differences, width)
+        parts.append(entry.replace(f'{name}=', name, 1))
+    return '\n'.join(parts)
+
+
+def _settings(fields: Sequence[dataclasses.Field], width: int) -> list[str]:
+    """Return an entry of the help for each setting."""
+    entries = []
+    for f in fields:
+        choices = ' | '.join(f.metadata['choices'])
+        explained = f.metadata['help'] + (f' [{choices}]' if choices else '')
+        entries.append(_entry(f.name, settings.text(f.default), explained, width))
+    return entries
+
+
+def _entry(name: str, default: Any, explained: str, width: int) -> str:
+    head = f'  --{name}={default}'
+    lines = textwrap.wrap(explained, width - 34) or ['']
+    first = f'{head:<33} {lines[0]}' if len(head) < 33 else head
+    rest = lines[1:] if len(head) < 33 else lines
+    return '\n'.join([first, *(' ' * 34 + line for line in rest)])

@@ -1,0 +1,79 @@
+"""What a run tells on the screen: sentences, and a progress bar on a terminal."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich import progress
+
+from gm_jax.training import processes
+
+
+def say(*parts: Any) -> None:
+    """Print a line at once, also into a pipe; of several processes the first prints."""
+    if processes.is_primary():
+        print(*parts, flush=True)
+
+
+class Progress:
+    """Progress: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, total: int, done: int, what: str = 'training') -> None:
+        """Start at `done` of `total` steps."""
+        self._total = total
+        self._bar: progress.Progress | None = None
+        self.shown = sys.stdout.isatty() and processes.is_primary()  # as a bar
+        if self.shown:
+            self._bar = progress.Progress(
+                progress.TextColumn('{task.description}'),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn('{task.fields[text]}'),
+                progress.TimeRemainingColumn(),
+            )
+            self._task = self._bar.add_task(
+                what, total=total, completed=done, text=''
+            )
+            self._bar.start()
+
+    def update(self, step: int, text: str = '', seconds_left: float = 0.0) -> None:
+        """Move to `step`; `text` (if any) is shown, or printed as a line."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+            if text:
+                self._bar.update(self._task, text=text)
+        elif text:
+            left = f'{int(seconds_left) // 60}:{int(seconds_left) % 60:02d} left'
+            say(f'step {step}/{self._total}  {text}  {left}')
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        else:
+            say(text)
+
+    def close(self) -> None:
+        """Leave the bar on the screen as it is."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def reporter(what: str, total: int) -> Callable[[int], None]:
+    """Return a function that shows how many of `total` are done.
+
+    It shows a bar on a terminal, and elsewhere prints a line every ten seconds.
+    """
+    bar, last_line = Progress(total, 0, what), time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal last_line
+        bar.update(done)
+        if not bar.shown and time.monotonic() - last_line > 10:
+            last_line = time.monotonic()
+            say(f'{what}: {done} of {total}')
+        if done >= total:
+            bar.close()
+
+    return report

@@ -1,0 +1,162 @@
+"""Collects the metrics of training steps and tells them to files and the user."""
+
+import dataclasses
+import functools
+import math
+import operator
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from gm_jax.training import processes
+from gm_jax.training.contracts import Alarms
+from gm_jax.training.progress import Progress
+from gm_jax.training.train_state import Metrics
+from gm_jax.training.writers import MetricWriter, NoWriter, Writer
+
+# Dispatches that may wait on the device: enough to keep it busy, few enough that a
+# run told to stop has only seconds of work to finish first.
+MAX_IN_FLIGHT = 2
+
+
+@dataclasses.dataclass
+class Note:
+    """The loop's own numbers, which every checkpoint keeps beside the state.
+
+    Attributes:
+        sums: of each metric, over the steps since the last line, without skipped ones.
+        count: steps added to `sums`.
+        skipped: steps skipped since the last line.
+        run: steps skipped in a row up to now.
+        longest: the most steps skipped in a row since the last line.
+        rollbacks: times the run went back after losses that were not finite.
+        seconds: time spent in training.
+    """
+
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    count: int = 0
+    skipped: int = 0
+    run: int = 0
+    longest: int = 0
+    rollbacks: int = 0
+    seconds: float = 0.0
+
+
+class Skipped(NamedTuple):
+    """Steps between two lines of metrics that were skipped for a non-finite loss.
+
+    Attributes:
+        longest: the most in a row.
+        share: of all of the steps.
+    """
+
+    longest: int
+    share: float
+
+
+class Recorder:
+    """Adds up metrics; writes a line of means at each interval."""
+
+    def __init__(
+        self,
+        workdir: str,
+        step: int,
+        num_steps: int,
+        batch_size: int,
+        note: Note,
+        alarms: Alarms | None = None,
+    ) -> None:
+        """Open the files of `workdir` to go on from `step`.
+
+        `alarms` is told the split and the metrics of each line.
+        """
+        self.note = note
+        self._alarms: Alarms = alarms or (lambda split, scalars: [])
+        self._pending: list[tuple[int, Metrics]] = []
+        self._num_steps, self._batch_size = num_steps, batch_size
+        self._writer: MetricWriter = (
+            Writer(workdir, step) if processes.is_primary() else NoWriter()
+        )
+        self._bar = Progress(num_steps, step)
+        self._start = time.monotonic() - note.seconds
+        self._clock, self._clock_step = time.monotonic(), step
+
+    def add(self, step: int, num: int, values: Metrics) -> None:
+        """Take the metrics [K] of a dispatch of `num` <= K steps, up to `step`."""
+        self._pending.append((num, values))
+        if len(self._pending) > MAX_IN_FLIGHT:
+            jax.block_until_ready(self._pending[-1 - MAX_IN_FLIGHT][1])
+        self._bar.update(step)
+
+    def settle(self) -> Note:
+        """Add up what is pending; return the note to keep with a checkpoint."""
+        note = self.note
+        # One addition after the other in float64: the same sum however the steps
+        # were cut into dispatches.
+        for num, values in self._pending:
+            rows = np.stack([np.asarray(v, np.float64)[:num] for v in values.values()])
+            finite = np.all(np.isfinite(rows), axis=0)
+            for good in finite:
+                note.run = 0 if good else note.run + 1
+                note.longest = max(note.longest, note.run)
+            rows = rows[:, finite]
+            note.skipped += num - rows.shape[1]
+            for name, row in zip(values, rows.tolist()):
+                note.sums[name] = functools.reduce(
+                    operator.add, row, note.sums.get(name, 0.0)
+                )
+            note.count += rows.shape[1]
+        self._pending.clear()
+        note.seconds = time.monotonic() - self._start
+        self._writer.sync()
+        return note
+
+    def train_line(self, step: int, skipped_total: int) -> Skipped:
+        """Write the mean of each metric over the steps since the last line.
+
+        Returns:
+            The steps among these that were skipped.
+        """
+        note = self.settle()
+        count = note.count or math.nan  # all steps were skipped
+        scalars = {name: value / count for name, value in note.sums.items()}
+        skipped = Skipped(note.longest, note.skipped / (note.skipped + note.count))
+        note.sums, note.count, note.skipped, note.longest = {}, 0, 0, 0
+        now = time.monotonic()
+        rate = (step - self._clock_step) * self._batch_size / (now - self._clock)
+        self.restart_clock(step)
+        line = dict(scalars, skipped_steps=skipped_total)
+        alarms = self._alarms('train', scalars) if scalars else []
+        self._writer.write(step, 'train', line, alarms, images_per_s=rate)
+        left = (self._num_steps - step) * self._batch_size / rate
+        losses = ''.join(
+            f'{name} {value:.4f}  '
+            for name, value in scalars.items() if name.endswith('loss')
+        )
+        self._bar.update(step, f'{losses}{rate:,.0f} images/s', left)
+        self._ring(alarms)
+        return skipped
+
+    def eval_line(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
+        """Write the result of an evaluation."""
+        alarms = self._alarms(split, scalars)
+        self._writer.write(step, split, scalars, alarms)
+        values = '  '.join(f'{name} {value:.4f}' for name, value in scalars.items())
+        self._bar.note(f'step {step}: {split} {values}')
+        self._ring(alarms)
+
+    def _ring(self, alarms: Sequence[str]) -> None:
+        for sentence in alarms:
+            self._bar.note(f'ALARM: {sentence}.')
+
+    def restart_clock(self, step: int) -> None:
+        """Measure the speed of training from here: after work that is not training."""
+        self._clock, self._clock_step = time.monotonic(), step
+
+    def close(self) -> None:
+        """Close files and bar."""
+        self._bar.close()
+        self._writer.close()

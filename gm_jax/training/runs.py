@@ -1,0 +1,65 @@
+"""One run of an experiment, and what the parts of the loop ask of it."""
+
+import os
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from gm_jax.data.image_set import ImageSet
+from gm_jax.keys import Stream, stream
+from gm_jax.training import evaluate, parallel
+from gm_jax.training.contracts import Experiment, SampleMany
+from gm_jax.training.flags import Run
+from gm_jax.training.settings import Config
+from gm_jax.training.train_state import TrainState
+
+
+class Job(NamedTuple):
+    """A run of an experiment; nothing in it changes.
+
+    Attributes:
+        name: the name of the experiment.
+        run: what to do.
+        config: the settings.
+        data: the image set.
+        experiment: the pure functions.
+        manager: of the checkpoints.
+    """
+
+    name: str
+    run: Run
+    config: Config
+    data: ImageSet
+    experiment: Experiment
+    manager: ocp.CheckpointManager
+
+    def picture(self, name: str) -> str:
+        """Return the path of a picture."""
+        return os.path.join(self.run.workdir, 'samples', f'{name}.png')
+
+    def sample_many(self) -> SampleMany:
+        """Compile the sampler, which the experiment must have."""
+        if self.experiment.sample is None:
+            raise ValueError(f'{self.name} generates nothing')
+        return parallel.sample_many(self.experiment.sample)
+
+    def draw_samples(
+        self, sample_many: SampleMany, state: TrainState, num: int
+    ) -> np.ndarray:
+        """Generate images [num, H, W, C] uint8, the same for a state each time."""
+        return evaluate.samples(
+            sample_many, state, num, stream(self.config.seed, Stream.SAMPLE),
+            self.config.batch_size,
+        )
+
+
+def count_parameters(state: TrainState) -> int:
+    """Return how many numbers are trained."""
+    return sum(x.size for x in jax.tree.leaves(state.params))
+
+
+def devices() -> str:
+    """Return how many devices there are, over all processes, and of which kind."""
+    return f'{jax.device_count()} x {jax.devices()[0].device_kind}'

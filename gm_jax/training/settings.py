@@ -1,0 +1,224 @@
+"""One frozen, validated dataclass per experiment; flags, presets and JSON come from it.
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config(settings.Config):
+        latent_dim: int = field(20, 'size of z', low=1)
+        hidden: Sizes = field((256, 256), 'widths of the layers')
+
+    config = Config(latent_dim=5, hidden='512,256')
+"""
+
+import dataclasses
+import json
+import sys
+import types
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from gm_jax.errors import UserError
+
+# Positive whole numbers; on the command line and in JSON their text, such as 200,200.
+Sizes = tuple[int, ...]
+
+
+def field(
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[str] = (),
+    low: float | None = None,
+    high: float | None = None,
+    free: bool = False,
+    evaluation_only: bool = False,
+) -> Any:
+    """Declare a setting: its default, what it means and what it may be.
+
+    Args:
+        default: the default; its type is the setting's: bool, int, float, str or, for
+            `Sizes`, a tuple.
+        help: one phrase for `--help`.
+        choices: the only values allowed, for a string.
+        low: the least number allowed.
+        high: the greatest number allowed.
+        free: may differ when a run goes on or is evaluated, because the parameters
+            that training reaches do not depend on it.
+        evaluation_only: may differ with --mode=eval but not when a run goes on, so that
+            all evaluations of one run are comparable.
+
+    Returns:
+        A dataclass field.
+    """
+    metadata = dict(
+        help=help, choices=choices, low=low, high=high, free=free,
+        evaluation_only=evaluation_only,
+    )
+    return dataclasses.field(default=default, metadata=types.MappingProxyType(metadata))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings that every experiment has."""
+
+    dataset: str = field(
+        'digits',
+        'digits | a TFDS name such as mnist | idx:DIR | images:DIR | npz:FILE | '
+        'synthetic:NAME',
+    )
+    data_dir: str = field('', 'where prepared TFDS sets lie', free=True)
+    image_size: int = field(
+        0, 'side to resize images:DIR and TFDS sets to; 0 keeps it', low=0
+    )
+    binarize: str = field(
+        'none',
+        'make pixels 0 or 1: one fixed draw (static), a fresh draw at each step '
+        '(dynamic), or x >= V/2 (threshold)',
+        choices=('none', 'static', 'dynamic', 'threshold'),
+    )
+    seed: int = field(
+        0, 'the number that all randomness derives from', low=0, high=2**32 - 1
+    )
+    num_steps: int = field(1000, 'training steps', low=1)
+    batch_size: int = field(
+        128, 'examples per step, over all devices of all processes', low=1
+    )
+    eval_every: int = field(500, 'steps between evaluations', low=1, free=True)
+    checkpoint_every: int = field(500, 'steps between checkpoints', low=1, free=True)
+    log_every: int = field(100, 'steps between lines of metrics', low=1, free=True)
+    num_samples: int = field(64, 'images to generate', low=1, free=True)
+    eval_batch_size: int = field(
+        0, 'examples per evaluation step; 0: the batch size', low=0, free=True
+    )
+    steps_per_dispatch: int = field(
+        0, 'training steps in one compiled loop; 0: by model and backend', low=0,
+        free=True,
+    )
+    learning_rate: float = field(1e-3, 'peak learning rate', low=0.0)
+    schedule: str = field(
+        'cosine',
+        'learning rate over the run: constant, cosine to zero, or the eight stages '
+        'of Burda et al. 2016 (1e-3 to 1e-4, stage i lasting 3^i)',
+        choices=('constant', 'cosine', 'stages'),
+    )
+    warmup_steps: int = field(0, 'steps of linear warm-up', low=0)
+    optimizer: str = field(
+        'adam', 'adam; or muon for kernels and adam for all other parameters',
+        choices=('adam', 'muon'),
+    )
+    adam_b1: float = field(
+        0.9, 'decay of the average of gradients', low=0.0, high=1.0
+    )
+    adam_b2: float = field(
+        0.999, 'decay of the average of their squares', low=0.0, high=1.0
+    )
+    adam_eps: float = field(1e-8, 'the constant that Adam adds to the root', low=0.0)
+    weight_decay: float = field(
+        0.0, 'share of a kernel that a step of learning rate 1 would take off', low=0.0
+    )
+    grad_clip: float = field(0.0, 'largest gradient norm; 0: no limit', low=0.0)
+    ema: float = field(
+        0.0, 'decay of the parameter average that evaluation uses; 0: none',
+        low=0.0, high=1.0,
+    )
+    dtype: str = field(
+        'float32', 'type that the network computes in; likelihoods stay float32',
+        choices=('float32', 'bfloat16'),
+    )
+
+    def __post_init__(self) -> None:
+        """Raise UserError for the first setting that is not allowed."""
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if isinstance(setting.default, tuple):
+                value = _sizes(setting.name, value)
+                object.__setattr__(self, setting.name, value)
+            else:
+                _check(setting, value)
+
+    @property
+    def eval_batch(self) -> int:
+        """The examples of an evaluation step."""
+        return self.eval_batch_size or self.batch_size
+
+
+ConfigT = TypeVar('ConfigT', bound=Config)
+
+
+def text(value: Any) -> Any:
+    """Return a setting as it is written on the command line and in JSON."""
+    return ','.join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def load(path: str, config_class: type[ConfigT]) -> ConfigT:
+    """Read a config from JSON.
+
+    Raises:
+        UserError: the file is missing, damaged or of another experiment.
+    """
+    try:
+        with open(path, encoding='utf-8') as file:
+            settings = json.load(file)
+        if not isinstance(settings, dict):
+            raise ValueError('it is not a JSON object')
+        unknown = sorted(
+            set(settings) - {f.name for f in dataclasses.fields(config_class)}
+        )
+    except FileNotFoundError:
+        raise UserError(f'{path} does not exist.') from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f'{path} cannot be read as a config: {error}.') from None
+    if unknown:
+        raise UserError(f'{path} has settings unknown here: '
+                        f'{", ".join(map(repr, unknown))}.')
+    return config_class(**settings)
+
+
+def to_json(config: Config) -> str:
+    """Return the config as JSON that `load` reads back to an equal config."""
+    settings = {name: text(value) for name, value in vars(config).items()}
+    return json.dumps(settings, indent=2) + '\n'
+
+
+def changed(old: Config, new: Config, mode: str) -> list[str]:
+    """List the settings that differ and must not in this mode, as sentences.
+
+    A run may go on for more steps than it was to have where its learning rate is
+    constant: every other schedule is a shape over all of them.
+    """
+    longer = new.schedule == 'constant' and new.num_steps > old.num_steps
+    free = {'num_steps'} if longer and mode == 'train' else set()
+    found = []
+    for f in dataclasses.fields(new):
+        was, now = (text(getattr(config, f.name)) for config in (old, new))
+        fixed = not (f.metadata['free'] or f.name in free) and not (
+            f.metadata['evaluation_only'] and mode != 'train'
+        )
+        if fixed and was != now:
+            found.append(f'--{f.name} was {was!r} and is now {now!r}')
+    return found
+
+
+def _sizes(name: str, value: Any) -> Sizes:
+    """Read sizes such as '200,200'; a tuple is taken as it is."""
+    parts = text(value).split(',') if isinstance(value, (str, tuple)) else ['']
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f'--{name}={text(value)} must be sizes such as 200,200.')
+    return tuple(int(part) for part in parts)
+
+
+def _check(setting: dataclasses.Field, value: Any) -> None:
+    name, rule = setting.name, setting.metadata
+    kind = type(setting.default)
+    right_type = isinstance(value, (int, float) if kind is float else kind)
+    if not right_type or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f'--{name} must be of type {kind.__name__}, got {value!r}.')
+    # Whole numbers may be too large to be a float at all.
+    if kind is float and not abs(value) <= sys.float_info.max:
+        raise UserError(f'--{name} must be a finite number, got {value}.')
+    if rule['choices'] and value not in rule['choices']:
+        raise UserError(
+            f'--{name}={value} is not one of {", ".join(rule["choices"])}.'
+        )
+    if rule['low'] is not None and value < rule['low']:
+        raise UserError(f'--{name} must be at least {rule["low"]}, got {value}.')
+    if rule['high'] is not None and value > rule['high']:
+        raise UserError(f'--{name} must be at most {rule["high"]}, got {value}.')

@@ -1,0 +1,248 @@
+"""The training state and the gradient step that every model with one loss shares."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax.training import train_state
+
+from gm_jax.keys import example_rngs
+
+Params = Any  # a pytree of arrays: nested dicts by the names of modules
+ModelState = dict[str, Any]  # variables other than parameters, by collection
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(train_state.TrainState):
+    """Flax's TrainState with what else an exact resume needs.
+
+    `step` counts batches drawn, skipped ones included, since the order of examples
+    and all noise are functions of it.
+
+    Attributes:
+        model_state: variables other than parameters, {'batch_stats': ...} or {}.
+        ema_params: exponential moving average of the parameters, None without one.
+        skipped: [] int32, steps skipped in a row because the loss was not finite.
+        skipped_total: [] int32, steps skipped since the start.
+    """
+
+    model_state: ModelState
+    ema_params: Params
+    skipped: jax.Array
+    skipped_total: jax.Array
+
+    @property
+    def eval_params(self) -> Params:
+        """The parameters to evaluate and to sample with."""
+        return self.params if self.ema_params is None else self.ema_params
+
+    @property
+    def eval_variables(self) -> dict[str, Any]:
+        """The same, with the variables other than parameters."""
+        return {'params': self.eval_params, **self.model_state}
+
+
+class LossOutput(NamedTuple):
+    """What a loss function returns.
+
+    Attributes:
+        loss: [] mean over the batch, to be minimised.
+        metrics: scalars, means over the batch.
+        model_state: the new variables other than parameters.
+    """
+
+    loss: jax.Array
+    metrics: Metrics
+    model_state: ModelState
+
+
+class LossFn(Protocol):
+    """The loss of a batch, a pure function."""
+
+    def __call__(
+        self,
+        params: Params,
+        model_state: ModelState,
+        batch: Batch,
+        rngs: jax.Array,
+        *,
+        step: jax.Array,
+        axis_name: str | None,
+    ) -> LossOutput:
+        """Compute the loss.
+
+        Args:
+            params: the parameters.
+            model_state: the other variables.
+            batch: arrays [B, ...].
+            rngs: [B] one key per example.
+            step: [] int32, for warm-ups.
+            axis_name: the pmap axis over which the batch is spread; None: one device.
+        """
+
+
+class TrainStep(Protocol):
+    """One step of training, a pure function."""
+
+    def __call__(
+        self,
+        state: TrainState,
+        batch: Batch,
+        rng: jax.Array,
+        *,
+        axis_name: str | None = None,
+    ) -> tuple[TrainState, Metrics]:
+        """Take the step.
+
+        Args:
+            state: before the step.
+            batch: arrays [B, ...] with 'index' [B], or [M, B, ...] for M minibatches.
+            rng: the key of training; keys of steps and examples derive from it.
+            axis_name: as of `LossFn`. Losses and gradients are averaged over it.
+
+        Returns:
+            The state after the step, and scalars to log.
+        """
+
+
+def create(
+    params: Params,
+    tx: optax.GradientTransformation,
+    *,
+    model_state: ModelState | None = None,
+    ema: bool = False,
+) -> TrainState:
+    """Start the training state at step 0.
+
+    Args:
+        params: the initial parameters.
+        tx: the optimizer.
+        model_state: the variables other than parameters, by collection, such as the
+            running moments of BatchNorm.
+        ema: whether to keep an average of the parameters.
+
+    Returns:
+        A TrainState.
+    """
+    state = TrainState.create(
+        apply_fn=None,
+        params=params,
+        tx=tx,
+        model_state={} if model_state is None else model_state,
+        # A copy: two leaves may not share a buffer that a step is given to overwrite.
+        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_total=jnp.zeros((), jnp.int32),
+    )
+    return state.replace(step=jnp.zeros((), jnp.int32))
+
+
+def make_train_step(
+    loss_fn: LossFn, *, ema_decay: float = 0.0, micro_batch: int = 0
+) -> TrainStep:
+    """Make the training step of one loss.
+
+    A step whose loss or gradient is not finite changes nothing but the counters.
+
+    Args:
+        loss_fn: the loss.
+        ema_decay: d in ema <- d ema + (1 - d) params. It grows from 0.1 as
+            min(d, (1 + t) / (10 + t)), so that the start is forgotten soon.
+        micro_batch: examples of a device whose gradient is taken together; the step
+            adds up those of all. 0: all at once. Few at a time fit a CPU's cache. Not
+            for losses with BatchNorm, whose moments would be of so few.
+
+    Returns:
+        The step. Its metrics are those of the loss, with 'loss' and 'grad_norm'.
+    """
+
+    def train_step(
+        state: TrainState,
+        batch: Batch,
+        rng: jax.Array,
+        *,
+        axis_name: str | None = None,
+    ) -> tuple[TrainState, Metrics]:
+        rngs = example_rngs(rng, state.step, batch['index'])
+
+        def objective(
+            params: Params, batch: Batch, rngs: jax.Array
+        ) -> tuple[jax.Array, LossOutput]:
+            output = loss_fn(
+                params, state.model_state, batch, rngs,
+                step=state.step, axis_name=axis_name,
+            )
+            return output.loss, output
+
+        gradient = _by_parts(jax.grad(objective, has_aux=True), micro_batch)
+        grads, output = gradient(state.params, batch, rngs)
+        metrics = dict(output.metrics, loss=output.loss)
+        if axis_name is not None:
+            grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(grad_norm)
+        new = state.apply_gradients(grads=grads, model_state=output.model_state)
+        new = finish_step(state, new, finite, ema_decay)
+        return new, dict(metrics, grad_norm=grad_norm)
+
+    return train_step
+
+
+# (params, batch, rngs [B]) -> (gradient of the loss, what the loss function returned)
+_Gradient = Callable[[Params, Batch, jax.Array], tuple[Params, LossOutput]]
+
+
+def _by_parts(gradient: _Gradient, size: int) -> _Gradient:
+    """Average a gradient over parts of `size` examples."""
+
+    def averaged(
+        params: Params, batch: Batch, rngs: jax.Array
+    ) -> tuple[Params, LossOutput]:
+        num = len(rngs) // size
+        if num * size != len(rngs):
+            raise ValueError(f'{size} does not divide a batch of {len(rngs)}')
+        parts = jax.tree.map(
+            lambda a: a.reshape(num, size, *a.shape[1:]), (batch, rngs)
+        )
+
+        def add(total: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(params, *part)), None
+
+        shapes = jax.eval_shape(gradient, params, *jax.tree.map(lambda a: a[0], parts))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, parts)
+        return jax.tree.map(lambda a: (a / num).astype(a.dtype), total)
+
+    return averaged if size else gradient
+
+
+def finish_step(
+    state: TrainState, new: TrainState, finite: jax.Array, ema_decay: float
+) -> TrainState:
+    """Average the new parameters and count the step; take it back if not `finite`.
+
+    Args:
+        state: before the step.
+        new: with new parameters, optimizer state and model state.
+        finite: [] whether the step is to be kept.
+        ema_decay: as of `make_train_step`.
+
+    Returns:
+        The state after the step.
+    """
+    if state.ema_params is not None:
+        t = state.step.astype(jnp.float32)
+        d = jnp.minimum(ema_decay, (1 + t) / (10 + t))
+        ema = jax.tree.map(
+            lambda e, p: e + (1 - d) * (p - e), state.ema_params, new.params
+        )
+        new = new.replace(ema_params=ema)
+    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+    return new.replace(
+        step=state.step + 1,
+        skipped=jnp.where(finite, 0, state.skipped + 1),
+        skipped_total=state.skipped_total + jnp.where(finite, 0, 1),
+    )

@@ -1,0 +1,232 @@
+"""What a run tells: the same bytes after a kill, lines where there is no terminal."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from tensorboardX import record_writer
+from tensorboardX.proto import event_pb2
+
+from gm_jax.training import progress, writers
+from gm_jax.training.recorder import Note, Recorder
+from gm_jax.training.writers import Writer
+
+
+def _write(workdir, first_step, steps) -> None:
+    workdir.mkdir(exist_ok=True)
+    writer = Writer(str(workdir), first_step)
+    for step in steps:
+        writer.write(step, 'train', {'loss': step / 3}, images_per_s=1.5)
+    writer.sync()
+    writer.close()
+
+
+@pytest.mark.parametrize('tail', [
+    '', '{"step": 30, "spl', '{"step": 20, "split": "train"}', '17\n', '\0\0\0\0\0',
+    '\n', '{"split": "train"}\n', '{"step": 30, "split": "train"}\n',
+])
+def test_going_on_leaves_the_bytes_of_a_run_that_was_not_stopped(tmp_path, tail):
+    """Catches a half-written line that stays, and lines after the checkpoint."""
+    _write(tmp_path / 'whole', 0, [10, 20, 30, 40])
+    _write(tmp_path / 'killed', 0, [10, 20])
+    path = tmp_path / 'killed' / 'metrics.jsonl'
+    with open(path, 'a', encoding='utf-8') as file:
+        file.write(tail)
+    _write(tmp_path / 'killed', 20, [30, 40])
+    assert path.read_bytes() == (tmp_path / 'whole' / 'metrics.jsonl').read_bytes()
+
+
+def test_timing_is_not_in_the_file_and_nan_is_null(tmp_path):
+    """Catches what makes two runs differ, and what no JSON reader takes."""
+    writer = Writer(str(tmp_path), 0)
+    writer.write(1, 'test', {'loss': float('nan'), 'kl': np.inf, 'x': 0.5}, rate=3.0)
+    writer.close()
+    text = (tmp_path / 'metrics.jsonl').read_text()
+    assert text == (
+        '{"step": 1, "split": "test", "loss": null, "kl": null, "x": 0.5}\n'
+    )
+
+
+needs_dev_full = pytest.mark.skipif(
+    not os.path.exists('/dev/full'), reason='/dev/full is of Linux'
+)
+
+
+def _events(workdir) -> list[event_pb2.Event]:
+    path, = workdir.glob('events.out.tfevents.*')
+    content, events = path.read_bytes(), []
+    while content:
+        size, = struct.unpack('<Q', content[:8])  # and a checksum of 4 bytes
+        events.append(event_pb2.Event.FromString(content[12:12 + size]))
+        content = content[16 + size:]
+    return events
+
+
+def test_events_for_tensorboard(tmp_path):
+    """Catches events that only the end of a run writes, and no word of going on."""
+    writer = Writer(str(tmp_path), 20)
+    writer.write(30, 'train', {'loss': 0.5}, ['an alarm'], images_per_s=3.0)
+    writer.sync()
+    version, start, *events = _events(tmp_path)
+    writer.close()
+    assert version.file_version == 'brain.Event:2'
+    assert start.session_log.status == event_pb2.SessionLog.START and start.step == 21
+    values = [(event.step, *event.summary.value) for event in events]
+    assert [(step, value.tag, value.simple_value) for step, value in values] == [
+        (30, 'train/loss', 0.5), (30, 'train/images_per_s', 3.0),
+    ]
+    assert all(event.wall_time > 1e9 for event in (version, start, *events))
+
+
+@needs_dev_full
+def test_full_disk_is_told_to_the_run(tmp_path, monkeypatch):
+    """Catches a thread that alone learns of it, and that the run then waits for."""
+    full = open('/dev/full', 'wb')
+    monkeypatch.setattr(record_writer, 'open_file', lambda path: full)
+    threads = threading.enumerate()
+    writer = Writer(str(tmp_path), 0)
+    assert threading.enumerate() == threads
+    with pytest.raises(OSError, match='No space left'):
+        for step in range(1000):
+            writer.write(step, 'train', {'loss': 0.5})
+    with pytest.raises(OSError, match='No space left'):
+        writer.sync()
+    with pytest.raises(OSError, match='No space left'):
+        writer.close()
+    assert full.closed
+
+
+@needs_dev_full
+def test_full_disk_is_the_last_that_is_told(tmp_path):
+    """Catches what a library still tries to write, in vain, as Python exits."""
+    program = (
+        'import sys; from tensorboardX import record_writer; '
+        'record_writer.open_file = lambda path: open("/dev/full", "wb"); '
+        'from gm_jax.training.writers import Writer; writer = Writer(sys.argv[1], 0); '
+        'writer.write(1, "train", {"loss": 0.5}); writer.close()'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', program, str(tmp_path)],
+        capture_output=True, text=True, timeout=300,
+    )
+    assert done.stderr.count('Traceback') == 1  # the error that the loop is to catch
+    assert done.stderr.endswith('\nOSError: [Errno 28] No space left on device\n')
+
+
+def test_half_written_file_is_never_seen(tmp_path, monkeypatch):
+    """Catches writing in place."""
+    path = tmp_path / 'config.json'
+    writers.write_atomically(str(path), 'old')
+
+    def fail(number):
+        raise OSError('no space left')
+
+    monkeypatch.setattr(writers.os, 'fsync', fail)
+    with pytest.raises(OSError):
+        writers.write_atomically(str(path), 'new')
+    assert path.read_text() == 'old'
+
+
+def _recorder(workdir, note=None, step=0) -> Recorder:
+    workdir.mkdir(exist_ok=True)
+    return Recorder(str(workdir), step, 100, 8, note or Note())
+
+
+def _values(*losses) -> dict[str, np.ndarray]:
+    return {'loss': np.array(losses, np.float32)}
+
+
+def test_means_do_not_depend_on_the_dispatches(tmp_path):
+    """Catches padding that counts, and sums in another order."""
+    losses = np.random.default_rng(0).normal(size=20).astype(np.float32)
+    one = _recorder(tmp_path / 'one')
+    one.add(20, 20, _values(*losses, 7, 7, 7))
+    one.train_line(20, 0)
+    one.close()
+    # Cut in three, and carried over a checkpoint's JSON in between.
+    many = _recorder(tmp_path / 'many')
+    many.add(3, 3, _values(*losses[:3], 7))
+    many.add(8, 5, _values(*losses[3:8]))
+    note = json.loads(json.dumps(vars(many.settle())))
+    many.close()
+    many = _recorder(tmp_path / 'many', Note(**note), 8)
+    many.add(20, 12, _values(*losses[8:]))
+    many.train_line(20, 0)
+    many.close()
+    lines = [
+        (tmp_path / name / 'metrics.jsonl').read_text() for name in ('one', 'many')
+    ]
+    assert lines[0] == lines[1]
+    line = json.loads(lines[0])
+    np.testing.assert_allclose(line['loss'], losses.mean(dtype=np.float64))
+
+
+def test_skipped_steps_are_left_out_of_the_mean(tmp_path):
+    """Catches one NaN that hides a hundred good steps, and a division by zero."""
+    recorder = _recorder(tmp_path)
+    recorder.add(4, 4, _values(1, np.nan, 3, np.inf))
+    assert recorder.train_line(4, 2) == (1, 0.5)
+    recorder.add(6, 2, _values(np.nan, np.nan))
+    assert recorder.train_line(6, 4) == (3, 1.0)  # in a row across the line
+    recorder.add(7, 1, _values(5))
+    assert recorder.train_line(7, 4) == (0, 0.0)
+    recorder.close()
+    text = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in text]
+    assert [line['loss'] for line in lines] == [2, None, 5]
+    assert [line['skipped_steps'] for line in lines] == [2, 4, 4]
+
+
+def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
+    """Catches control characters in a log file, and silence."""
+    recorder = _recorder(tmp_path)
+    recorder.add(50, 2, _values(1, 2))
+    assert capsys.readouterr().out == ''
+    recorder.train_line(50, 0)
+    recorder.eval_line(50, 'test', {'loss': 2.5})
+    recorder.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and '\x1b' not in ''.join(lines)
+    assert lines[0].startswith('step 50/100  loss 1.5000  ')
+    assert lines[0].endswith(' left') and 'images/s' in lines[0]
+    assert lines[1] == 'step 50: test loss 2.5000'
+
+
+def test_bar_on_a_terminal(monkeypatch, capsys):
+    """Catches a bar that fails where no other test has a terminal."""
+    monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True)
+    monkeypatch.setenv('TERM', 'xterm')
+    bar = progress.Progress(100, 20)
+    bar.update(60, 'loss 1.0', 3.0)
+    bar.note('a sentence')
+    bar.close()
+    out = capsys.readouterr().out
+    assert 'a sentence' in out and '60/100' in out and 'loss 1.0' in out
+
+
+def test_reporter_prints_a_line_every_ten_seconds(monkeypatch, capsys):
+    """Catches hours of silence in a log file, and a line for each of 784 values."""
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
+    report = progress.reporter('values drawn', 9)
+    for done in range(1, 10):
+        report(done)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines and all(line.startswith('values drawn: ') for line in lines)
+    assert 1 < len(lines) < 9
+
+
+def test_reporter_is_a_bar_on_a_terminal(monkeypatch, capsys):
+    """Catches a bar without its name, and one that is left running."""
+    monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True)
+    monkeypatch.setenv('TERM', 'xterm')
+    report = progress.reporter('values drawn', 3)
+    for done in range(1, 4):
+        report(done)
+    out = capsys.readouterr().out
+    assert 'values drawn' in out and '3/3' in out
