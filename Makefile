@@ -27,8 +27,9 @@ bench: $(VENV)/ready-bench
 	$(BIN)/python -m benchmarks.train_step
 
 lint: $(VENV)/ready
-	$(BIN)/python -m flake8
-	$(BIN)/python -m isort --check-only --diff .
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m tests.lint
 
 # Runs outside the repository, so that only the installed files can be imported.
 wheel: $(VENV)/ready

@@ -39,7 +39,7 @@ NUM_IMAGES, LATENT = 2_000, 100
 
 
 def torch_generator(features: tuple[int, ...], side: int) -> nn.Sequential:
-    """Makes the generator: z [B, Z, 1, 1] to images [B, 3, side, side]."""
+    """Make the generator: z [B, Z, 1, 1] to images [B, 3, side, side]."""
     first = side // 2 ** len(features)
     layers: list[nn.Module] = [
         nn.ConvTranspose2d(LATENT, features[0], first, bias=False)
@@ -54,7 +54,7 @@ def torch_generator(features: tuple[int, ...], side: int) -> nn.Sequential:
 
 
 def torch_discriminator(features: tuple[int, ...], side: int) -> nn.Sequential:
-    """Makes the discriminator: images to logits [B, 1, 1, 1]."""
+    """Make the discriminator: images to logits [B, 1, 1, 1]."""
     layers: list[nn.Module] = []
     for before, size in zip((3, *features), features):
         layers.append(nn.Conv2d(before, size, 4, 2, 1, bias=before == 3))
@@ -67,7 +67,7 @@ def torch_discriminator(features: tuple[int, ...], side: int) -> nn.Sequential:
 
 
 def torch_runner(config: dcgan.Config, images: np.ndarray) -> Runner:
-    """Makes the PyTorch loop: channels-last, fused Adam, every core.
+    """Make the PyTorch loop: channels-last, fused Adam, every core.
 
     Args:
         config: the settings.
@@ -114,7 +114,7 @@ def torch_runner(config: dcgan.Config, images: np.ndarray) -> Runner:
 
 
 def rows_of(config: dcgan.Config, args: argparse.Namespace) -> list[dict]:
-    """Times one size of network on both sides."""
+    """Time one size of network on both sides."""
     rng = np.random.default_rng(0)
     shape = (args.side, args.side, 3)
     images = rng.integers(0, 256, (NUM_IMAGES, *shape), dtype=np.uint8)
@@ -141,7 +141,7 @@ def rows_of(config: dcgan.Config, args: argparse.Namespace) -> list[dict]:
 
 
 def main(argv: list[str]) -> None:
-    """Times the step and writes the rows."""
+    """Time the step and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--side', type=int, default=32, help='of the images')
     parser.add_argument('--features', default='32,64,128')

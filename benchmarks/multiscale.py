@@ -36,7 +36,7 @@ WIDTH: dict[str, Any] = dict(features=24, num_layers=4, head=64)
 
 
 def samplers_of(side: int, batch: int) -> dict[str, tuple[Callable, int]]:
-    """Returns of each way a compiled call without arguments, and its parameters."""
+    """Return of each way a compiled call without arguments, and its parameters."""
     data = random_images((side, side, 1), NUM_VALUES)
     num_stages = int(math.log2(side // BASE))
     models = {
@@ -58,7 +58,7 @@ def samplers_of(side: int, batch: int) -> dict[str, tuple[Callable, int]]:
 def compiled(
     model: Model, data: Any, batch: int
 ) -> tuple[Callable, int]:
-    """Compiles the sampler of a model."""
+    """Compile the sampler of a model."""
     x, _ = first_batch(data, jax.random.key(0))
     variables = jax.tree.map(jnp.asarray, model.init(jax.random.key(0), x, None))
     uniform = noise(model, data.image_shape, 0, batch)
@@ -69,7 +69,7 @@ def compiled(
 
 
 def main(argv: list[str]) -> None:
-    """Times all sizes and writes the rows."""
+    """Time all sizes and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--sides', default='16,32,64,128')
     parser.add_argument('--batch', type=int, default=8)

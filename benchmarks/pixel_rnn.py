@@ -50,12 +50,12 @@ class Masked(nn.Conv2d):
         self.register_buffer('mask', mask)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps [B, F, H, W] to [B, G, H, W]."""
+        """Map [B, F, H, W] to [B, G, H, W]."""
         return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
 
 
 def cell(gates: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Computes h and c from K_ss * h' + K_is * x, [B, 4h, W]."""
+    """Compute h and c from K_ss * h' + K_is * x, [B, 4h, W]."""
     o, f, i, g = gates.chunk(4, dim=1)
     c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
@@ -71,7 +71,7 @@ class RowLSTM(nn.Module):
         self.start = nn.Parameter(torch.zeros(2, 1, features, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps [B, 2h, H, W] to [B, h, H, W]."""
+        """Map [B, 2h, H, W] to [B, h, H, W]."""
         gates = self.input(x)
         h, c = self.start.expand(2, len(x), -1, x.shape[3])
         rows = []
@@ -91,7 +91,7 @@ class DiagonalLSTM(nn.Module):
         self.start = nn.Parameter(torch.zeros(2, 1, features, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps [B, 2h, H, W] to [B, h, H, W]."""
+        """Map [B, 2h, H, W] to [B, h, H, W]."""
         batch, _, height, width = x.shape
         gates = F.pad(self.input(x), (0, height))
         gates = gates.flatten(2)[:, :, :-height].unflatten(2, (height, -1))
@@ -113,7 +113,7 @@ class DiagonalBiLSTM(nn.Module):
         self.rightward, self.leftward = DiagonalLSTM(features), DiagonalLSTM(features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps [B, 2h, H, W] to [B, h, H, W]."""
+        """Map [B, 2h, H, W] to [B, h, H, W]."""
         mirrored = self.leftward(x.flip(3)).flip(3)
         return self.rightward(x) + F.pad(mirrored, (0, 0, 1, 0))[:, :, :-1]
 
@@ -136,7 +136,7 @@ class TorchPixelRNN(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps bits [B, 1, H, W] to logits."""
+        """Map bits [B, 1, H, W] to logits."""
         y, skips = self.first(2 * x - 1), 0
         for layer, out in zip(self.layers, self.out):
             residual, skip = out(layer(y)).chunk(2, dim=1)
@@ -145,7 +145,7 @@ class TorchPixelRNN(nn.Module):
 
 
 def torch_runner(config: pixel_rnn.Config, images: np.ndarray) -> Runner:
-    """Makes the PyTorch loop: fused Adam, every core."""
+    """Make the PyTorch loop: fused Adam, every core."""
     prepare_torch()
     device = torch_device()
     data = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
@@ -167,7 +167,7 @@ def torch_runner(config: pixel_rnn.Config, images: np.ndarray) -> Runner:
 
 
 def rows_of(cell: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Times one kind of layer: the first step, which compiles, and the others."""
+    """Time one kind of layer: the first step, which compiles, and the others."""
     config = dataclasses.replace(
         pixel_rnn.PRESETS['paper'], cell=cell, batch_size=args.batch, optimizer='adam',
         weight_decay=0.0, schedule='constant', ema=0.0,
@@ -197,7 +197,7 @@ def rows_of(cell: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main(argv: list[str]) -> None:
-    """Times both kinds of layer and writes the rows."""
+    """Time both kinds of layer and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--batch', type=int, default=16)
     parser.add_argument('--turns', type=int, default=5)

@@ -1,4 +1,4 @@
-"""What samples of the autoregressive models cost, and whether samplers agree.
+r"""What samples of the autoregressive models cost, and whether samplers agree.
 
 Without `--runs`, networks with the weights that training starts from:
 
@@ -18,7 +18,7 @@ With `--runs`, work directories of trained models:
 
 Usage:
     python -m benchmarks.sampling --out=results/bench_sampling.json
-    python -m benchmarks.sampling --runs=made=/tmp/made,nade=/tmp/nade \\
+    python -m benchmarks.sampling --runs=made=/tmp/made,nade=/tmp/nade \
         --out=results/bench_samplers_agree.json
 """
 
@@ -66,7 +66,7 @@ GROWING = ('pixel_cnn', 'gated_pixel_cnn', 'pixel_cnn_pp')
 
 
 def random_images(image_shape: tuple, num_values: int) -> image_set.ImageSet:
-    """Returns a set of noise, for networks that look at data before training."""
+    """Return a set of noise, for networks that look at data before training."""
     images = np.random.default_rng(0).integers(
         0, num_values, (64, *image_shape), dtype=np.uint8
     )
@@ -80,7 +80,7 @@ def random_images(image_shape: tuple, num_values: int) -> image_set.ImageSet:
 def generator(
     model: Model, image_shape: tuple[int, int, int], batch: int
 ) -> jax.stages.Wrapped:
-    """Returns the compiled `(variables, noise) -> images` by `incremental`."""
+    """Return the compiled `(variables, noise) -> images` by `incremental`."""
     generate, _ = generate_and_sweep(model)
     nothing = jnp.zeros((batch, *image_shape), jnp.int32)
     return jax.jit(
@@ -91,7 +91,7 @@ def generator(
 def noise(
     model: Model, image_shape: tuple, start: int, batch: int
 ) -> jax.Array:
-    """Returns the noise of images start, start + 1, ..."""
+    """Return the noise of images start, start + 1, ..."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
         jax.random.key(0), start + jnp.arange(batch)
     )
@@ -99,7 +99,7 @@ def noise(
 
 
 def seconds(fn: Callable, *args: Any) -> float:
-    """Times one call."""
+    """Time one call."""
     start = time.perf_counter()
     jax.block_until_ready(fn(*args))
     return time.perf_counter() - start
@@ -108,7 +108,7 @@ def seconds(fn: Callable, *args: Any) -> float:
 def time_sampler(
     name: str, image_shape: tuple, num_values: int, batch: int, turns: int
 ) -> dict[str, Any]:
-    """Times `incremental` against the network's forward pass."""
+    """Time `incremental` against the network's forward pass."""
     module, preset, _ = TIMED[name]
     data = random_images(image_shape, num_values)
     model = module.make_model(module.PRESETS[preset], data)
@@ -142,7 +142,7 @@ def time_sampler(
 
 
 def time_compile(name: str) -> dict[str, Any]:
-    """Times the compilation of the sampler for 32 x 32 images."""
+    """Time the compilation of the sampler for 32 x 32 images."""
     module, preset, _ = TIMED[name]
     # MADE's direct weights for 256 values of 3072 colours would be 9.7 GB.
     image_shape, values = ((32, 32, 1), 2) if name == 'made' else ((32, 32, 3), 256)
@@ -163,7 +163,7 @@ def time_compile(name: str) -> dict[str, Any]:
 
 
 def trained(name: str, workdir: str) -> tuple[Any, Callable, Any]:
-    """Returns (image set, dtype -> model, variables) of a run's last checkpoint."""
+    """Return (image set, dtype -> model, variables) of a run's last checkpoint."""
     directory = pathlib.Path(workdir)
     module = importlib.import_module(f'experiments.{name}')
     config = settings.load(str(directory / 'config.json'), module.Config)
@@ -186,7 +186,7 @@ def trained(name: str, workdir: str) -> tuple[Any, Callable, Any]:
 
 
 def nearby(uniform: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields the noise moved by TIE up, down or not, each number of a pixel alone."""
+    """Yield the noise moved by TIE up, down or not, each number of a pixel alone."""
     for signs in itertools.product((-1, 0, 1), repeat=uniform.shape[-1]):
         yield np.clip(uniform + TIE * np.array(signs, np.float32), 0, 1 - 2**-24)
 
@@ -194,7 +194,7 @@ def nearby(uniform: np.ndarray) -> Iterator[np.ndarray]:
 def flips_in_float64(
     make_model: Callable, variables: Any, image_shape: tuple, batch: int
 ) -> int:
-    """Counts the values of a batch that the samplers draw otherwise in float64."""
+    """Count the values of a batch that the samplers draw otherwise in float64."""
     with jax.enable_x64(True):
         model = make_model('float64')
         variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), variables)
@@ -211,7 +211,7 @@ def flips_in_float64(
 def check_run(
     name: str, workdir: str, batch: int, num_values: int
 ) -> list[dict[str, Any]]:
-    """Counts sweeps until the fixed point, and flips among `num_values` values."""
+    """Count sweeps until the fixed point, and flips among `num_values` values."""
     data, make_model, variables = trained(name, workdir)
     model, shape = make_model('float32'), data.image_shape
     generate = generator(model, shape, batch)
@@ -252,7 +252,7 @@ def check_run(
 
 
 def main(argv: list[str]) -> None:
-    """Times or checks, and writes the rows."""
+    """Time or checks, and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--models', default=','.join(TIMED))
     parser.add_argument('--runs', default='', help='such as made=DIR,nade=DIR')

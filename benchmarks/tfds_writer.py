@@ -57,10 +57,11 @@ def _records(
 def _write_split(
     path: str, name: str, split: str, records: Iterator[bytes], shard_size: int
 ) -> dict:
-    """Writes the files of a split and returns its entry in dataset_info.json."""
+    """Write the files of a split and return its entry in dataset_info.json."""
     from array_record.python import array_record_module
 
-    lengths, num_bytes = [], 0
+    lengths: list[int] = []
+    num_bytes = 0
     while first := list(itertools.islice(records, 1)):
         # Records on their own, because they are read in any order; PNG does not
         # compress further.
@@ -119,7 +120,7 @@ def _write_metadata(
 
 
 def _example(image: np.ndarray, label: int | None) -> bytes:
-    """Encodes a tf.train.Example by hand: nested messages of (field, length, bytes)."""
+    """Encode a tf.train.Example by hand: nested messages of (field, length, bytes)."""
     features = _entry(b'image', _field(1, _field(1, _png(image))))
     if label is not None:
         features += _entry(b'label', _field(3, _field(1, _varint(label))))
@@ -127,7 +128,7 @@ def _example(image: np.ndarray, label: int | None) -> bytes:
 
 
 def _png(image: np.ndarray) -> bytes:
-    """Encodes by hand, far faster than Pillow: rows unfiltered, Huffman codes only."""
+    """Encode by hand, far faster than Pillow: rows unfiltered, Huffman codes only."""
     height, width, num_channels = image.shape
     rows = np.zeros((height, 1 + width * num_channels), np.uint8)
     rows[:, 1:] = image.reshape(height, -1)

@@ -46,12 +46,12 @@ Runner = Callable[[int], None]  # runs that many training steps, to the end
 
 
 def torch_device() -> torch.device:
-    """Returns the device of PyTorch that is also JAX's."""
+    """Return the device of PyTorch that is also JAX's."""
     return torch.device('cpu' if jax.default_backend() == 'cpu' else 'cuda')
 
 
 def prepare_torch() -> None:
-    """Lets PyTorch compute as XLA does: denormals are 0, TF32 where there is any."""
+    """Let PyTorch compute as XLA does: denormals are 0, TF32 where there is any."""
     # Before the threads are made, since they inherit it.
     torch.set_flush_denormal(True)
     torch.set_num_threads(os.cpu_count() or 1)
@@ -60,7 +60,7 @@ def prepare_torch() -> None:
 
 
 def torch_wait() -> None:
-    """Returns when PyTorch has computed what it was told to."""
+    """Return when PyTorch has computed what it was told to."""
     if torch_device().type == 'cuda':
         torch.cuda.synchronize()
 
@@ -78,7 +78,7 @@ class TorchVAE(nn.Module):
         self.logits = nn.Linear(HIDDEN, num_dims)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Returns (logits [B, D], mean [B, Z], logvar [B, Z])."""
+        """Return (logits [B, D], mean [B, Z], logvar [B, Z])."""
         hidden = F.relu(self.encoder(x))
         mean, logvar = self.mean(hidden), self.logvar(hidden)
         z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
@@ -86,7 +86,7 @@ class TorchVAE(nn.Module):
 
 
 def torch_runner(images: np.ndarray) -> Runner:
-    """Makes the PyTorch loop: no DataLoader, fused Adam, every core.
+    """Make the PyTorch loop: no DataLoader, fused Adam, every core.
 
     Args:
         images: [N, H, W, C] uint8.
@@ -119,7 +119,7 @@ def gm_jax_runner(
     build: Callable, config: Any, images: np.ndarray, num_values: int,
     steps_per_dispatch: int,
 ) -> Runner:
-    """Makes the loop of a real run: the same step, feed and dispatch.
+    """Make the loop of a real run: the same step, feed and dispatch.
 
     Args:
         build: of the experiment.
@@ -166,7 +166,7 @@ def gm_jax_runner(
 
 
 def products_runner() -> Runner:
-    """Makes a loop of the step's products of 784 x 400 with a batch, and nothing else.
+    """Make a loop of the step's products of 784 x 400 with a batch, and nothing else.
 
     Two going forward, and going back the gradients of both weights and of the second
     layer's input; the small ones of the latent are 5 % of the arithmetic.
@@ -190,14 +190,14 @@ def products_runner() -> Runner:
 
 
 def busy_seconds() -> float:
-    """Returns the CPU seconds that all processes have used since the start."""
+    """Return the CPU seconds that all processes have used since the start."""
     ticks = [int(x) for x in pathlib.Path('/proc/stat').read_text().split()[1:9]]
     idle, waiting = ticks[3:5]
     return (sum(ticks) - idle - waiting) / os.sysconf('SC_CLK_TCK')
 
 
 def timed(run: Runner, num_steps: int) -> tuple[float, float]:
-    """Times that many steps, and measures what other processes use meanwhile.
+    """Time that many steps, and measure what other processes use meanwhile.
 
     Args:
         run: the loop to time.
@@ -217,7 +217,7 @@ def compare(
     ours: Runner, theirs: Runner, turns: int, num_steps: int, max_load: float,
     batch: int,
 ) -> dict:
-    """Times two loops turn by turn, the first to go alternating.
+    """Time two loops turn by turn, the first to go alternating.
 
     Args:
         ours: the loop to report.
@@ -262,7 +262,7 @@ def compare(
 
 
 def main(argv: list[str]) -> None:
-    """Times both loops and writes the rows."""
+    """Time both loops and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--turns', type=int, default=11)
     parser.add_argument('--num_steps', type=int, default=600, help='steps in a turn')

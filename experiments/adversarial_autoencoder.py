@@ -1,12 +1,12 @@
-"""Adversarial autoencoder: unsupervised, with a few labels, or as a clustering.
+r"""Adversarial autoencoder: unsupervised, with a few labels, or as a clustering.
 
 Makhzani et al. 2015, Adversarial Autoencoders.
 
     python -m experiments.adversarial_autoencoder --workdir=/tmp/aae
-    python -m experiments.adversarial_autoencoder --workdir=/tmp/ring --latent_dim=2 \\
+    python -m experiments.adversarial_autoencoder --workdir=/tmp/ring --latent_dim=2 \
         --prior=mixture
     python -m experiments.adversarial_autoencoder --workdir=/tmp/few --num_labels=100
-    python -m experiments.adversarial_autoencoder --workdir=/tmp/clusters \\
+    python -m experiments.adversarial_autoencoder --workdir=/tmp/clusters \
         --num_clusters=16 --category_noise=0.3 --batch_norm
 
 A step is the paper's: the autoencoder reconstructs a minibatch; discriminators tell its

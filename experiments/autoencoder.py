@@ -1,9 +1,9 @@
-"""Autoencoders, linear, deep and convolutional, and what their features are good for.
+r"""Autoencoders, linear, deep and convolutional, and what their features are good for.
 
 Hinton and Salakhutdinov 2006, Reducing the Dimensionality of Data with Neural Networks.
 
     python -m experiments.autoencoder --workdir=/tmp/autoencoder
-    python -m experiments.autoencoder --workdir=/tmp/mnist --preset=mnist_conv \\
+    python -m experiments.autoencoder --workdir=/tmp/mnist --preset=mnist_conv \
         --data_dir=DIR
 
 The loss is ||x - x_hat||^2 with pixels in [0, 1], summed over the image. Where the set

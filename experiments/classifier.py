@@ -1,8 +1,8 @@
-"""A small classifier, whose features score the samples of other models.
+r"""A small classifier, whose features score the samples of other models.
 
-    python -m experiments.classifier --workdir=/tmp/classifier --data_dir=DIR \\
+    python -m experiments.classifier --workdir=/tmp/classifier --data_dir=DIR \
         --dataset=fashion_mnist
-    python -m experiments.gan --workdir=/tmp/gan --preset=lucic --data_dir=DIR \\
+    python -m experiments.gan --workdir=/tmp/gan --preset=lucic --data_dir=DIR \
         --classifier=/tmp/classifier
 
 The Frechet distance in these features is called a classifier Frechet distance. It is
@@ -76,7 +76,7 @@ def loss(
     logits, updated = s.model.apply(
         {'params': params, **model_state},
         binarize.to_unit_range(pixel_rngs, batch['image'], s.data),
-        dropout_rngs=dropout_rngs, train=True, axis_name=axis_name,
+        dropout_rng=dropout_rngs, train=True, axis_name=axis_name,
         mutable=['batch_stats'],
     )
     return LossOutput(_cross_entropy(logits, batch['label']).mean(), {}, updated)

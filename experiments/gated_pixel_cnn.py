@@ -33,7 +33,7 @@ class Config(conditional.Config):
     head: int = field(64, 'maps of the layer before the logits', low=1)
 
     def __post_init__(self) -> None:
-        """Raises UserError for settings that are not allowed."""
+        """Raise UserError for settings that are not allowed."""
         super().__post_init__()
         sides = (*self.kernels, self.first_kernel)
         if any(side % 2 == 0 or side < 3 for side in sides):
@@ -58,7 +58,7 @@ PRESETS = {
 
 
 def make_model(config: Config, data: ImageSet) -> setting.Model:
-    """Makes the functions of the network."""
+    """Make the functions of the network."""
     channels, num_values = data.image_shape[2], binarize.num_values(data)
     setting.check_colours(config.features, channels)
     module = GatedPixelCNN(

@@ -55,7 +55,7 @@ PRESETS = {
 
 
 def make_model(config: Config, data: ImageSet) -> setting.Model:
-    """Makes the functions of the network."""
+    """Make the functions of the network."""
     num_values, num_dims = binarize.num_values(data), math.prod(data.image_shape)
     rng, shuffle = np.random.default_rng(config.seed), config.order == 'random'
     masks = [

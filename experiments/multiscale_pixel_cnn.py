@@ -41,9 +41,11 @@ class Config(setting.Config):
     features: int = field(24, 'maps of each layer', low=1)
     num_layers: int = field(4, 'layers, or residual blocks, of each network', low=1)
     head: int = field(64, 'maps of the layer before the logits', low=1)
+    # The step takes long to compile, so the first line is not to take long too.
+    log_every: int = field(25, 'steps between lines of metrics', low=1, free=True)
 
     def __post_init__(self) -> None:
-        """Raises UserError for settings that are not allowed."""
+        """Raise UserError for settings that are not allowed."""
         super().__post_init__()
         if self.class_conditional:
             raise UserError('The multi-scale PixelCNN takes no --class_conditional.')
@@ -61,7 +63,7 @@ PRESETS = {
 
 
 def make_model(config: Config, data: ImageSet) -> setting.Model:
-    """Makes the functions of the network."""
+    """Make the functions of the network."""
     height, width, channels = data.image_shape
     num_values, part = binarize.num_values(data), 2 ** config.num_stages
     setting.check_colours(config.features, channels)

@@ -44,7 +44,7 @@ PRESETS = {
 
 
 def make_model(config: Config, data: ImageSet) -> setting.Model:
-    """Makes the functions of the network."""
+    """Make the functions of the network."""
     num_values, order = binarize.num_values(data), None
     num_dims = math.prod(data.image_shape)
     if config.order == 'random':

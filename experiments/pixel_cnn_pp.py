@@ -38,6 +38,8 @@ class Config(conditional.Config):
     dropout: float = field(
         0.0, 'share of features that are dropped', low=0.0, high=0.99
     )
+    # A step takes several times as long as those of the other models.
+    log_every: int = field(25, 'steps between lines of metrics', low=1, free=True)
 
 
 PRESETS = {
@@ -59,7 +61,7 @@ PRESETS = {
 
 
 def make_model(config: Config, data: ImageSet) -> setting.Model:
-    """Makes the functions of the network."""
+    """Make the functions of the network."""
     channels, num_values = data.image_shape[2], binarize.num_values(data)
     module = PixelCNNpp(
         image_shape=data.image_shape,

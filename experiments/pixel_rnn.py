@@ -34,7 +34,7 @@ class Config(setting.Config):
     head: int = field(32, 'maps of the layer before the logits', low=1)
 
     def __post_init__(self) -> None:
-        """Raises UserError for settings that are not allowed."""
+        """Raise UserError for settings that are not allowed."""
         super().__post_init__()
         if self.first_kernel % 2 == 0:
             raise UserError('--first_kernel must be odd.')
@@ -56,7 +56,7 @@ PRESETS = {
 
 
 def make_model(config: Config, data: ImageSet) -> setting.Model:
-    """Makes the functions of the network."""
+    """Make the functions of the network."""
     channels, num_values = data.image_shape[2], binarize.num_values(data)
     setting.check_colours(config.features, channels)
     module = PixelRNN(

@@ -1,10 +1,10 @@
-"""Variational autoencoder, trained on the ELBO or on the importance-weighted bound.
+r"""Variational autoencoder, trained on the ELBO or on the importance-weighted bound.
 
 Kingma and Welling 2014, Auto-Encoding Variational Bayes; Burda et al. 2016, Importance
 Weighted Autoencoders.
 
     python -m experiments.vae --workdir=/tmp/vae
-    python -m experiments.vae --workdir=/tmp/iwae --preset=iwae_1l --k=5 \\
+    python -m experiments.vae --workdir=/tmp/iwae --preset=iwae_1l --k=5 \
         --data_dir=DIR
 
 The preset iwae_1l is the one-layer network of Burda et al. on dynamically binarized
@@ -223,7 +223,7 @@ def compute_terms(
     x, target = prepare(s, batch['image'], pixel_rngs)
     return nn.apply(posterior_terms, s.model, mutable=['batch_stats'])(
         variables, x, target, latent_rngs, s.config.k,
-        train=True, dropout_rngs=dropout_rngs, axis_name=mode.axis_name,
+        train=True, dropout_rng=dropout_rngs, axis_name=mode.axis_name,
     )
 
 

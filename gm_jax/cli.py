@@ -10,6 +10,8 @@ import importlib
 import pathlib
 import sys
 
+__all__ = ['listing', 'main']
+
 # Where the wheel installs the experiments.
 _PACKAGE = 'gm_jax.experiments'
 

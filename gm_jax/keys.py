@@ -16,6 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+__all__ = [
+    'example_rngs', 'fold_in_each', 'per_example', 'split_each', 'Stream', 'stream',
+]
+
 # Streams that one attempt of a run may have; a rollback starts another attempt.
 _STREAMS = 16
 
@@ -83,11 +87,12 @@ def per_example(rng: jax.Array, batch: int | None, name: str = 'rng') -> jax.Arr
     Raises:
         AssertionError: `rng` is neither.
     """
-    shape = jnp.shape(rng)
-    if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
+    if not jnp.issubdtype(jnp.result_type(rng), jax.dtypes.prng_key):
         raise AssertionError(
-            f'{name} must be a key made by jax.random.key, got {rng.dtype}{list(shape)}'
+            f'{name} must be made by jax.random.key: got '
+            f'{jnp.result_type(rng)}{list(jnp.shape(rng))}'
         )
+    shape = rng.shape
     if shape == () and batch is not None:
         return fold_in_each(rng, jnp.arange(batch))
     if len(shape) != 1 or batch not in (None, shape[0]):

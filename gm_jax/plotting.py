@@ -18,6 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gm_jax.errors import UserError
 
+__all__ = [
+    'curves', 'fan_charts', 'image_grid', 'labelled_rows', 'manifold',
+    'reconstructions', 'save_png', 'scatter', 'to_uint8',
+]
+
 # Grey between cells shows where a black or a white picture ends.
 _BORDER = 128
 
@@ -26,15 +31,15 @@ def to_uint8(x: np.ndarray, *, num_values: int = 256) -> np.ndarray:
     """Scale pixels to [0, 255].
 
     Args:
-      x: integer in [0, num_values), or boolean or float in [0, 1]; floats outside are
-        clipped, NaN is drawn black.
-      num_values: V, of integers.
+        x: integer in [0, num_values), or boolean or float in [0, 1]; floats outside are
+            clipped, NaN is drawn black.
+        num_values: V, of integers.
 
     Returns:
-      uint8 array of the same shape.
+        uint8 array of the same shape.
 
     Raises:
-      ValueError: an integer is outside [0, num_values).
+        ValueError: an integer is outside [0, num_values).
     """
     x = np.asarray(x)
     if np.issubdtype(x.dtype, np.integer):
@@ -58,17 +63,17 @@ def image_grid(
     """Lay images out row by row in one picture.
 
     Args:
-      images: [N, H, W, C] integer in [0, num_values) or float in [0, 1].
-      columns: images in a row; 0 makes the grid as square as it can be.
-      padding: pixels around each image.
-      num_values: V, of integer images.
+        images: [N, H, W, C] integer in [0, num_values) or float in [0, 1].
+        columns: images in a row; 0 makes the grid as square as it can be.
+        padding: pixels around each image.
+        num_values: V, of integer images.
 
     Returns:
-      [rows * (H + padding) + padding, columns * (W + padding) + padding, C] uint8; the
-      cells that N does not fill are grey.
+        [rows * (H + padding) + padding, columns * (W + padding) + padding, C] uint8;
+        the cells that N does not fill are grey.
 
     Raises:
-      ValueError: images is not [N, H, W, C] with N > 0, or a pixel is out of range.
+        ValueError: images is not [N, H, W, C] with N > 0, or a pixel is out of range.
     """
     images = to_uint8(images, num_values=num_values)
     if images.ndim != 4 or not len(images):
@@ -91,14 +96,14 @@ def manifold(images: np.ndarray, *, num_values: int = 256) -> np.ndarray:
     """Lay out a decoded 2-D latent grid without gaps.
 
     Args:
-      images: [n, m, H, W, C], as `gm_jax.sampling.latent.manifold` returns it.
-      num_values: V, of integer images.
+        images: [n, m, H, W, C], as `gm_jax.sampling.latent.manifold` returns it.
+        num_values: V, of integer images.
 
     Returns:
-      [n * H, m * W, C] uint8.
+        [n * H, m * W, C] uint8.
 
     Raises:
-      ValueError: images is not of rank 5, or a pixel is out of range.
+        ValueError: images is not of rank 5, or a pixel is out of range.
     """
     flat = _flatten_rows(images)
     return image_grid(
@@ -118,16 +123,16 @@ def labelled_rows(
     Images lower than a line of text are enlarged by an integer factor.
 
     Args:
-      rows: [R, K, H, W, C] integer in [0, num_values) or float in [0, 1].
-      labels: R captions.
-      padding: pixels around each image.
-      num_values: V, of integer images.
+        rows: [R, K, H, W, C] integer in [0, num_values) or float in [0, 1].
+        labels: R captions.
+        padding: pixels around each image.
+        num_values: V, of integer images.
 
     Returns:
-      [H', W', C] uint8.
+        [H', W', C] uint8.
 
     Raises:
-      ValueError: rows is not of rank 5, or there is not one label per row.
+        ValueError: rows is not of rank 5, or there is not one label per row.
     """
     flat = to_uint8(_flatten_rows(rows), num_values=num_values)
     if len(labels) != len(rows):
@@ -154,16 +159,16 @@ def reconstructions(
     """Lay out each row of inputs over its reconstructions.
 
     Args:
-      x: [N, H, W, C] inputs, integer in [0, num_values) or float in [0, 1].
-      x_hat: [N, H, W, C] reconstructions, likewise, maybe of the other kind.
-      columns: pairs in a row.
-      num_values: V, of integer images.
+        x: [N, H, W, C] inputs, integer in [0, num_values) or float in [0, 1].
+        x_hat: [N, H, W, C] reconstructions, likewise, maybe of the other kind.
+        columns: pairs in a row.
+        num_values: V, of integer images.
 
     Returns:
-      [H', W', C] uint8, with rows labelled.
+        [H', W', C] uint8, with rows labelled.
 
     Raises:
-      ValueError: the shapes differ or are not [N, H, W, C].
+        ValueError: the shapes differ or are not [N, H, W, C].
     """
     if np.shape(x) != np.shape(x_hat) or np.ndim(x) != 4:
         raise ValueError(f'need two [N, H, W, C], got {np.shape(x)}, {np.shape(x_hat)}')
@@ -186,12 +191,12 @@ def save_png(
     min_side, without smoothing: 8x8 digits can be seen, and their pixels counted.
 
     Args:
-      path: file to write; its directory is made if needed.
-      image: [H, W, C] uint8 with C = 1 or 3.
-      min_side: pixels; 1 writes the picture as it is.
+        path: file to write; its directory is made if needed.
+        image: [H, W, C] uint8 with C = 1 or 3.
+        min_side: pixels; 1 writes the picture as it is.
 
     Raises:
-      ValueError: the image is not uint8 [H, W, 1] or [H, W, 3].
+        ValueError: the image is not uint8 [H, W, 1] or [H, W, 3].
     """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
@@ -217,13 +222,13 @@ def curves(
     """Draw one metric of a run against the step, a line per split.
 
     Args:
-      metrics: a run's metrics.jsonl: objects with step, split and numbers.
-      path: PNG file to write.
-      name: the metric.
-      label: of the vertical axis; the metric's name if empty.
+        metrics: a run's metrics.jsonl: objects with step, split and numbers.
+        path: PNG file to write.
+        name: the metric.
+        label: of the vertical axis; the metric's name if empty.
 
     Raises:
-      UserError: the file is missing, damaged, or never has that metric.
+        UserError: the file is missing, damaged, or never has that metric.
     """
     # Half a second that a run without curves should not pay.
     from matplotlib.figure import Figure
@@ -253,13 +258,13 @@ def fan_charts(x: np.ndarray, draws: np.ndarray, num_values: int = 256) -> np.nd
     """Draw time series with the quantiles of their forecasts.
 
     Args:
-      x: [N, T] series, N even.
-      draws: [N, K, h] continuations of all but their last h values.
-      num_values: V, the axis goes from 0 to V - 1.
+        x: [N, T] series, N even.
+        draws: [N, K, h] continuations of all but their last h values.
+        num_values: V, the axis goes from 0 to V - 1.
 
     Returns:
-      [H', W', 3] uint8: of each series a panel with the truth, the median of the draws
-      and what lies between their 5, 25, 75 and 95 % quantiles.
+        [H', W', 3] uint8: for each series a panel with the truth, the median of the
+        draws and what lies between their 5, 25, 75 and 95 % quantiles.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -300,13 +305,13 @@ def scatter(
     """Draw points of the plane over others that they should be spread like.
 
     Args:
-      x: [N, 2] the others.
-      samples: [M, 2].
-      names: of both, for the legend.
-      labels: [M] integers, for the colours of the samples.
+        x: [N, 2] the others.
+        samples: [M, 2].
+        names: of both, for the legend.
+        labels: [M] integers, for the colours of the samples.
 
     Returns:
-      [H', W', 3] uint8: x in grey, the samples in colour.
+        [H', W', 3] uint8: x in grey, the samples in colour.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 @pytest.fixture(autouse=True, scope='module')
 def forgotten_programs() -> Iterator[None]:
-    """Frees the programs that a file of tests has compiled.
+    """Free the programs that a file of tests has compiled.
 
     XLA maps the code of each into memory, some files thousands of times, and Linux
     allows a process 65,530 maps: beyond, the next compilation is a segmentation fault.
@@ -24,5 +24,5 @@ def forgotten_programs() -> Iterator[None]:
 
 @pytest.fixture
 def rng() -> jax.Array:
-    """A key."""
+    """Return a key."""
     return jax.random.key(0)

@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib
 import pathlib
 import re
 import subprocess
@@ -9,19 +10,21 @@ import sys
 
 import pytest
 
+import experiments
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Package -> what of ours its modules may import (with the package itself).
+# Package -> which others of ours its modules may import, from the ground floor up.
 ALLOWED_IMPORTS = {
-    'gm_jax/losses': {'gm_jax._lazy', 'gm_jax.losses', 'gm_jax.keys'},
-    'gm_jax/layers': {
-        'gm_jax._lazy', 'gm_jax.layers', 'gm_jax.losses', 'gm_jax.keys'
-    },
-    'gm_jax/models': {
-        'gm_jax._lazy', 'gm_jax.models', 'gm_jax.layers', 'gm_jax.losses'
-    },
-    'gm_jax/sampling': {
-        'gm_jax._lazy', 'gm_jax.sampling', 'gm_jax.layers', 'gm_jax.losses',
-        'gm_jax.keys',
+    'losses': {'keys'},
+    'layers': {'keys'},
+    'data': {'errors', 'keys'},
+    'models': {'layers', 'losses'},
+    'sampling': {'keys', 'layers', 'losses'},
+    'evaluation': {'data', 'errors', 'losses'},
+    'training': {'data', 'errors', 'keys', 'plotting'},
+    'families': {
+        'data', 'errors', 'evaluation', 'keys', 'layers', 'losses', 'models',
+        'plotting', 'sampling', 'training',
     },
 }
 
@@ -38,7 +41,7 @@ def imported_modules(path: pathlib.Path) -> set[str]:
 
 
 def test_import_is_light():
-    """Catches a heavy library imported at the top of the package."""
+    """Catch a heavy library imported at the top of the package."""
     heavy = "{'jax', 'flax', 'tensorflow', 'tensorflow_datasets', 'matplotlib'}"
     code = (
         'import sys, time; start = time.perf_counter(); import gm_jax; '
@@ -53,18 +56,68 @@ def test_import_is_light():
     assert not loaded
 
 
+def test_one_import_reaches_all():
+    """Catch a submodule that must be imported first, and what a loss does not need."""
+    heavy = "{'flax', 'optax', 'orbax', 'tensorflow_datasets', 'sklearn', 'rich'}"
+    functions = ', '.join(f'gm_jax.{name}' for name in (
+        'losses.elbo.elbo', 'losses.adversarial.gradient_penalty',
+        'losses.likelihoods.logistic_mixture_sample', 'losses.dequantization.uniform',
+        'sampling.autoregressive.incremental', 'sampling.latent.interpolate',
+        'keys.example_rngs', 'evaluation.checks.assert_causal',
+    ))
+    code = (
+        f'import sys, gm_jax; assert all(map(callable, [{functions}])); '
+        f'print(*({heavy} & set(sys.modules)))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-W', 'error', '-c', code],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )
+    assert not done.stdout.split()
+
+
+def test_completion_offers_what_is_there():
+    """Catch a module that its package forgets, and one that is not there."""
+    packages = [path.parent for path in (ROOT / 'gm_jax').glob('*/__init__.py')]
+    for path in [ROOT / 'gm_jax', *packages]:
+        name = '.'.join(path.relative_to(ROOT).parts)
+        package = importlib.import_module(name)
+        there = {p.stem for p in path.glob('*.py')} | {
+            p.parent.name for p in path.glob('*/__init__.py')
+        }
+        public = {stem for stem in there if not stem.startswith('_')}
+        if name == 'gm_jax.losses':
+            # Their public functions are those of `likelihoods`.
+            public -= {'logistic_mixture', 'numerics'}
+        assert set(dir(package)) == set(package.__all__) == public, name
+        for submodule in public:
+            assert getattr(package, submodule).__name__ == f'{name}.{submodule}'
+        with pytest.raises(AttributeError, match=f'{name!r} has no attribute'):
+            package.no_such_module
+
+
 @pytest.mark.parametrize('package', sorted(ALLOWED_IMPORTS))
 def test_imports_point_one_way(package):
-    """Catches a loss or a sampler that knows a model, and a model that knows a run."""
-    for path in sorted((ROOT / package).glob('*.py')):
+    """Catch a loss or a sampler that knows a model, and a model that knows a run."""
+    allowed = ALLOWED_IMPORTS[package] | {package, '_lazy'}
+    for path in sorted((ROOT / 'gm_jax' / package).glob('*.py')):
         for name in imported_modules(path):
-            if name.startswith(('gm_jax', 'experiments')):
-                owner = '.'.join(name.split('.')[:2])
-                assert owner in ALLOWED_IMPORTS[package], f'{path} imports {name}'
+            assert not name.startswith('experiments'), f'{path} imports {name}'
+            if name.startswith('gm_jax.'):
+                assert name.split('.')[1] in allowed, f'{path} imports {name}'
+
+
+def test_experiments_stand_alone():
+    """Catch an experiment that imports another, or that no list names."""
+    files = [p for p in (ROOT / 'experiments').glob('*.py') if p.stem[0] != '_']
+    assert {path.stem for path in files} == set(experiments.NAMES)
+    for path in files:
+        for name in imported_modules(path):
+            assert not name.startswith(('experiments', 'gm_jax.experiments')), path
 
 
 def test_flags_and_pmap_have_one_home():
-    """Catches a second reader of flags, or a second call of pmap, in the package."""
+    """Catch a second reader of flags, or a second call of pmap, in the package."""
     for path in sorted((ROOT / 'gm_jax').rglob('*.py')):
         where = path.relative_to(ROOT).as_posix()
         if where != 'gm_jax/training/flags.py':
@@ -75,7 +128,7 @@ def test_flags_and_pmap_have_one_home():
 
 
 def test_lower_bounds_are_the_versions_that_are_tested():
-    """Catches a bound in setup.cfg that no test runs with."""
+    """Catch a bound in setup.cfg that no test runs with."""
     pins = {}
     for line in (ROOT / 'requirements.txt').read_text().splitlines():
         match = re.match(r'([\w.-]+)==([\w.]+)(.*)', line)

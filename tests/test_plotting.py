@@ -17,7 +17,7 @@ def _read(path):
 
 
 def test_to_uint8_spans_the_range():
-    """Catches 17 values divided by 17: white would be grey."""
+    """Catch 17 values divided by 17: white would be grey."""
     out = plotting.to_uint8(np.arange(17), num_values=17)
     assert out.dtype == np.uint8 and out[0] == 0 and out[8] == 128 and out[16] == 255
     binary = plotting.to_uint8(np.array([0, 1]), num_values=2)
@@ -27,7 +27,7 @@ def test_to_uint8_spans_the_range():
 
 
 def test_to_uint8_of_floats():
-    """Catches values that wrap around: 1.1 must not be black."""
+    """Catch values that wrap around: 1.1 must not be black."""
     out = plotting.to_uint8(np.array([-0.1, 0, 0.5, 1, 1.1, np.nan], np.float32))
     np.testing.assert_array_equal(out, [0, 0, 128, 255, 255, 0])
     np.testing.assert_array_equal(plotting.to_uint8(np.array([True, False])), [255, 0])
@@ -35,13 +35,13 @@ def test_to_uint8_of_floats():
 
 @pytest.mark.parametrize('pixel', [-1, 17])
 def test_to_uint8_refuses_values_out_of_range(pixel):
-    """Catches a picture of wrong data that looks almost right."""
+    """Catch a picture of wrong data that looks almost right."""
     with pytest.raises(ValueError, match='pixels must be in'):
         plotting.to_uint8(np.array([0, pixel]), num_values=17)
 
 
 def test_image_grid_puts_every_image_in_its_cell():
-    """Catches rows taken for columns, and cells off by the padding."""
+    """Catch rows taken for columns, and cells off by the padding."""
     images = np.random.default_rng(0).integers(256, size=(5, 2, 3, 3), dtype=np.uint8)
     grid = plotting.image_grid(images, columns=3, padding=1)
     assert grid.shape == (2 * 3 + 1, 3 * 4 + 1, 3) and grid.dtype == np.uint8
@@ -54,12 +54,12 @@ def test_image_grid_puts_every_image_in_its_cell():
 
 
 def test_image_grid_is_square_by_default():
-    """Catches one long row."""
+    """Catch one long row."""
     assert plotting.image_grid(np.zeros((9, 4, 4, 1)), padding=0).shape == (12, 12, 1)
 
 
 def test_manifold_leaves_no_gaps():
-    """Catches a transposed grid."""
+    """Catch a transposed grid."""
     images = np.arange(6).reshape(2, 3, 1, 1, 1)
     np.testing.assert_array_equal(
         plotting.manifold(images)[..., 0], [[0, 1, 2], [3, 4, 5]]
@@ -67,7 +67,7 @@ def test_manifold_leaves_no_gaps():
 
 
 def test_labelled_rows_keep_the_images():
-    """Catches a caption that covers the images, or rows without one."""
+    """Catch a caption that covers the images, or rows without one."""
     rows = np.random.default_rng(0).integers(2, size=(2, 3, 8, 8, 1))
     out = plotting.labelled_rows(rows, ['first', 'second'], num_values=2)
     grid = plotting.image_grid(
@@ -82,7 +82,7 @@ def test_labelled_rows_keep_the_images():
 
 
 def test_reconstructions_pair_inputs_and_outputs():
-    """Catches pairs that are not above each other, and images that are dropped."""
+    """Catch pairs that are not above each other, and images that are dropped."""
     x = np.arange(5).reshape(5, 1, 1, 1) * np.ones((1, 24, 24, 1), int)
     out = plotting.reconstructions(x, x / 10 + 0.5, columns=3, num_values=5)
     # Cells of 24 pixels and a border of 2, at the right of the captions.
@@ -98,7 +98,7 @@ def test_reconstructions_pair_inputs_and_outputs():
 
 @pytest.mark.parametrize('channels', [1, 3])
 def test_save_png_enlarges_without_smoothing(tmp_path, channels):
-    """Catches a file of 8 pixels, and a blurred one."""
+    """Catch a file of 8 pixels, and a blurred one."""
     image = np.random.default_rng(0).integers(
         256, size=(8, 10, channels), dtype=np.uint8
     )
@@ -112,7 +112,7 @@ def test_save_png_enlarges_without_smoothing(tmp_path, channels):
 
 
 def test_save_png_replaces_in_one_go(tmp_path, monkeypatch):
-    """Catches a file that is half-written when the run is killed."""
+    """Catch a file that is half-written when the run is killed."""
     path = tmp_path / 'x.png'
     plotting.save_png(path, np.zeros((2, 2, 1), np.uint8))
     before = path.read_bytes()
@@ -137,7 +137,7 @@ def test_save_png_replaces_in_one_go(tmp_path, monkeypatch):
     lambda: plotting.save_png('x.png', np.zeros((2, 2, 2), np.uint8)),
 ])
 def test_wrong_shapes_raise(call):
-    """Catches pictures made of the wrong axes."""
+    """Catch pictures made of the wrong axes."""
     with pytest.raises(ValueError):
         call()
 
@@ -147,7 +147,7 @@ def _write_rows(path, rows, end='\n'):
 
 
 def test_curves_draws_each_split(tmp_path):
-    """Catches a split or a metric that is left out: the picture would not change."""
+    """Catch a split or a metric that is left out: the picture would not change."""
     train = [{'step': s, 'split': 'train', 'loss': 9.0 - s, 'kl': s} for s in range(5)]
     test = [{'step': 4, 'split': 'test', 'loss': 6.0}]
     pictures = []
@@ -160,7 +160,7 @@ def test_curves_draws_each_split(tmp_path):
 
 
 def test_curves_ignores_a_line_still_being_written(tmp_path):
-    """Catches a plot that fails while the run goes on."""
+    """Catch a plot that fails while the run goes on."""
     rows = [{'step': 0, 'split': 'train', 'loss': 1.0}]
     _write_rows(tmp_path / 'metrics.jsonl', rows, end='\n{"step": 1, "spl')
     plotting.curves(tmp_path / 'metrics.jsonl', tmp_path / 'c.png')
@@ -173,7 +173,7 @@ def test_curves_ignores_a_line_still_being_written(tmp_path):
     ('{"step": 0, "split": "train", "kl": 1}\n', "has no 'loss'"),
 ])
 def test_curves_names_the_file_that_is_wrong(tmp_path, content, message):
-    """Catches a traceback where the user needs a sentence."""
+    """Catch a traceback where the user needs a sentence."""
     path = tmp_path / 'metrics.jsonl'
     if content is not None:
         path.write_text(content)
@@ -182,7 +182,7 @@ def test_curves_names_the_file_that_is_wrong(tmp_path, content, message):
 
 
 def test_fan_charts_show_truth_and_forecast():
-    """Catches forecasts drawn at the wrong time: the future alone has colour."""
+    """Catch forecasts drawn at the wrong time: the future alone has colour."""
     x = np.full((2, 10), 200)
     draws = np.random.default_rng(0).integers(50, 100, (2, 30, 5))
     chart = plotting.fan_charts(x, draws)
@@ -193,7 +193,7 @@ def test_fan_charts_show_truth_and_forecast():
 
 
 def test_scatter_shows_data_and_samples():
-    """Catches points that are drawn elsewhere: the samples alone have colour."""
+    """Catch points that are drawn elsewhere: the samples alone have colour."""
     x = np.array([[0, 0], [255, 255]])
     picture = plotting.scatter(x, np.full((5, 2), 50))
     colour = (picture.max(2).astype(int) - picture.min(2) > 40)[60:]  # below the legend

@@ -13,6 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from gm_jax.data.image_set import Examples, ImageSet, StreamedExamples
+from gm_jax.keys import per_example
+
+__all__ = [
+    'binarize_dynamic', 'integers', 'num_values', 'static', 'threshold',
+    'to_unit_range', 'WAYS',
+]
+
+# What `--binarize` can be.
+WAYS = ('none', 'static', 'dynamic', 'threshold')
 
 
 def num_values(data: ImageSet) -> int:
@@ -21,12 +30,12 @@ def num_values(data: ImageSet) -> int:
 
 
 def integers(
-    rngs: jax.Array, image: jax.Array | np.ndarray, data: ImageSet
+    rng: jax.Array, image: jax.Array | np.ndarray, data: ImageSet
 ) -> jax.Array:
     """Return the pixels that a model of `data` sees.
 
     Args:
-        rngs: [B] keys, for images that are binarized afresh each time.
+        rng: one key, or [B] keys, for images that are binarized afresh each time.
         image: [B, H, W, C] as `data` holds them.
         data: the image set.
 
@@ -34,34 +43,34 @@ def integers(
         [B, H, W, C] int32 in [0, `num_values(data)`).
     """
     if data.binarize == 'dynamic':
-        return binarize_dynamic(rngs, image, data.num_values)
+        return binarize_dynamic(rng, image, data.num_values)
     return jnp.asarray(image, jnp.int32)
 
 
 def to_unit_range(
-    rngs: jax.Array, image: jax.Array | np.ndarray, data: ImageSet
+    rng: jax.Array, image: jax.Array | np.ndarray, data: ImageSet
 ) -> jax.Array:
     """Return the pixels that a model of `data` sees, in [0, 1].
 
     Args:
-        rngs: [B] keys, as of `integers`.
+        rng: as `integers` takes it.
         image: [B, H, W, C] as `data` holds them.
         data: the image set.
 
     Returns:
         [B, H, W, C] float32.
     """
-    x = integers(rngs, image, data).astype(jnp.float32)
+    x = integers(rng, image, data).astype(jnp.float32)
     return x / (num_values(data) - 1)
 
 
 def binarize_dynamic(
-    rngs: jax.Array, image: jax.Array | np.ndarray, num_values: int
+    rng: jax.Array, image: jax.Array | np.ndarray, num_values: int
 ) -> jax.Array:
-    """Draw b ~ Bernoulli(x / (V - 1)) for every pixel, with one key per example.
+    """Draw b ~ Bernoulli(x / (V - 1)) for every pixel.
 
     Args:
-        rngs: [B] keys.
+        rng: one key, or [B] keys, one per image.
         image: [B, H, W, C] integers x in [0, V).
         num_values: V.
 
@@ -69,17 +78,16 @@ def binarize_dynamic(
         [B, H, W, C] int32, 0 or 1.
 
     Raises:
-        AssertionError: a wrong rank, or another number of keys than of images.
+        AssertionError: a wrong rank, or `rng` is neither.
 
     References:
         Burda et al. 2016, Importance Weighted Autoencoders, sec. 5.
         https://arxiv.org/abs/1509.00519
     """
-    chex.assert_rank([rngs, image], [1, 4])
-    chex.assert_equal_shape_prefix([rngs, image], 1)
+    chex.assert_rank(image, 4)
     # Flat, because XLA on the CPU vectorises the last axis, which has one channel.
     probability = image.reshape(len(image), -1).astype(jnp.float32) / (num_values - 1)
-    drawn = jax.vmap(jax.random.bernoulli)(rngs, probability)
+    drawn = jax.vmap(jax.random.bernoulli)(per_example(rng, len(image)), probability)
     return drawn.astype(jnp.int32).reshape(image.shape)
 
 

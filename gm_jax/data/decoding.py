@@ -9,6 +9,8 @@ from PIL import Image, UnidentifiedImageError
 
 from gm_jax.errors import UserError
 
+__all__ = ['decode', 'decode_file', 'Header', 'read_header']
+
 _FORMATS = ('PNG', 'JPEG')
 _GREY = ('1', 'L', 'LA')
 _COLOUR = ('RGB', 'RGBA', 'P', 'CMYK', 'YCbCr')
@@ -20,11 +22,17 @@ _DAMAGED = (
 
 
 class Header(NamedTuple):
-    """What the head of a file says."""
+    """What the head of a file says.
+
+    Attributes:
+        height: in pixels.
+        width: in pixels.
+        num_channels: 1 grey, 3 colour.
+    """
 
     height: int
     width: int
-    num_channels: int  # 1 grey, 3 colour
+    num_channels: int
 
 
 def read_header(path: str) -> Header:

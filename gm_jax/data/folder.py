@@ -9,6 +9,8 @@ from gm_jax.data import decoding
 from gm_jax.data.image_set import ImageSet, StreamedExamples, hold_out
 from gm_jax.errors import UserError
 
+__all__ = ['Entry', 'read']
+
 # The path from the folder of the split, and the label's name or '' without labels.
 Entry = tuple[str, str]
 
@@ -67,7 +69,7 @@ def read(directory: str, image_size: int) -> ImageSet:
 
 
 def _scan(directory: str) -> list[Entry]:
-    """Returns all files below a directory, in the order of their paths."""
+    """Return all files below a directory, in the order of their paths."""
     entries = []
     for parent, folders, names in os.walk(directory, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith('.')]
@@ -88,7 +90,7 @@ def _hash(directory: str, path: str) -> str:
 
 
 def _classes(directory: str, entries: dict[str, list[Entry]]) -> list[str]:
-    """Returns the labels' names, [] without labels."""
+    """Return the labels' names, [] without labels."""
     labels = {name: {label for _, label in split} for name, split in entries.items()}
     every = set().union(*labels.values())
     if every == {''}:

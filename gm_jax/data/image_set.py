@@ -12,6 +12,11 @@ import numpy as np
 
 from gm_jax.errors import UserError
 
+__all__ = [
+    'ArrayExamples', 'check_facts', 'Examples', 'facts', 'FetchFn', 'hold_out',
+    'ImageSet', 'num_bytes', 'read_all', 'read_facts', 'SPECS', 'StreamedExamples',
+]
+
 # Images read at a time where a whole split is read.
 _CHUNK = 1024
 
@@ -30,12 +35,24 @@ class Examples(Protocol):
         ...
 
 
+# What a data set is named by; see `sources`.
+SPECS = (
+    'digits', 'a TFDS name such as mnist', 'idx:DIR', 'images:DIR', 'npz:FILE',
+    'synthetic:NAME',
+)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArrayExamples:
-    """A split in memory."""
+    """A split in memory.
 
-    images: np.ndarray  # [N, H, W, C] uint8
-    labels: np.ndarray  # [N] int32, -1 where the set has none
+    Attributes:
+        images: [N, H, W, C] uint8.
+        labels: [N] int32, -1 where the set has none.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
 
     def __post_init__(self) -> None:
         """Raise AssertionError for arrays of the wrong rank, length or type."""
@@ -54,7 +71,12 @@ class ArrayExamples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamedExamples:
-    """A split that is read, and decoded, as it is fetched."""
+    """A split that is read, and decoded, as it is fetched.
+
+    Attributes:
+        num_examples: N.
+        fetch_fn: reads the examples at indices [n], as `Examples.fetch` says.
+    """
 
     num_examples: int
     fetch_fn: FetchFn
@@ -70,16 +92,25 @@ class StreamedExamples:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Images of one shape with values in [0, V), in splits 'train' and 'test'."""
+    """Images of one shape with values in [0, V), in splits 'train' and 'test'.
+
+    Attributes:
+        name: such as 'mnist'.
+        image_shape: H, W, C.
+        num_values: V.
+        num_classes: how many labels there are; 0: none.
+        splits: 'train', 'test', perhaps 'validation'; {} where only facts are known.
+        entropy: true nats per image; None where it is not known.
+        binarize: 'dynamic' where the images are grey and the step has to draw.
+    """
 
     name: str
-    image_shape: tuple[int, int, int]  # H, W, C
-    num_values: int  # V
-    num_classes: int  # 0: no labels
-    # 'train', 'test', perhaps 'validation'; {} where only facts are known
+    image_shape: tuple[int, int, int]
+    num_values: int
+    num_classes: int
     splits: Mapping[str, Examples]
-    entropy: float | None = None  # true nats per image, where it is known
-    binarize: str = 'none'  # 'dynamic': the images are grey, the step has to draw
+    entropy: float | None = None
+    binarize: str = 'none'
 
 
 # What a model is built from; a model that only generates needs no image.

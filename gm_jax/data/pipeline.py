@@ -18,6 +18,8 @@ import numpy as np
 
 from gm_jax.data.image_set import ArrayExamples, Examples, ImageSet
 
+__all__ = ['Batch', 'eval_batches', 'example_order', 'first_images', 'stream_batches']
+
 Batch = dict[str, np.ndarray]
 
 

@@ -19,8 +19,16 @@ from typing import Any
 import numpy as np
 
 from gm_jax.data import decoding
-from gm_jax.data.image_set import Examples, ImageSet, StreamedExamples, hold_out
+from gm_jax.data.image_set import (
+    SPECS,
+    Examples,
+    ImageSet,
+    StreamedExamples,
+    hold_out,
+)
 from gm_jax.errors import UserError
+
+__all__ = ['read']
 
 # Sets that store fewer values than the 256 of their 8 bits.
 _NUM_VALUES = {'binarized_mnist': 2}
@@ -45,8 +53,7 @@ def read(spec: str, data_dir: str, image_size: int) -> ImageSet:
     match = _NAME.fullmatch(spec)
     if not match:
         raise UserError(
-            f'--dataset={spec} is not a set: give digits, a TFDS name, idx:DIR, '
-            f'images:DIR, npz:FILE, synthetic:ising or synthetic:checkers.'
+            f'--dataset={spec} is not a set: give one of {", ".join(SPECS)}.'
         )
     with _silence():
         import tensorflow_datasets as tfds
@@ -65,7 +72,7 @@ def read(spec: str, data_dir: str, image_size: int) -> ImageSet:
 def _find(
     root: str, name: str, config: str | None, version: str | None
 ) -> str | None:
-    """Returns the directory of the newest fitting version, or None."""
+    """Return the directory of the newest fitting version, or None."""
     base = os.path.join(root, name, *([config] if config else []))
     found = _versions(base, version)
     if not found and config is None:
@@ -84,7 +91,7 @@ def _find(
 
 
 def _versions(base: str, version: str | None) -> list[str]:
-    """Returns the prepared directories `base/X.Y.Z` that fit, the newest last."""
+    """Return the prepared directories `base/X.Y.Z` that fit, the newest last."""
     names = [
         os.path.basename(os.path.dirname(path))
         for path in glob.glob(os.path.join(glob.escape(base), '*', 'dataset_info.json'))
@@ -96,7 +103,7 @@ def _versions(base: str, version: str | None) -> list[str]:
 
 
 def _prepare(tfds: Any, root: str, spec: str, name: str) -> None:
-    """Downloads and writes a set that TFDS knows, which takes TensorFlow."""
+    """Download and write a set that TFDS knows, which takes TensorFlow."""
     missing = f'No prepared TFDS set {spec} in {root}'
     with _silence():
         known = name in tfds.list_builders(with_community_datasets=False)
@@ -221,7 +228,7 @@ def _open_split(
 
 
 def _check_shards(split: Any) -> None:
-    """Compares the files with the metadata: a cut file reads as empty records."""
+    """Compare the files with the metadata: a cut file reads as empty records."""
     from array_record.python import array_record_module
 
     for path, length in zip(split.filepaths, split.shard_lengths):
@@ -263,7 +270,7 @@ def _with_test(splits: dict[str, Examples], directory: str) -> dict[str, Example
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Hides the warnings of TFDS's imports, which a user can do nothing about."""
+    """Hide the warnings of TFDS's imports, which a user can do nothing about."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield

@@ -11,6 +11,8 @@ import numpy as np
 from gm_jax.data.image_set import ArrayExamples, ImageSet, hold_out
 from gm_jax.errors import UserError
 
+__all__ = ['digits', 'idx', 'npz', 'read_npz']
+
 # The seed of the one shuffle that splits digits.
 _DIGITS_SEED = 0
 _DIGITS_TRAIN = 1500
@@ -88,7 +90,7 @@ def _idx_path(directory: str, name: str) -> str | None:
 
 
 def _read_idx(path: str, rank: int) -> np.ndarray:
-    """Reads big-endian: 0, 0, type (8: uint8), rank, the sizes, then the values."""
+    """Read big-endian: 0, 0, type (8: uint8), rank, the sizes, then the values."""
     try:
         with (gzip.open if path.endswith('.gz') else open)(path, 'rb') as file:
             head = file.read(4)
@@ -252,7 +254,7 @@ def _check_images(where: str, images: np.ndarray, num_values: int) -> None:
 
 
 def _image_set(where: str, splits: dict[str, _Arrays], num_values: int) -> ImageSet:
-    """Checks that the splits and their labels fit each other."""
+    """Check that the splits and their labels fit each other."""
     (train, train_labels), (test, test_labels) = splits['train'], splits['test']
     if train.shape[1:] != test.shape[1:]:
         raise UserError(

@@ -13,8 +13,8 @@ One usage line: `data = sources.load('mnist', data_dir='/data')`.
 import dataclasses
 from collections.abc import Callable
 
-from gm_jax.data import binarize as binarize_lib
-from gm_jax.data import folder, prepared, readers, synthetic
+from gm_jax.data import binarize, folder, prepared, readers, synthetic
+from gm_jax.data.binarize import WAYS
 from gm_jax.data.image_set import (
     ArrayExamples,
     Examples,
@@ -25,7 +25,7 @@ from gm_jax.data.image_set import (
 )
 from gm_jax.errors import UserError
 
-BINARIZE = ('none', 'static', 'dynamic', 'threshold')
+__all__ = ['load']
 
 
 def load(
@@ -85,8 +85,8 @@ def _open(spec: str, data_dir: str, image_size: int) -> ImageSet:
 
 
 def _binarized(data: ImageSet, how: str) -> ImageSet:
-    if how not in BINARIZE:
-        raise UserError(f'--binarize={how} is not one of {", ".join(BINARIZE)}.')
+    if how not in WAYS:
+        raise UserError(f'--binarize={how} is not one of {", ".join(WAYS)}.')
     if how == 'none':
         return data
     if data.num_values == 2:
@@ -97,9 +97,9 @@ def _binarized(data: ImageSet, how: str) -> ImageSet:
     splits, num_values = dict(data.splits), data.num_values
     for name, split in data.splits.items():
         if how == 'threshold':
-            splits[name] = binarize_lib.threshold(split, num_values)
+            splits[name] = binarize.threshold(split, num_values)
         elif how == 'static':
-            splits[name] = binarize_lib.static(split, num_values, name)
+            splits[name] = binarize.static(split, num_values, name)
     if how != 'dynamic':
         num_values = 2
     return dataclasses.replace(

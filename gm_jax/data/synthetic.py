@@ -30,6 +30,11 @@ from scipy import special
 from gm_jax.data.image_set import ArrayExamples, ImageSet
 from gm_jax.errors import UserError
 
+__all__ = [
+    'COUPLING', 'entropy', 'ising_chain', 'lorenz', 'make', 'Modes', 'modes',
+    'RowChain', 'sample',
+]
+
 COUPLING = 0.4
 _ISING_SIDE = 8
 _SEED = 2016
@@ -59,9 +64,14 @@ def make(name: str) -> ImageSet:
 
 
 class Modes(NamedTuple):
-    """Equal Gaussians, all equally likely."""
+    """Equal Gaussians, all equally likely.
 
-    centres: np.ndarray  # [K, D] float64
+    Attributes:
+        centres: [K, D] float64.
+        std: the standard deviation of each coordinate.
+    """
+
+    centres: np.ndarray
     std: float
 
 
@@ -75,10 +85,15 @@ def modes(name: str) -> Modes | None:
 
 
 class RowChain(NamedTuple):
-    """A Markov chain over the rows of a binary image; row state k has bit j at x_j."""
+    """A Markov chain over the rows of a binary image; row state k has bit j at x_j.
 
-    first: np.ndarray  # [S] probabilities of the first row, S = 2^W
-    transitions: np.ndarray  # [H - 1, S, S] p(next row | row)
+    Attributes:
+        first: [S] probabilities of the first row, S = 2^W.
+        transitions: [H - 1, S, S] p(next row | row).
+    """
+
+    first: np.ndarray
+    transitions: np.ndarray
 
 
 def ising_chain(height: int, width: int, coupling: float) -> RowChain:
@@ -105,10 +120,10 @@ def ising_chain(height: int, width: int, coupling: float) -> RowChain:
     log_message, transitions = np.zeros(2**width), []
     for _ in range(height - 1):
         joint = log_transfer + log_message
-        log_message = _logsumexp(joint)
+        log_message = special.logsumexp(joint, axis=1)
         transitions.append(np.exp(joint - log_message[:, None]))
     log_first = within + log_message
-    first = np.exp(log_first - _logsumexp(log_first[None]))
+    first = np.exp(log_first - special.logsumexp(log_first))
     shape = height - 1, 2**width, 2**width
     return RowChain(first, np.array(transitions[::-1]).reshape(shape))
 
@@ -122,9 +137,9 @@ def entropy(chain: RowChain) -> float:
     Returns:
         Nats per image.
     """
-    total, marginal = -np.sum(_x_log_x(chain.first)), chain.first
+    total, marginal = np.sum(special.entr(chain.first)), chain.first
     for transition in chain.transitions:
-        total -= np.sum(marginal[:, None] * _x_log_x(transition))
+        total += np.sum(marginal[:, None] * special.entr(transition))
         marginal = marginal @ transition
     return float(total)
 
@@ -190,18 +205,8 @@ def lorenz(start: np.ndarray, num: int, interval: float, step: float) -> np.ndar
 
 
 def _bits(width: int) -> np.ndarray:
-    """Returns [2^W, W]: the pixels of each row state."""
+    """Return [2^W, W]: the pixels of each row state."""
     return np.arange(2**width)[:, None] >> np.arange(width) & 1
-
-
-def _logsumexp(x: np.ndarray) -> np.ndarray:
-    top = x.max(axis=-1)
-    return top + np.log(np.sum(np.exp(x - top[..., None]), axis=-1))
-
-
-def _x_log_x(p: np.ndarray) -> np.ndarray:
-    # 0 log 0 = 0, also where a probability underflows.
-    return p * np.log(np.where(p > 0, p, 1.0))
 
 
 def _uniforms(num: int, dims: int) -> np.ndarray:
@@ -278,7 +283,7 @@ def _grid25() -> ImageSet:
     labels = labels.astype(np.int32)
     # Of round(z), z ~ N(0, std^2): the level n takes all z within n +- 1/2.
     edges = special.ndtr((np.arange(-30, 32) - 0.5) / std)
-    of_coordinate = -np.sum(_x_log_x(np.diff(edges)))
+    of_coordinate = np.sum(special.entr(np.diff(edges)))
     return ImageSet(
         name='synthetic:grid25', image_shape=(1, 2, 1), num_values=256, num_classes=25,
         entropy=float(np.log(25) + 2 * of_coordinate),

@@ -13,6 +13,8 @@ import numpy as np
 
 from gm_jax.evaluation import neighbours
 
+__all__ = ['COLLAPSED', 'diversity', 'of_samples', 'of_training', 'VANISHING']
+
 # Mean slope of the generator's loss by a score; at D = 1/2 it is 1/2 for both losses.
 VANISHING = 0.02
 # Variance, or distance of a sample to the nearest other one, as shares of the data's.
@@ -23,13 +25,13 @@ def of_training(metrics: Mapping[str, float], *, saturated_below: float) -> list
     """Say what is wrong with the game.
 
     Args:
-      metrics: `discriminator_loss` and `generator_slope`, the mean over samples of
-        |d loss / d score|, averaged over some steps.
-      saturated_below: the least healthy loss of the discriminator; minus infinity for
-        a critic, which has none.
+        metrics: `discriminator_loss` and `generator_slope`, the mean over samples of
+            |d loss / d score|, averaged over some steps.
+        saturated_below: the least healthy loss of the discriminator; minus infinity for
+            a critic, which has none.
 
     Returns:
-      Sentences.
+        Sentences.
     """
     found = []
     loss, slope = metrics['discriminator_loss'], metrics['generator_slope']
@@ -50,15 +52,15 @@ def diversity(real: np.ndarray, fake: np.ndarray, *, most: int = 2000) -> dict:
     """Compare how far the samples, and the data, are from each other.
 
     Args:
-      real: [N, D] features of data.
-      fake: [M, D] features of samples, M and N of 3 or more.
-      most: of which at most so many are compared with each other.
+        real: [N, D] features of data.
+        fake: [M, D] features of samples, M and N of 3 or more.
+        most: of which at most so many are compared with each other.
 
     Returns:
-      'variance_share': tr cov(fake) / tr cov(real); 'neighbour_share': the median
-      distance of a sample to the nearest other one over that of the data. Both are
-      about 1 for samples of the data's own distribution, where N = M, and 0 where all
-      samples are one.
+        'variance_share': tr cov(fake) / tr cov(real); 'neighbour_share': the median
+        distance of a sample to the nearest other one over that of the data. Both are
+        about 1 for samples of the data's own distribution, where N = M, and 0 where all
+        samples are one.
     """
     def spread(x: np.ndarray) -> tuple[float, float]:
         x = np.asarray(x, np.float64)
@@ -78,11 +80,11 @@ def of_samples(scores: Mapping[str, float], *, num_modes: int = 0) -> list[str]:
     """Say whether the samples have collapsed.
 
     Args:
-      scores: of `diversity`; and, with num_modes, of `modes.mode_coverage`.
-      num_modes: how many there are, 0 where that is not known.
+        scores: of `diversity`; and, with num_modes, of `modes.mode_coverage`.
+        num_modes: how many there are, 0 where that is not known.
 
     Returns:
-      Sentences.
+        Sentences.
     """
     found = []
     if scores['variance_share'] < COLLAPSED:

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+__all__ = ['assert_causal', 'assert_invertible', 'assert_normalized']
+
 _POINTS = 4  # A ReLU may hide a path at one point, hardly at 4 points of B images.
 _ROWS = 256  # Rows of the Jacobian at a time: all of them may not fit in memory.
 _MAX_IMAGES = 2**20
@@ -91,26 +93,26 @@ def assert_causal(
     (rounding, an embedding): it counts as none.
 
     Args:
-      log_prob_terms_fn: [B, H, W, C] float -> [B, H, W, C], the terms of log p(x),
-        differentiable in x. x stands for pixel values, in whatever range they are.
-      shape: (B, H, W, C), B at least 2.
-      order: [D] the flat indices of the D = H * W * C values as they are generated;
-        None for raster order, channels of a pixel one after the other.
-      rng: key of the points; None for a fixed one.
-      visible: [D, D] boolean, whether term i must see value j, by flat indices; None
-        for all. False lifts that demand alone, for a bounded receptive field.
+        log_prob_terms_fn: [B, H, W, C] float -> [B, H, W, C], the terms of log p(x),
+            differentiable in x. x stands for pixel values, in whatever range they are.
+        shape: (B, H, W, C), B at least 2.
+        order: [D] the flat indices of the D = H * W * C values as they are generated;
+            None for raster order, channels of a pixel one after the other.
+        rng: key of the points; None for a fixed one.
+        visible: [D, D] boolean, whether term i must see value j, by flat indices; None
+            for all. False lifts that demand alone, for a bounded receptive field.
 
     Raises:
-      AssertionError: a term depends on what it must not, does not depend on what it
-        must, or has a derivative that is not finite; or terms or visible have another
-        shape.
-      ValueError: there are fewer than two images, or order is not a permutation.
+        AssertionError: a term depends on what it must not, does not depend on what it
+            must, or has a derivative that is not finite; or terms or visible have
+            another shape.
+        ValueError: there are fewer than two images, or order is not a permutation.
 
     References:
-      Germain et al. 2015, MADE: Masked Autoencoder for Distribution Estimation.
-      https://arxiv.org/abs/1502.03509
-      van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders,
-      sec. 2.2, on blind spots. https://arxiv.org/abs/1606.05328
+        Germain et al. 2015, MADE: Masked Autoencoder for Distribution Estimation.
+        https://arxiv.org/abs/1502.03509
+        van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders,
+        sec. 2.2, on blind spots. https://arxiv.org/abs/1606.05328
     """
     if len(shape) != 4 or shape[0] < 2:
         raise ValueError(f'shape must be (B, H, W, C) with B of 2 or more, got {shape}')
@@ -170,14 +172,14 @@ def assert_normalized(
     """Check that sum_x p(x) = 1 over all V^D images, summed in float64.
 
     Args:
-      log_prob_fn: [N, H, W, C] int32 in [0, V) -> [N] log p(x) in nats; it is jitted.
-      shape: (H, W, C), D = H * W * C.
-      num_values: V, the values that a pixel can take.
-      atol: how far from 1 the sum may be.
+        log_prob_fn: [N, H, W, C] int32 in [0, V) -> [N] log p(x) in nats; it is jitted.
+        shape: (H, W, C), D = H * W * C.
+        num_values: V, the values that a pixel can take.
+        atol: how far from 1 the sum may be.
 
     Raises:
-      AssertionError: the sum is not 1, or log_prob_fn does not return [N].
-      ValueError: there are no images, or more than 2^20.
+        AssertionError: the sum is not 1, or log_prob_fn does not return [N].
+        ValueError: there are no images, or more than 2^20.
     """
     num_dims = math.prod(shape)
     total = num_values**num_dims
@@ -218,17 +220,17 @@ def assert_invertible(
     with that of the dense Jacobian of each example alone.
 
     Args:
-      forward_fn: x -> z, or (z, log_det [B]); z holds as many values as x.
-      inverse_fn: z -> x.
-      x: [B, ...] float.
-      atol: how large an error may be, of a value and of a log-determinant.
+        forward_fn: x -> z, or (z, log_det [B]); z holds as many values as x.
+        inverse_fn: z -> x.
+        x: [B, ...] float.
+        atol: how large an error may be, of a value and of a log-determinant.
 
     Raises:
-      AssertionError: x does not come back, a log-determinant is wrong, or a shape is.
+        AssertionError: x does not come back, a log-determinant is wrong, or a shape is.
 
     References:
-      Dinh et al. 2017, Density estimation using Real NVP, sec. 3.1.
-      https://arxiv.org/abs/1605.08803
+        Dinh et al. 2017, Density estimation using Real NVP, sec. 3.1.
+        https://arxiv.org/abs/1605.08803
     """
     chex.assert_rank(x, set(range(1, 9)))
     chex.assert_type(x, float)

@@ -6,6 +6,8 @@
 import chex
 import numpy as np
 
+__all__ = ['scores']
+
 
 def scores(x: np.ndarray, draws: np.ndarray) -> dict[str, float]:
     """Score forecasts by their continuous ranked probability score and coverage.

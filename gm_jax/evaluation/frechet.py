@@ -7,6 +7,8 @@ import chex
 import numpy as np
 from scipy import linalg
 
+__all__ = ['frechet_distance']
+
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     """Compute |m_r - m_f|^2 + tr(S_r + S_f - 2 (S_r S_f)^(1/2)).

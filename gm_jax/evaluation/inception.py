@@ -1,4 +1,4 @@
-"""The features of FID: the pooled maps of one certain Inception-v3 network.
+r"""The features of FID: the pooled maps of one certain Inception-v3 network.
 
     weights = inception.load('inception.npz')
     features = inception.features(weights, images)  # uint8 [N, H, W, C] -> [N, 2048]
@@ -8,7 +8,7 @@ as PyTorch users know them, is a Frechet distance in these features an FID. They
 part of this package. Where PyTorch is there, this turns that file, whose SHA-256 has to
 begin as its name says, into one that needs no PyTorch to read:
 
-    python -m gm_jax.evaluation.inception pt_inception-2015-12-05-6726825d.pth \\
+    python -m gm_jax.evaluation.inception pt_inception-2015-12-05-6726825d.pth \
         inception.npz
 
 FORMAT: an npz of float32 arrays under PyTorch's names, for each of 94 convolutions NAME
@@ -22,8 +22,8 @@ the padding out, and the last block pools by the maximum.
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import chex
 import jax
@@ -32,6 +32,11 @@ import numpy as np
 
 from gm_jax.data import readers
 from gm_jax.errors import UserError
+
+__all__ = [
+    'apply', 'convert', 'digest', 'features', 'load', 'NUM_FEATURES', 'shapes',
+    'Weights',
+]
 
 NUM_FEATURES = 2048
 _SIDE = 299  # of the images that the network was trained on
@@ -57,84 +62,63 @@ def apply(weights: Weights, x: jax.Array) -> jax.Array:
     """
     chex.assert_shape(x, (None, None, None, 3))
 
-    def stack(x: jax.Array, name: str, stride: int = 1, pad: bool = False) -> jax.Array:
-        return _conv(weights, name, x, stride, 'SAME' if pad else 'VALID')
-
-    x = stack(x, 'Conv2d_1a_3x3', stride=2)
-    x = stack(stack(x, 'Conv2d_2a_3x3'), 'Conv2d_2b_3x3', pad=True)
-    x = stack(stack(_max_pool(x), 'Conv2d_3b_1x1'), 'Conv2d_4a_3x3')
-    x = _max_pool(x)
-    for block in ('Mixed_5b', 'Mixed_5c', 'Mixed_5d'):
-        x = _branches(weights, block, x, _BLOCK_A, _mean_pool)
-    x = _branches(weights, 'Mixed_6a', x, _BLOCK_B, _max_pool)
-    for block in ('Mixed_6b', 'Mixed_6c', 'Mixed_6d', 'Mixed_6e'):
-        x = _branches(weights, block, x, _BLOCK_C, _mean_pool)
-    x = _branches(weights, 'Mixed_7a', x, _BLOCK_D, _max_pool)
-    x = _branches(weights, 'Mixed_7b', x, _BLOCK_E, _mean_pool)
-    x = _branches(weights, 'Mixed_7c', x, _BLOCK_E, _max_pool_same)
+    for block, branches in _NETWORK.items():
+        x = jnp.concatenate(
+            [_apply_branch(weights, block, branch, x) for branch in branches], axis=-1
+        )
     return x.mean(axis=(1, 2))
 
 
-# Each branch is a chain of convolutions; one that ends in a tuple ends in both of them,
-# side by side. A + marks a stride of 2, without padding. The branch 'pool' is pooled
-# first, and is all there is to it where it has no convolutions.
-_BLOCK_A = (
-    ('branch1x1',), ('branch5x5_1', 'branch5x5_2'),
-    ('branch3x3dbl_1', 'branch3x3dbl_2', 'branch3x3dbl_3'), ('pool', 'branch_pool'),
-)
-_BLOCK_B = (
-    ('branch3x3+',), ('branch3x3dbl_1', 'branch3x3dbl_2', 'branch3x3dbl_3+'), ('pool',),
-)
-_BLOCK_C = (
-    ('branch1x1',), ('branch7x7_1', 'branch7x7_2', 'branch7x7_3'),
-    tuple(f'branch7x7dbl_{i}' for i in range(1, 6)), ('pool', 'branch_pool'),
-)
-_BLOCK_D = (
-    ('branch3x3_1', 'branch3x3_2+'),
-    ('branch7x7x3_1', 'branch7x7x3_2', 'branch7x7x3_3', 'branch7x7x3_4+'), ('pool',),
-)
-_BLOCK_E = (
-    ('branch1x1',), ('branch3x3_1', ('branch3x3_2a', 'branch3x3_2b')),
-    ('branch3x3dbl_1', 'branch3x3dbl_2', ('branch3x3dbl_3a', 'branch3x3dbl_3b')),
-    ('pool', 'branch_pool'),
-)
+class _Conv(NamedTuple):
+    """A convolution, then BatchNorm and ReLU.
+
+    Attributes:
+        name: within its block.
+        maps: G.
+        size: I, J of the kernel.
+        stride: along both axes.
+        padding: 'SAME' or 'VALID'.
+    """
+
+    name: str
+    maps: int
+    size: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: str = 'SAME'
+
+    def path(self, block: str) -> str:
+        """Return PyTorch's name of it."""
+        return f'{block}.{self.name}' if block else self.name
 
 
-def _branches(
-    weights: Weights, block: str, x: jax.Array, branches: Sequence[Any],
-    pool: Callable[[jax.Array], jax.Array],
+_Pool = Callable[[jax.Array], jax.Array]
+# One step after another; the convolutions of a list stand side by side.
+_Branch = tuple[_Conv | list[_Conv] | _Pool, ...]
+
+
+def _apply_branch(
+    weights: Weights, block: str, branch: _Branch, x: jax.Array
 ) -> jax.Array:
-    """Concatenates the branches of a block, each a chain of convolutions of x."""
-    def conv(h: jax.Array, name: str) -> jax.Array:
-        strided = name.endswith('+')
-        return _conv(
-            weights, f'{block}.{name.rstrip("+")}', h, 2 if strided else 1,
-            'VALID' if strided else 'SAME',
-        )
-
-    outputs = []
-    for branch in branches:
-        h = x
-        for step in branch:
-            if step == 'pool':
-                h = pool(h)
-            elif isinstance(step, tuple):
-                h = jnp.concatenate([conv(h, name) for name in step], axis=-1)
-            else:
-                h = conv(h, step)
-        outputs.append(h)
-    return jnp.concatenate(outputs, axis=-1)
+    for step in branch:
+        if isinstance(step, _Conv):
+            x = _apply_conv(weights, block, step, x)
+        elif isinstance(step, list):
+            outputs = [_apply_conv(weights, block, conv, x) for conv in step]
+            x = jnp.concatenate(outputs, axis=-1)
+        else:
+            x = step(x)
+    return x
 
 
-def _conv(
-    weights: Weights, name: str, x: jax.Array, stride: int, padding: str
-) -> jax.Array:
-    """Convolves, normalises by BatchNorm's running averages, cuts off below 0."""
+def _apply_conv(weights: Weights, block: str, conv: _Conv, x: jax.Array) -> jax.Array:
+    """Convolve, normalise by BatchNorm's running averages, cut off below 0."""
+    name = conv.path(block)
     gain, bias, mean, var = (weights[f'{name}.{part}'] for part in _BN)
     scale = gain * jax.lax.rsqrt(var + _BN_EPS)
     y = jax.lax.conv_general_dilated(
         x, jnp.asarray(weights[f'{name}.conv.weight'] * scale[:, None, None, None]),
-        (stride, stride), padding, dimension_numbers=('NHWC', 'OIHW', 'NHWC'),
+        (conv.stride, conv.stride), conv.padding,
+        dimension_numbers=('NHWC', 'OIHW', 'NHWC'),
     )
     return jax.nn.relu(y + (bias - mean * scale)[None, None, None])
 
@@ -156,9 +140,90 @@ def _max_pool_same(x: jax.Array) -> jax.Array:
 
 
 def _mean_pool(x: jax.Array) -> jax.Array:
-    """Averages 3 x 3 pixels, of which those outside are not counted."""
+    """Average 3 x 3 pixels; those outside the image are not counted."""
     count = _window(jnp.ones_like(x[:1, :, :, :1]), jax.lax.add, 0.0, 1, 'SAME')
     return _window(x, jax.lax.add, 0.0, 1, 'SAME') / count
+
+
+def _same(name: str, maps: int, height: int, width: int) -> _Conv:
+    return _Conv(name, maps, (height, width))
+
+
+def _valid(name: str, maps: int, stride: int = 2) -> _Conv:
+    return _Conv(name, maps, (3, 3), stride, 'VALID')
+
+
+def _block_a(pooled: int) -> tuple[_Branch, ...]:
+    return (
+        (_Conv('branch1x1', 64),),
+        (_Conv('branch5x5_1', 48), _same('branch5x5_2', 64, 5, 5)),
+        (
+            _Conv('branch3x3dbl_1', 64), _same('branch3x3dbl_2', 96, 3, 3),
+            _same('branch3x3dbl_3', 96, 3, 3),
+        ),
+        (_mean_pool, _Conv('branch_pool', pooled)),
+    )
+
+
+def _block_c(m: int) -> tuple[_Branch, ...]:
+    return (
+        (_Conv('branch1x1', 192),),
+        (
+            _Conv('branch7x7_1', m), _same('branch7x7_2', m, 1, 7),
+            _same('branch7x7_3', 192, 7, 1),
+        ),
+        (
+            _Conv('branch7x7dbl_1', m), _same('branch7x7dbl_2', m, 7, 1),
+            _same('branch7x7dbl_3', m, 1, 7), _same('branch7x7dbl_4', m, 7, 1),
+            _same('branch7x7dbl_5', 192, 1, 7),
+        ),
+        (_mean_pool, _Conv('branch_pool', 192)),
+    )
+
+
+def _block_e(pool: _Pool) -> tuple[_Branch, ...]:
+    return (
+        (_Conv('branch1x1', 320),),
+        (
+            _Conv('branch3x3_1', 384),
+            [_same('branch3x3_2a', 384, 1, 3), _same('branch3x3_2b', 384, 3, 1)],
+        ),
+        (
+            _Conv('branch3x3dbl_1', 448), _same('branch3x3dbl_2', 384, 3, 3),
+            [_same('branch3x3dbl_3a', 384, 1, 3), _same('branch3x3dbl_3b', 384, 3, 1)],
+        ),
+        (pool, _Conv('branch_pool', 192)),
+    )
+
+
+# The branches of each block stand side by side.
+_NETWORK: dict[str, tuple[_Branch, ...]] = {
+    '': ((
+        _valid('Conv2d_1a_3x3', 32), _valid('Conv2d_2a_3x3', 32, 1),
+        _same('Conv2d_2b_3x3', 64, 3, 3), _max_pool,
+        _Conv('Conv2d_3b_1x1', 80), _valid('Conv2d_4a_3x3', 192, 1), _max_pool,
+    ),),
+    'Mixed_5b': _block_a(32), 'Mixed_5c': _block_a(64), 'Mixed_5d': _block_a(64),
+    'Mixed_6a': (
+        (_valid('branch3x3', 384),),
+        (
+            _Conv('branch3x3dbl_1', 64), _same('branch3x3dbl_2', 96, 3, 3),
+            _valid('branch3x3dbl_3', 96),
+        ),
+        (_max_pool,),
+    ),
+    'Mixed_6b': _block_c(128), 'Mixed_6c': _block_c(160),
+    'Mixed_6d': _block_c(160), 'Mixed_6e': _block_c(192),
+    'Mixed_7a': (
+        (_Conv('branch3x3_1', 192), _valid('branch3x3_2', 320)),
+        (
+            _Conv('branch7x7x3_1', 192), _same('branch7x7x3_2', 192, 1, 7),
+            _same('branch7x7x3_3', 192, 7, 1), _valid('branch7x7x3_4', 192),
+        ),
+        (_max_pool,),
+    ),
+    'Mixed_7b': _block_e(_mean_pool), 'Mixed_7c': _block_e(_max_pool_same),
+}
 
 
 def features(weights: Weights, images: np.ndarray, batch: int = 50) -> np.ndarray:
@@ -199,64 +264,23 @@ def _of_batch(weights: Weights, images: jax.Array) -> jax.Array:
 
 def shapes() -> dict[str, tuple[int, ...]]:
     """Return the shape of every array that the network needs, by name."""
-    return {
-        f'{name}.{part}': shape if part == 'conv.weight' else shape[:1]
-        for name, shape in _CONVOLUTIONS.items() for part in ('conv.weight', *_BN)
-    }
-
-
-def _of_mixed(block: str, **maps: tuple[int, int, int, int]) -> dict:
-    return {f'{block}.{name}': shape for name, shape in maps.items()}
-
-
-def _block_a(block: str, size: int, pooled: int) -> dict:
-    return _of_mixed(
-        block, branch1x1=(64, size, 1, 1), branch5x5_1=(48, size, 1, 1),
-        branch5x5_2=(64, 48, 5, 5), branch3x3dbl_1=(64, size, 1, 1),
-        branch3x3dbl_2=(96, 64, 3, 3), branch3x3dbl_3=(96, 96, 3, 3),
-        branch_pool=(pooled, size, 1, 1),
-    )
-
-
-def _block_c(block: str, m: int) -> dict:
-    return _of_mixed(
-        block, branch1x1=(192, 768, 1, 1), branch7x7_1=(m, 768, 1, 1),
-        branch7x7_2=(m, m, 1, 7), branch7x7_3=(192, m, 7, 1),
-        branch7x7dbl_1=(m, 768, 1, 1), branch7x7dbl_2=(m, m, 7, 1),
-        branch7x7dbl_3=(m, m, 1, 7), branch7x7dbl_4=(m, m, 7, 1),
-        branch7x7dbl_5=(192, m, 1, 7), branch_pool=(192, 768, 1, 1),
-    )
-
-
-def _block_e(block: str, size: int) -> dict:
-    return _of_mixed(
-        block, branch1x1=(320, size, 1, 1), branch3x3_1=(384, size, 1, 1),
-        branch3x3_2a=(384, 384, 1, 3), branch3x3_2b=(384, 384, 3, 1),
-        branch3x3dbl_1=(448, size, 1, 1), branch3x3dbl_2=(384, 448, 3, 3),
-        branch3x3dbl_3a=(384, 384, 1, 3), branch3x3dbl_3b=(384, 384, 3, 1),
-        branch_pool=(192, size, 1, 1),
-    )
-
-
-_CONVOLUTIONS = {
-    'Conv2d_1a_3x3': (32, 3, 3, 3), 'Conv2d_2a_3x3': (32, 32, 3, 3),
-    'Conv2d_2b_3x3': (64, 32, 3, 3), 'Conv2d_3b_1x1': (80, 64, 1, 1),
-    'Conv2d_4a_3x3': (192, 80, 3, 3),
-    **_block_a('Mixed_5b', 192, 32), **_block_a('Mixed_5c', 256, 64),
-    **_block_a('Mixed_5d', 288, 64),
-    **_of_mixed(
-        'Mixed_6a', branch3x3=(384, 288, 3, 3), branch3x3dbl_1=(64, 288, 1, 1),
-        branch3x3dbl_2=(96, 64, 3, 3), branch3x3dbl_3=(96, 96, 3, 3),
-    ),
-    **_block_c('Mixed_6b', 128), **_block_c('Mixed_6c', 160),
-    **_block_c('Mixed_6d', 160), **_block_c('Mixed_6e', 192),
-    **_of_mixed(
-        'Mixed_7a', branch3x3_1=(192, 768, 1, 1), branch3x3_2=(320, 192, 3, 3),
-        branch7x7x3_1=(192, 768, 1, 1), branch7x7x3_2=(192, 192, 1, 7),
-        branch7x7x3_3=(192, 192, 7, 1), branch7x7x3_4=(192, 192, 3, 3),
-    ),
-    **_block_e('Mixed_7b', 1280), **_block_e('Mixed_7c', 2048),
-}
+    found: dict[str, tuple[int, ...]] = {}
+    block_maps = 3
+    for block, branches in _NETWORK.items():
+        outputs = 0
+        for branch in branches:
+            maps = block_maps
+            for step in branch:
+                convs = [step] if isinstance(step, _Conv) else step
+                if isinstance(convs, list):
+                    for conv in convs:
+                        name = conv.path(block)
+                        found[f'{name}.conv.weight'] = (conv.maps, maps, *conv.size)
+                        found.update({f'{name}.{part}': (conv.maps,) for part in _BN})
+                    maps = sum(conv.maps for conv in convs)
+            outputs += maps
+        block_maps = outputs
+    return found
 
 
 def digest(weights: Mapping[str, np.ndarray]) -> str:

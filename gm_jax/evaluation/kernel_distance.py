@@ -6,6 +6,8 @@
 import chex
 import numpy as np
 
+__all__ = ['kernel_distance', 'squared_mmd']
+
 
 def squared_mmd(real: np.ndarray, fake: np.ndarray) -> float:
     """Estimate the squared maximum mean discrepancy by the kernel (x.y / D + 1)^3.
@@ -15,19 +17,19 @@ def squared_mmd(real: np.ndarray, fake: np.ndarray) -> float:
     Without the pairs of a sample with itself it is unbiased, so it may fall below 0.
 
     Args:
-      real: [N, D] features x, N of 2 or more.
-      fake: [M, D] features y, M of 2 or more.
+        real: [N, D] features x, N of 2 or more.
+        fake: [M, D] features y, M of 2 or more.
 
     Returns:
-      The estimate, computed in float64.
+        The estimate, computed in float64.
 
     Raises:
-      AssertionError: the features are not of rank 2, or of different lengths.
-      ValueError: a side has fewer than two samples.
+        AssertionError: the features are not of rank 2, or of different lengths.
+        ValueError: a side has fewer than two samples.
 
     References:
-      Gretton et al. 2012, A Kernel Two-Sample Test, eq. 3.
-      https://jmlr.org/papers/v13/gretton12a.html
+        Gretton et al. 2012, A Kernel Two-Sample Test, eq. 3.
+        https://jmlr.org/papers/v13/gretton12a.html
     """
     real, fake = _features(real, fake)
     if min(len(real), len(fake)) < 2:
@@ -53,22 +55,22 @@ def kernel_distance(
     features of the Inception network may it be called KID.
 
     Args:
-      real: [N, D] features.
-      fake: [M, D] features.
-      subset_size: samples of each side in a subset, 2 or more.
-      num_subsets: 2 or more.
-      seed: of the choice of subsets.
+        real: [N, D] features.
+        fake: [M, D] features.
+        subset_size: samples of each side in a subset, 2 or more.
+        num_subsets: 2 or more.
+        seed: of the choice of subsets.
 
     Returns:
-      The mean over the subsets and its standard error. The mean may be below 0.
+        The mean over the subsets and its standard error. The mean may be below 0.
 
     Raises:
-      AssertionError: the features are not of rank 2, or of different lengths.
-      ValueError: a side has fewer samples than a subset, or an argument is below 2.
+        AssertionError: the features are not of rank 2, or of different lengths.
+        ValueError: a side has fewer samples than a subset, or an argument is below 2.
 
     References:
-      Binkowski et al. 2018, Demystifying MMD GANs, sec. 4. The kernel is that of its
-      KID. https://arxiv.org/abs/1801.01401
+        Binkowski et al. 2018, Demystifying MMD GANs, sec. 4. The kernel is that of its
+        KID. https://arxiv.org/abs/1801.01401
     """
     real, fake = _features(real, fake)
     if min(subset_size, num_subsets) < 2:

@@ -10,9 +10,11 @@ from scipy import special
 
 from gm_jax.losses import likelihoods
 
+__all__ = ['combine', 'report']
+
 
 def combine(log_w: np.ndarray) -> np.ndarray:
-    """Computes log mean_c w_c in float64, from chunks of equally many samples.
+    """Compute log mean_c w_c in float64, from chunks of equally many samples.
 
     Args:
         log_w: [N, chunks] log of the mean importance weight of each chunk.
@@ -27,7 +29,7 @@ def combine(log_w: np.ndarray) -> np.ndarray:
 
 
 def report(log_px: np.ndarray, num_dims: int, estimator: str) -> dict[str, float | str]:
-    """Returns what results.json says of a likelihood.
+    """Return what results.json says of a likelihood.
 
     Args:
         log_px: [N] log-likelihood, or a bound on it, of each test image, in nats.

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import chex
 import numpy as np
 
+__all__ = ['checked', 'count_balls', 'nearest', 'square_distance_blocks']
+
 _BLOCK = 2**22  # Distances at a time: 32 MiB, of which a few copies are needed.
 
 
@@ -22,17 +24,17 @@ def square_distance_blocks(
     """Yield |q_i - r_j|^2 = |q_i|^2 - 2 q_i.r_j + |r_j|^2, some queries at a time.
 
     Args:
-      queries: [N, D] q, real numbers of any type.
-      references: [M, D] r, with M of 1 or more.
+        queries: [N, D] q, real numbers of any type.
+        references: [M, D] r, with M of 1 or more.
 
     Yields:
-      The rows of queries, n of them; their squared distances [n, M] float64, which may
-      be below 0 by rounding and may be overwritten; and a bound on their rounding error
-      [n, 1].
+        The rows of queries, n of them; their squared distances [n, M] float64, which
+        may be below 0 by rounding and may be overwritten; and a bound on their rounding
+        error [n, 1].
 
     Raises:
-      AssertionError: the arrays are not of rank 2, or of different D.
-      ValueError: there are no references, or a value is not finite.
+        AssertionError: the arrays are not of rank 2, or of different D.
+        ValueError: there are no references, or a value is not finite.
     """
     queries, references = checked(queries, references)
     # Lengths from the middle are shorter, so is what rounds off.
@@ -62,18 +64,18 @@ def nearest(
     A query that is itself among the references is its own nearest, at distance 0.
 
     Args:
-      queries: [N, D] real numbers of any type.
-      references: [M, D].
-      k: how many, from 1 to M.
+        queries: [N, D] real numbers of any type.
+        references: [M, D].
+        k: how many, from 1 to M.
 
     Returns:
-      index: [N, k] int64 rows of references, the nearest first; of equally near ones
-        the lower index first.
-      distance: [N, k] float64 (sum_d (q_d - r_d)^2)^(1/2), in the units of the arrays.
+        index: [N, k] int64 rows of references, the nearest first; of equally near ones
+            the lower index first.
+        distance: [N, k] float64 (sum_d (q_d - r_d)^2)^(1/2), in the arrays' units.
 
     Raises:
-      AssertionError: the arrays are not of rank 2, or of different D.
-      ValueError: k is not in [1, M], or a value is not finite.
+        AssertionError: the arrays are not of rank 2, or of different D.
+        ValueError: k is not in [1, M], or a value is not finite.
     """
     queries, references = checked(queries, references)
     if not 1 <= k <= len(references):
@@ -99,18 +101,18 @@ def count_balls(
     """Count the balls that each point lies in.
 
     Args:
-      points: [N, D] real numbers of any type.
-      centres: [M, D] of the balls.
-      radii: [M] float64 of the balls, 0 or more, in the units of the arrays.
+        points: [N, D] real numbers of any type.
+        centres: [M, D] of the balls.
+        radii: [M] float64 of the balls, 0 or more, in the units of the arrays.
 
     Returns:
-      closed: [N] int64, the number of j with |point - centre_j| <= radius_j.
-      inside: [N] int64, the same with <. They differ only by points on a sphere.
+        closed: [N] int64, the number of j with |point - centre_j| <= radius_j.
+        inside: [N] int64, the same with <. They differ only by points on a sphere.
 
     Raises:
-      AssertionError: points and centres are not of rank 2, or of different D; or radii
-        is not [M].
-      ValueError: there are no balls, or a value is not finite.
+        AssertionError: points and centres are not of rank 2, or of different D; or
+            radii is not [M].
+        ValueError: there are no balls, or a value is not finite.
     """
     points, centres = checked(points, centres)
     chex.assert_shape(radii, (len(centres),))
@@ -128,15 +130,15 @@ def checked(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return both as float64, with their shapes and values checked.
 
     Args:
-      a: [N, D] real numbers of any type.
-      b: [M, D], M of 1 or more.
+        a: [N, D] real numbers of any type.
+        b: [M, D], M of 1 or more.
 
     Returns:
-      a and b; not copied where they are float64.
+        a and b; not copied where they are float64.
 
     Raises:
-      AssertionError: the arrays are not of rank 2, or of different D.
-      ValueError: b is empty, or a value is not finite.
+        AssertionError: the arrays are not of rank 2, or of different D.
+        ValueError: b is empty, or a value is not finite.
     """
     a, b = (np.asarray(x, np.float64) for x in (a, b))
     chex.assert_rank([a, b], 2)

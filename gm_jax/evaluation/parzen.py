@@ -17,6 +17,8 @@ from scipy import special
 
 from gm_jax.evaluation import neighbours
 
+__all__ = ['choose_sigma', 'log_prob']
+
 
 def log_prob(test: np.ndarray, samples: np.ndarray, sigma: float) -> np.ndarray:
     """Compute log (1/M) sum_m N(x; s_m, sigma^2 I) of each test example x.
@@ -24,24 +26,25 @@ def log_prob(test: np.ndarray, samples: np.ndarray, sigma: float) -> np.ndarray:
     Misleading as a measure of a model: see the head of this module.
 
     Args:
-      test: [N, D] x, real numbers in the units of the samples. In the papers' tables
-        pixels are in [0, 1]: other units shift the result by D times a log.
-      samples: [M, D] s, drawn from the model.
-      sigma: the width of a window, above 0, in the same units.
+        test: [N, D] x, real numbers in the units of the samples. In the papers' tables
+            pixels are in [0, 1]: other units shift the result by D times a log.
+        samples: [M, D] s, drawn from the model.
+        sigma: the width of a window, above 0, in the same units.
 
     Returns:
-      [N] float64, in nats.
+        [N] float64, in nats.
 
     Raises:
-      AssertionError: the arrays are not of rank 2, or of different D.
-      ValueError: sigma is not above 0, there are no samples, or a value is not finite.
+        AssertionError: the arrays are not of rank 2, or of different D.
+        ValueError: sigma is not above 0, there are no samples, or a value is not
+            finite.
 
     References:
-      Breuleux, Bengio and Vincent 2011, Quickly Generating Representative Samples from
-      an RBM-Derived Process. https://doi.org/10.1162/NECO_a_00158
-      Goodfellow et al. 2014, Generative Adversarial Networks, table 1.
-      https://arxiv.org/abs/1406.2661
-      Theis et al. 2016, sec. 3, against it. https://arxiv.org/abs/1511.01844
+        Breuleux, Bengio and Vincent 2011, Quickly Generating Representative Samples
+        from an RBM-Derived Process. https://doi.org/10.1162/NECO_a_00158
+        Goodfellow et al. 2014, Generative Adversarial Networks, table 1.
+        https://arxiv.org/abs/1406.2661
+        Theis et al. 2016, sec. 3, against it. https://arxiv.org/abs/1511.01844
     """
     return _log_probs(test, samples, [sigma])[0]
 
@@ -54,21 +57,21 @@ def choose_sigma(
     """Choose the sigma with the highest mean log_prob of the validation set.
 
     Args:
-      validation: [N, D] examples that are not tested on, N of 1 or more.
-      samples: [M, D] drawn from the model.
-      sigmas: [S] the widths to choose from, each above 0; the default spans 0.1 to 1,
-        for pixels in [0, 1].
+        validation: [N, D] examples that are not tested on, N of 1 or more.
+        samples: [M, D] drawn from the model.
+        sigmas: [S] the widths to choose from, each above 0; the default spans 0.1 to 1,
+            for pixels in [0, 1].
 
     Returns:
-      One of sigmas, the first of the best. At either end of sigmas, look further.
+        One of sigmas, the first of the best. At either end of sigmas, look further.
 
     Raises:
-      AssertionError: the arrays are not of rank 2, or of different D.
-      ValueError: a sigma is not above 0, there are no sigmas, samples or examples, or
-        a value is not finite.
+        AssertionError: the arrays are not of rank 2, or of different D.
+        ValueError: a sigma is not above 0, there are no sigmas, samples or examples, or
+            a value is not finite.
 
     References:
-      Goodfellow et al. 2014, sec. 5. https://arxiv.org/abs/1406.2661
+        Goodfellow et al. 2014, sec. 5. https://arxiv.org/abs/1406.2661
     """
     if not len(validation) or not len(sigmas):
         raise ValueError(

@@ -7,6 +7,8 @@ import numpy as np
 
 from gm_jax.evaluation import neighbours
 
+__all__ = ['precision_recall']
+
 
 def precision_recall(
     real: np.ndarray, fake: np.ndarray, *, k: int = 3
@@ -25,26 +27,26 @@ def precision_recall(
     but not coverage. All depend on N, M and k, which belong in the report.
 
     Args:
-      real: [N, D] features of data.
-      fake: [M, D] features of samples.
-      k: below N and M. Naeem et al. take 5 for the last two.
+        real: [N, D] features of data.
+        fake: [M, D] features of samples.
+        k: below N and M. Naeem et al. take 5 for the last two.
 
     Returns:
-      'precision', 'recall', 'coverage' in [0, 1], and 'density', from 0, which may
-      exceed 1. For two sets of one distribution density is 1 on average, and for two
-      equal sets all four are 1. Coverage is then 1 - 2^-k on average where N = M is
-      large and the sets are independent: not 1. Density leaves out data that have k
-      repeats or more, whose balls are points.
+        'precision', 'recall', 'coverage' in [0, 1], and 'density', from 0, which may
+        exceed 1. For two sets of one distribution density is 1 on average, and for two
+        equal sets all four are 1. Coverage is then 1 - 2^-k on average where N = M is
+        large and the sets are independent: not 1. Density leaves out data that have k
+        repeats or more, whose balls are points.
 
     Raises:
-      AssertionError: the arrays are not of rank 2, or of different D.
-      ValueError: k is not in [1, N) and [1, M), or a value is not finite.
+        AssertionError: the arrays are not of rank 2, or of different D.
+        ValueError: k is not in [1, N) and [1, M), or a value is not finite.
 
     References:
-      Kynkaanniemi et al. 2019, Improved Precision and Recall Metric for Assessing
-      Generative Models, eq. 1 and 2. https://arxiv.org/abs/1904.06991
-      Naeem et al. 2020, Reliable Fidelity and Diversity Metrics for Generative Models,
-      sec. 3. https://arxiv.org/abs/2002.09797
+        Kynkaanniemi et al. 2019, Improved Precision and Recall Metric for Assessing
+        Generative Models, eq. 1 and 2. https://arxiv.org/abs/1904.06991
+        Naeem et al. 2020, Reliable Fidelity and Diversity Metrics for Generative
+        Models, sec. 3. https://arxiv.org/abs/2002.09797
     """
     real, fake = neighbours.checked(real, fake)
     if not 1 <= k < min(len(real), len(fake)):

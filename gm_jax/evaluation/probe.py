@@ -9,6 +9,8 @@ import numpy as np
 
 from gm_jax.data import pipeline
 
+__all__ = ['balanced_rows', 'linear_accuracy']
+
 
 def balanced_rows(labels: np.ndarray, num: int, *, seed: int) -> np.ndarray:
     """Choose `num` examples at random, of every class as many as of any other.
@@ -18,16 +20,16 @@ def balanced_rows(labels: np.ndarray, num: int, *, seed: int) -> np.ndarray:
     their counts differ by one.
 
     Args:
-      labels: [N] integer.
-      num: how many, at most N.
-      seed: which choice.
+        labels: [N] integer.
+        num: how many, at most N.
+        seed: which choice.
 
     Returns:
-      [num] int64 rows, all different.
+        [num] int64 rows, all different.
 
     Raises:
-      AssertionError: labels is not integer [N].
-      ValueError: num is not in [1, N].
+        AssertionError: labels is not integer [N].
+        ValueError: num is not in [1, N].
     """
     chex.assert_rank(labels, 1)
     chex.assert_type(labels, int)
@@ -54,17 +56,17 @@ def linear_accuracy(
     on features scaled to mean 0 and variance 1 over the examples it is fitted to.
 
     Args:
-      features: [n, F] float.
-      labels: [n] integer, of two classes at least.
-      test_features: [N, F] float.
-      test_labels: [N] integer.
+        features: [n, F] float.
+        labels: [n] integer, of two classes at least.
+        test_features: [N, F] float.
+        test_labels: [N] integer.
 
     Returns:
-      The share of the N examples whose most probable class is theirs.
+        The share of the N examples whose most probable class is theirs.
 
     Raises:
-      AssertionError: a wrong rank, or not one label for each row of features.
-      ValueError: there is only one class.
+        AssertionError: a wrong rank, or not one label for each row of features.
+        ValueError: there is only one class.
     """
     # A second that a run without labels should not pay.
     from sklearn.linear_model import LogisticRegression

@@ -43,6 +43,13 @@ from gm_jax.training.train_state import (
     TrainState,
 )
 
+__all__ = [
+    'build', 'check_unconditional', 'compare_attributes', 'Config',
+    'dcgan_networks', 'discriminator_loss', 'draw_z', 'Game', 'generate',
+    'generator_loss', 'init', 'Losses', 'make_optimizers', 'make_pictures',
+    'make_turns', 'Networks', 'sample', 'small_networks', 'to_tanh_range',
+]
+
 # Samples whose codes are combined.
 _POPULATION = 2_000
 
@@ -281,7 +288,7 @@ def discriminator_loss(
     for x, x_rngs in zip((real, fake), dropout_rngs, strict=True):
         score, model_state = players.train(
             g.players, 'discriminator', params, model_state, x, *label,
-            dropout_rngs=x_rngs, axis_name=axis_name,
+            dropout_rng=x_rngs, axis_name=axis_name,
         )
         judged.append(score)
     loss = g.losses.discriminator(*judged)
@@ -311,7 +318,7 @@ def generator_loss(
     )
     score, _ = players.train(
         g.players, 'discriminator', params, model_state, fake, *label,
-        dropout_rngs=dropout_rngs, axis_name=axis_name,
+        dropout_rng=dropout_rngs, axis_name=axis_name,
     )
     # How much a better score of a sample is worth: near 0, the generator cannot learn.
     loss, slopes = jax.value_and_grad(g.losses.generator)(score)

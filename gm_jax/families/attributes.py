@@ -17,6 +17,8 @@ import numpy as np
 from gm_jax import plotting
 from gm_jax.sampling import latent
 
+__all__ = ['Analogies', 'brightness', 'compare', 'draw_analogies', 'medians']
+
 # Codes per mean (even), and analogies per pair of classes. With 3 codes, as in the
 # paper, half of a DCGAN's digits change class; with 10, a third. The last term of an
 # analogy is a single code: a mean of many z is nearer to 0 than a generator has ever

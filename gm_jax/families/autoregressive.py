@@ -22,6 +22,11 @@ from gm_jax.keys import split_each
 from gm_jax.training.contracts import Experiment, Summarize
 from gm_jax.training.train_state import Batch, ModelState
 
+__all__ = [
+    'assemble', 'build', 'generate_and_sweep', 'make_setting', 'MakeModel',
+    'micro_batch_size',
+]
+
 # (config, image set) -> model
 MakeModel = Callable[[Any, ImageSet], Model]
 

@@ -19,6 +19,8 @@ from gm_jax.training import checkpoints, optimizer, settings, train_state
 from gm_jax.training.settings import Sizes, field
 from gm_jax.training.train_state import TrainState
 
+__all__ = ['Config', 'init', 'load', 'make_model', 'OfImages', 'Trained']
+
 # Images whose features are taken at a time.
 _BATCH = 250
 

@@ -22,6 +22,11 @@ from gm_jax.training import evaluate, parallel
 from gm_jax.training.contracts import HostBatch, Pictures, Say
 from gm_jax.training.train_state import Batch, TrainState
 
+__all__ = [
+    'Coder', 'compare_attributes', 'draw_integers', 'draw_mixture', 'make_pictures',
+    'name_clusters',
+]
+
 # The mixture prior: Gaussians on a ring.
 _PETALS, _RADIUS, _STD = 10, 4.0, 0.5
 # Training images by which clusters are named; test images whose codes are combined.
@@ -107,7 +112,7 @@ def name_clusters(
         code = coder.encode(state, coder.observe(batch, rng))
         return {'y': code.y, 'label': batch['label']}
 
-    compiled = parallel.eval_many(step)
+    compiled = parallel.eval_many(step, 'the encoder')
 
     def categories(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         """Return q(y|x) [N, K] and the labels [N]."""

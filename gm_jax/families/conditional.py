@@ -23,6 +23,8 @@ from gm_jax.sampling import conditional
 from gm_jax.training.contracts import Experiment
 from gm_jax.training.settings import field
 
+__all__ = ['build', 'Config', 'make_task', 'observed']
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(setting.Config):

@@ -46,6 +46,8 @@ from gm_jax.training.train_state import (
     make_train_step,
 )
 
+__all__ = ['build', 'Density', 'Mode', 'plain', 'report', 'TermsFn']
+
 T = TypeVar('T')
 T_co = TypeVar('T_co', covariant=True)
 

@@ -19,6 +19,8 @@ from gm_jax.training.contracts import HostBatch, HostSampler, Pictures, Sample
 from gm_jax.training.progress import reporter, say
 from gm_jax.training.train_state import Batch, TrainState
 
+__all__ = ['pictures', 'samplers']
+
 # (state, rngs [B], index [B]) -> what a sampler starts from
 _Start = Callable[[TrainState, jax.Array, jax.Array], dict[str, jax.Array]]
 
@@ -72,8 +74,8 @@ def _host_sampler(s: Setting, start: _Start) -> HostSampler:
         h = s.condition(batch['given'], batch['label'])
         return s.sweep(state.eval_variables, batch['x'], batch['uniform'], h)
 
-    start_many = parallel.for_each_image(start)
-    redraw_many = parallel.eval_many(redraw_step)
+    start_many = parallel.for_each_image(start, 'the noise')
+    redraw_many = parallel.eval_many(redraw_step, 'the sampler')
 
     def begin(
         state: TrainState, indices: np.ndarray, rng: jax.Array

@@ -9,6 +9,8 @@ from gm_jax.data import binarize, readers
 from gm_jax.errors import UserError
 from gm_jax.families.setting import Config, Setting
 
+__all__ = ['images', 'PartialImages']
+
 
 class PartialImages(NamedTuple):
     """Images of which a part is known.

@@ -12,6 +12,8 @@ from gm_jax.models.pixel_cnn import PixelCNN
 from gm_jax.sampling import distributions
 from gm_jax.training.settings import field
 
+__all__ = ['Config', 'make_model']
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(setting.Config):

@@ -12,6 +12,8 @@ import jax
 from gm_jax.models.players import Player
 from gm_jax.training.train_state import ModelState, Params, TrainState
 
+__all__ = ['init', 'play', 'Players', 'train']
+
 Players = Mapping[str, Player]
 
 

@@ -32,6 +32,8 @@ from gm_jax.training.train_state import (
     make_train_step,
 )
 
+__all__ = ['compare', 'Config', 'Fit', 'make_fit', 'NUM_LABELS', 'Probe']
+
 # How many labels the classifiers see, besides all.
 NUM_LABELS = (100, 1000)
 
@@ -135,13 +137,17 @@ def make_fit(p: Probe) -> Fit:
     tx = optimizer.make(dataclasses.replace(config, num_steps=config.probe_steps))
     slow_loop = p.single_steps and jax.default_backend() == 'cpu'
     per_dispatch = 1 if slow_loop else min(50, config.probe_steps)
+    init = jax.jit(p.classifier.init)
     train_many = parallel.train_many(
-        make_train_step(functools.partial(_loss, p)), per_dispatch
+        make_train_step(functools.partial(_loss, p)), per_dispatch,
+        'the training step of a classifier',
     )
-    eval_many = parallel.eval_many(functools.partial(_is_right, p))
+    eval_many = parallel.eval_many(
+        functools.partial(_is_right, p), 'the test of a classifier'
+    )
 
     def fit(rows: np.ndarray, trained: Params | None) -> float:
-        params = p.classifier.init(p.rng, jnp.zeros((1, *data.image_shape)))['params']
+        params = init(p.rng, jnp.zeros((1, *data.image_shape)))['params']
         if trained is not None:
             # Copies: training overwrites what it starts from.
             encoder = {
@@ -209,7 +215,7 @@ def _codes(p: Probe, state: TrainState, split: str) -> dict[str, np.ndarray]:
         return {'z': p.encode(state.eval_params, x), 'label': batch['label']}
 
     arrays = evaluate.over_examples(
-        parallel.eval_many(step), state, p.data.splits[split], p.rng,
+        parallel.eval_many(step, 'the encoder'), state, p.data.splits[split], p.rng,
         p.config.eval_batch,
     )
     return {'z': arrays['z'], 'label': arrays['label'][:, 0]}

@@ -25,6 +25,11 @@ from gm_jax.evaluation import (
 from gm_jax.keys import fold_in_each
 from gm_jax.training.contracts import Draw
 
+__all__ = [
+    'as_seen', 'careful_scores', 'check_splits', 'Features', 'find_alarms',
+    'nearest_images', 'PIXELS', 'pixels', 'score',
+]
+
 # More pixels than this are averaged by blocks: their covariances would take minutes.
 _MOST_PIXELS = 4096
 # So many images and values of training images are searched for a sample's nearest.

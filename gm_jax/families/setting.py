@@ -13,10 +13,16 @@ from flax import linen as nn
 from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
-from gm_jax.sampling.autoregressive import Network, incremental
+from gm_jax.sampling.autoregressive import Network, incremental, no_context
 from gm_jax.sampling.distributions import Distribution, Quantile
 from gm_jax.training import settings
 from gm_jax.training.settings import field
+
+__all__ = [
+    'ApplyModel', 'by_rows', 'check', 'check_colours', 'Config', 'first_batch',
+    'Incremental', 'InitModel', 'linen_model', 'linen_network', 'MakeNetwork',
+    'Model', 'pick', 'Setting', 'Task', 'Variables',
+]
 
 _FIRST_BATCH = 64  # images
 # Below, only the likeliest value is ever drawn, and logits would overflow.
@@ -258,7 +264,7 @@ def linen_model(
     module: nn.Module, distribution: Distribution, *, conditioned: str = 'row',
     order: np.ndarray | None = None,
 ) -> Model:
-    """Make the functions of a module with `__call__`, `start`, `row` and `pixel`.
+    """Make the functions of a module as `linen_network` takes it, with `__call__`.
 
     Args:
         module: the network.
@@ -283,10 +289,10 @@ def linen_network(
     module: nn.Module, variables: Variables, h: jax.Array | None, *,
     conditioned: str = 'row', by_colour: bool = True, more: tuple[Any, ...] = (),
 ) -> Network:
-    """Return a module with `start`, `row` and `pixel` as a network with its variables.
+    """Return a module with `start` and `pixel` as a network with its variables.
 
     Args:
-        module: the network.
+        module: the network; without a method `row`, its pixels get no context.
         variables: its parameters.
         h: what the images are conditioned on.
         conditioned: the method that takes h after its other arguments.
@@ -297,4 +303,5 @@ def linen_network(
         given = (*more, h) if name == conditioned else ()
         return lambda *args: module.apply(variables, *args, *given, method=name)
 
-    return Network(method('start'), method('row'), method('pixel'), by_colour)
+    row = method('row') if hasattr(module, 'row') else no_context
+    return Network(method('start'), method('pixel'), row, by_colour)

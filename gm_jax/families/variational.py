@@ -29,6 +29,11 @@ import numpy as np
 from gm_jax.losses import dequantization, elbo, likelihoods
 from gm_jax.models.vae import VAE, Gaussian
 
+__all__ = [
+    'log_prob', 'mean_image', 'per_unit', 'posterior_terms', 'standard_normal',
+    'Terms',
+]
+
 
 class Terms(NamedTuple):
     """The terms of the bounds, for S samples of the posterior of each example.
@@ -58,7 +63,7 @@ def posterior_terms(
         target: [B, H, W, C], what the likelihood is of.
         rngs: [B] one key per example.
         num: S.
-        **mode: train, dropout_rngs, axis_name for the networks.
+        **mode: train, dropout_rng, axis_name for the networks.
 
     Returns:
         Terms.

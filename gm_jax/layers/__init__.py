@@ -5,6 +5,8 @@ from gm_jax._lazy import attach
 __getattr__, __dir__, __all__ = attach(__name__, (
     'causal',
     'dropout',
+    'levels',
+    'lstm',
     'observer',
     'pixels',
     'shifted',

@@ -21,6 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+__all__ = [
+    'Above', 'add_bias', 'correlate', 'Head', 'Here', 'Initializer', 'LECUN',
+    'Left', 'window',
+]
+
 Initializer = nn.initializers.Initializer
 # Of each part of a convolution by its own fan-in; a convolution has one bias.
 LECUN = nn.initializers.lecun_normal()
@@ -74,7 +79,7 @@ class Above(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, rows_only: bool = False) -> jax.Array:
-        """Maps [B, H, W, F] to [B, H, W, G]; with `rows_only` see `row`."""
+        """Map [B, H, W, F] to [B, H, W, G]; with `rows_only` see `row`."""
         rows, columns = self.kernel_size
         if columns % 2 == 0:
             raise ValueError(f'a kernel of {columns} columns has no centre')
@@ -88,7 +93,7 @@ class Above(nn.Module):
         return add_bias(y[:, :x.shape[1]], bias)
 
     def row(self, rows: jax.Array) -> jax.Array:
-        """Maps the K rows that row r sees, [B, K, W, F], to row r, [B, W, G]."""
+        """Map the K rows that row r sees, [B, K, W, F], to row r, [B, W, G]."""
         return self(rows, rows_only=True)[:, 0]
 
 
@@ -101,7 +106,7 @@ class Left(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, one: bool = False) -> jax.Array:
-        """Maps [B, H, W, F] to [B, H, W, G]; with `one` see `pixel`."""
+        """Map [B, H, W, F] to [B, H, W, G]; with `one` see `pixel`."""
         shape = (1, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param('kernel', LECUN, shape).astype(self.dtype)
         x = x.astype(self.dtype)
@@ -110,7 +115,7 @@ class Left(nn.Module):
         return correlate(x, kernel, ((0, 0), (self.kernel_size, 0)))[:, :, :x.shape[2]]
 
     def pixel(self, left: jax.Array) -> jax.Array:
-        """Maps the K pixels before a pixel, [B, K, F], to that pixel, [B, G]."""
+        """Map the K pixels before a pixel, [B, K, F], to that pixel, [B, G]."""
         return self(left, one=True)
 
 
@@ -132,7 +137,7 @@ class Here(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [..., F] to [..., G]."""
+        """Map [..., F] to [..., G]."""
         shape = (x.shape[-1], self.features)
         kernel = self.param(
             'kernel', lambda *args: self.scale * LECUN(*args), shape
@@ -179,7 +184,7 @@ class Head(nn.Module):
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """Adds a bias [G] to [..., G]."""
+    """Add a bias [G] to [..., G]."""
     return x + jnp.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
 
 

@@ -1,7 +1,7 @@
 """Dropout whose mask belongs to the example, not to the device.
 
 Usage:
-    x = Dropout(0.5)(x, rngs=rngs if train else None)
+    x = Dropout(0.5)(x, rng=rng if train else None)
 """
 
 import zlib
@@ -11,6 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gm_jax.keys import per_example
+
+__all__ = ['Dropout']
+
 
 class Dropout(nn.Module):
     """Sets each feature to 0 with probability `rate`, else divides it by 1 - rate.
@@ -19,26 +23,29 @@ class Dropout(nn.Module):
     over devices gets other masks than the same batch on one.
 
     References:
-      Srivastava et al. 2014, Dropout, sec. 4 and 10.
+        Srivastava et al. 2014, Dropout, sec. 4 and 10.
     """
 
     rate: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None) -> jax.Array:
-        """Drops features.
+    def __call__(self, x: jax.Array, *, rng: jax.Array | None) -> jax.Array:
+        """Drop features.
 
         Args:
-          x: [B * S, ...]; the S rows of an example are adjacent.
-          rngs: [B] one key per example; None keeps everything.
+            x: [B, ...], or [B * S, ...] with the S rows of an example side by side.
+            rng: [B] keys, one per example; one key, where S = 1; None to keep all.
 
         Returns:
-          [B * S, ...].
+            [B * S, ...].
+
+        Raises:
+            AssertionError: `rng` is neither, or B does not divide the rows of x.
         """
-        if rngs is None or self.rate == 0.0:
+        if rng is None or self.rate == 0.0:
             return x
-        chex.assert_rank(rngs, 1)
-        num = rngs.shape[0]
+        rngs = per_example(rng, None if rng.ndim else len(x))
+        num = len(rngs)
         chex.assert_is_divisible(x.shape[0], num)
         # A number of the layer's own, so that no two layers share a mask.
         layer = zlib.crc32('/'.join(self.path).encode()) & 0x7FFFFFFF

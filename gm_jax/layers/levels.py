@@ -12,6 +12,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import jax
 import jax.numpy as jnp
 
+__all__ = [
+    'Above', 'Before', 'by_column', 'Layer', 'Level', 'LevelAbove', 'LevelLeft',
+    'LevelState', 'LowerAbove', 'LowerLeft', 'LowerState', 'pixel', 'row', 'start',
+]
+
 Tree = TypeVar('Tree')
 
 

@@ -20,6 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+__all__ = [
+    'apart', 'beside', 'cell', 'convolve_states', 'over_diagonals', 'over_rows',
+    'skew', 'States', 'unskew',
+]
+
 
 class States(NamedTuple):
     """The states of LSTM cells, of any shape.

@@ -8,6 +8,8 @@ from flax import linen as nn
 
 from gm_jax.layers.causal import LECUN, correlate
 
+__all__ = ['Conv3x3', 'Observer']
+
 
 class Conv3x3(nn.Module):
     """A 3 x 3 convolution with zeros around the image."""
@@ -17,7 +19,7 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [B, H, W, F] to [B, H, W, G]."""
+        """Map [B, H, W, F] to [B, H, W, G]."""
         kernel = self.param('kernel', LECUN, (3, 3, x.shape[-1], self.features))
         bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
@@ -38,7 +40,7 @@ class Observer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [B, H, W, E] to [B, H, W, F]."""
+        """Map [B, H, W, E] to [B, H, W, F]."""
         x = Conv3x3(self.features, self.dtype)(x)
         for _ in range(self.num_blocks):
             y = Conv3x3(self.features, self.dtype)(jax.nn.relu(x))

@@ -9,6 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+__all__ = [
+    'as_map', 'encode', 'join', 'left_of', 'quarters', 'row_of_map', 'rows_above',
+    'to_uint8', 'unit_interval',
+]
+
 Array = TypeVar('Array', jax.Array, np.ndarray)
 
 

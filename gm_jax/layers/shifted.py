@@ -20,6 +20,11 @@ from flax import linen as nn
 
 from gm_jax.layers.causal import correlate
 
+__all__ = [
+    'concat_elu', 'DIRECTION', 'Nin', 'shift_down', 'shift_right', 'ShiftedConv',
+    'Upsample', 'ZEROS',
+]
+
 # Only the direction matters where a first batch sets the scale, see weight_norm.
 DIRECTION = nn.initializers.normal(0.05)
 ZEROS = nn.initializers.zeros_init()
@@ -31,12 +36,12 @@ def concat_elu(x: jax.Array) -> jax.Array:
 
 
 def shift_down(x: jax.Array) -> jax.Array:
-    """Moves [B, H, W, F] down by a row: zeros come in, the last row goes."""
+    """Move [B, H, W, F] down by a row: zeros come in, the last row goes."""
     return jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
 
 
 def shift_right(x: jax.Array) -> jax.Array:
-    """Moves [..., W, F] right by a column: zeros come in, the last column goes."""
+    """Move [..., W, F] right by a column: zeros come in, the last column goes."""
     return jnp.pad(x, (*[(0, 0)] * (x.ndim - 2), (1, 0), (0, 0)))[..., :-1, :]
 
 
@@ -51,19 +56,19 @@ class ShiftedConv(nn.Module):
     dtype: Any = jnp.float32
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [B, H, W, F] to [B, H / s, W / s, G], rounded up."""
+        """Map [B, H, W, F] to [B, H / s, W / s, G], rounded up."""
         return self._convolve(x, top=self.kernel_size[0] - 1)
 
     def row(self, rows: jax.Array) -> jax.Array:
-        """Maps the I rows up to row r, [B, I, W, F], to row r / s, [B, W / s, G]."""
+        """Map the I rows up to row r, [B, I, W, F], to row r / s, [B, W / s, G]."""
         return self._convolve(rows, top=0)[:, 0]
 
     def above(self, rows: jax.Array) -> jax.Array:
-        """Maps the I - 1 rows above row r to what they add to it, [B, W / s, G]."""
+        """Map the I - 1 rows above row r to what they add to it, [B, W / s, G]."""
         return self._convolve(rows, top=0, num_rows=self.kernel_size[0] - 1)[:, 0]
 
     def pixel(self, last: jax.Array, above: jax.Array) -> jax.Array:
-        """Maps the J pixels of the row up to a pixel, [B, J, F], to [B, G] there."""
+        """Map the J pixels of the row up to a pixel, [B, J, F], to [B, G] there."""
         kernel, _ = self._weights(last.shape[-1])
         return above + last.astype(self.dtype).reshape(len(last), -1) @ (
             kernel[-1].reshape(-1, self.features)
@@ -99,14 +104,14 @@ class Upsample(nn.Module):
     dtype: Any = jnp.float32
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [B, H, W, F] to [B, 2 H, 2 W, G]."""
+        """Map [B, H, W, F] to [B, 2 H, 2 W, G]."""
         rows = [self.row(x, i) for i in range(2)]
         return jnp.stack(rows, axis=2).reshape(
             len(x), 2 * x.shape[1], 2 * x.shape[2], self.features
         )
 
     def row(self, x: jax.Array, i: Any) -> jax.Array:
-        """Maps row R of x, [..., W, F], to row 2 R + i, [..., 2 W, G]."""
+        """Map row R of x, [..., W, F], to row 2 R + i, [..., 2 W, G]."""
         kernel, bias = self._weights(x.shape[-1])
         x, k = x.astype(self.dtype), kernel[i]
         own = int(self.centred)  # the tap of column 2 C
@@ -119,7 +124,7 @@ class Upsample(nn.Module):
         return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
     def pixel(self, x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
-        """Maps pixel (R, C), [B, F], to pixel (2 R + i, 2 C + j), unless centred."""
+        """Map pixel (R, C), [B, F], to pixel (2 R + i, 2 C + j), unless centred."""
         kernel, bias = self._weights(x.shape[-1])
         return x.astype(self.dtype) @ kernel[i, j] + bias[None]
 
@@ -139,14 +144,14 @@ class Nin(nn.Module):
     dtype: Any = jnp.float32
 
     def __call__(self, *inputs: jax.Array) -> jax.Array:
-        """Maps inputs [..., F] to [..., G]."""
+        """Map inputs [..., F] to [..., G]."""
         return functools.reduce(
             operator.add, (self.part(n, x) for n, x in enumerate(inputs))
         )
 
     @nn.compact
     def part(self, n: int, x: jax.Array) -> jax.Array:
-        """Maps input n [..., F] to what it adds; the first adds the bias too."""
+        """Map input n [..., F] to what it adds; the first adds the bias too."""
         shape = (self.num_inputs, 2 * x.shape[-1], self.features)
         kernel = self.param('kernel', DIRECTION, shape)
         bias = self.param('bias', ZEROS, shape[-1:])

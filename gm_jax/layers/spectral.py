@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
+__all__ = ['maybe_spectral']
+
 
 def maybe_spectral(wanted: bool, train: bool) -> Callable[[nn.Module], Callable]:
-    """Returns what divides a layer's kernel by its largest singular value, or nothing.
+    """Return what divides a layer's kernel by its largest singular value, or nothing.
 
     Args:
         wanted: whether to.

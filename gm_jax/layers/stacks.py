@@ -1,10 +1,12 @@
 """The encoders and decoders that autoencoders and VAEs have in common.
 
 Every stack is called with the same keywords: `train` (BatchNorm uses the batch's
-moments), `dropout_rngs` [B] (one key an example; None: no dropout) and `axis_name` (the
-pmap axis over which BatchNorm's moments are averaged; None: one device).
+moments), `dropout_rng` (one key, or [B] keys, one per example; None: no dropout) and
+`axis_name` (the pmap axis over which BatchNorm's moments are averaged; None: one
+device).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +16,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gm_jax.layers.dropout import Dropout
+
+__all__ = ['Activation', 'ConvStack', 'DenseStack', 'depth_to_space', 'UpConvStack']
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -31,7 +35,7 @@ class _AfterLayer(nn.Module):
         x: jax.Array,
         *,
         train: bool,
-        dropout_rngs: jax.Array | None,
+        dropout_rng: jax.Array | None,
         axis_name: str | None,
     ) -> jax.Array:
         if self.batch_norm:
@@ -40,7 +44,7 @@ class _AfterLayer(nn.Module):
             )
             x = norm(x).astype(x.dtype)
         x = self.activation(x)
-        return Dropout(self.dropout)(x, rngs=dropout_rngs if train else None)
+        return Dropout(self.dropout)(x, rng=dropout_rng if train else None)
 
 
 class DenseStack(nn.Module):
@@ -54,15 +58,12 @@ class DenseStack(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, **mode: Any) -> jax.Array:
-        """Applies the layers."""
+        """Apply the layers."""
         chex.assert_rank(x, 2)
-        for size in self.features:
-            x = nn.Dense(
-                size, use_bias=not self.batch_norm, dtype=self.dtype,
-                kernel_init=nn.initializers.glorot_uniform(),
-            )(x)
-            x = _AfterLayer(self.activation, self.batch_norm, self.dropout)(x, **mode)
-        return x
+        dense = functools.partial(
+            nn.Dense, kernel_init=nn.initializers.glorot_uniform()
+        )
+        return _apply(self, dense, x, mode)
 
 
 class ConvStack(nn.Module):
@@ -79,14 +80,20 @@ class ConvStack(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, **mode: Any) -> jax.Array:
-        """Applies the layers."""
+        """Apply the layers."""
         chex.assert_rank(x, 4)
-        for size in self.features:
-            x = nn.Conv(
-                size, (4, 4), (2, 2), use_bias=not self.batch_norm, dtype=self.dtype
-            )(x)
-            x = _AfterLayer(self.activation, self.batch_norm, self.dropout)(x, **mode)
-        return x
+        conv = functools.partial(nn.Conv, kernel_size=(4, 4), strides=(2, 2))
+        return _apply(self, conv, x, mode)
+
+
+def _apply(
+    stack: DenseStack | ConvStack, layer: Callable[..., nn.Module], x: jax.Array,
+    mode: dict[str, Any],
+) -> jax.Array:
+    for size in stack.features:
+        x = layer(size, use_bias=not stack.batch_norm, dtype=stack.dtype)(x)
+        x = _AfterLayer(stack.activation, stack.batch_norm, stack.dropout)(x, **mode)
+    return x
 
 
 class UpConvStack(nn.Module):
@@ -106,7 +113,7 @@ class UpConvStack(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, **mode: Any) -> jax.Array:
-        """Applies the layers."""
+        """Apply the layers."""
         chex.assert_rank(x, 2)
         sizes = [self.image_shape]
         for _ in self.features:
@@ -124,10 +131,10 @@ class UpConvStack(nn.Module):
 
 
 def depth_to_space(x: jax.Array) -> jax.Array:
-    """Rearranges [N, H, W, 4 C] to [N, 2 H, 2 W, C]: x[:, 2i + a, 2j + b] = maps a, b.
+    """Rearrange [N, H, W, 4 C] to [N, 2 H, 2 W, C]: x[:, 2i + a, 2j + b] = maps a, b.
 
     References:
-      Shi et al. 2016, Real-Time Single Image Super-Resolution, sec. 3.2.
+        Shi et al. 2016, Real-Time Single Image Super-Resolution, sec. 3.2.
     """
     num, height, width, maps = x.shape
     chex.assert_is_divisible(maps, 4)

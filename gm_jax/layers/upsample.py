@@ -15,6 +15,8 @@ from flax import linen as nn
 
 from gm_jax.layers.causal import add_bias
 
+__all__ = ['conv_transpose', 'ConvTranspose']
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -79,7 +81,7 @@ class ConvTranspose(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [B, H, W, F] to [B, s H, s W, G]."""
+        """Map [B, H, W, F] to [B, s H, s W, G]."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param('kernel', self.kernel_init, shape).astype(self.dtype)
         y = conv_transpose(x.astype(self.dtype), kernel, self.stride)

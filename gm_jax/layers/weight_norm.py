@@ -18,13 +18,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+__all__ = ['data_dependent_init', 'directions', 'merge', 'split']
+
 # Of the direction in training: the larger, the slower it turns.
 _SPREAD = 0.05
 _EPS = 1e-10
 
 
 def _norm(kernel: jax.Array) -> jax.Array:
-    """Returns the length of the weights of each output, [..., G] to [1, ..., G]."""
+    """Return the length of the weights of each output, [..., G] to [1, ..., G]."""
     axes = tuple(range(kernel.ndim - 1))
     return jnp.sqrt(jnp.sum(kernel ** 2, axes, keepdims=True))
 
@@ -36,13 +38,13 @@ def _is_layer(node: Any) -> bool:
 
 
 def split(params: Any) -> Any:
-    """Replaces the kernel of every layer that has a bias by a direction and a length.
+    """Replace the kernel of every layer that has a bias by a direction and a length.
 
     Args:
-      params: nested dicts; layers are those with 'kernel' [..., G] and 'bias' [G].
+        params: nested dicts; layers are those with 'kernel' [..., G] and 'bias' [G].
 
     Returns:
-      The same with 'v' [..., G] and 'g' [G] in place of 'kernel'.
+        The same with 'v' [..., G] and 'g' [G] in place of 'kernel'.
     """
     def of_layer(node: Any) -> Any:
         if not _is_layer(node):
@@ -56,7 +58,7 @@ def split(params: Any) -> Any:
 
 
 def merge(params: Any) -> Any:
-    """Inverts `split`: kernel = g v / |v|."""
+    """Invert `split`: kernel = g v / |v|."""
     def of_layer(node: Any) -> Any:
         if not _is_layer(node):
             return node
@@ -67,18 +69,18 @@ def merge(params: Any) -> Any:
 
 
 def directions(rng: jax.Array, module: nn.Module, *args: Any) -> Any:
-    """Draws N(0, 0.05^2) for all parameters but biases, which are 0.
+    """Draw N(0, 0.05^2) for all parameters but biases, which are 0.
 
     In one call, not to be jitted with what follows: XLA takes a second to compile the
     generator anew for each shape.
 
     Args:
-      rng: a key.
-      module: the model.
-      *args: of its `__call__`.
+        rng: a key.
+        module: the model.
+        *args: of its `__call__`.
 
     Returns:
-      Parameters, as nested dicts.
+        Parameters, as nested dicts.
     """
     shapes = jax.eval_shape(module.init, rng, *args)['params']
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -95,19 +97,19 @@ def directions(rng: jax.Array, module: nn.Module, *args: Any) -> Any:
 
 
 def data_dependent_init(module: nn.Module, params: Any, *args: Any) -> Any:
-    """Gives the outputs of every layer mean 0 and a set deviation on a first batch.
+    """Give the outputs of every layer mean 0 and a set deviation on a first batch.
 
     Layer by layer, on what the layers before it make after theirs (sec. 3):
     kernel <- kernel s / deviation, bias <- (bias - mean) s / deviation, with s the
     layer's `scale`, 1 if it has none. Layers are those with a kernel and a bias.
 
     Args:
-      module: the model.
-      params: its parameters, such as `directions`.
-      *args: of its `__call__`: the batch.
+        module: the model.
+        params: its parameters, such as `directions`.
+        *args: of its `__call__`: the batch.
 
     Returns:
-      The parameters, as nested dicts.
+        The parameters, as nested dicts.
     """
     changes = {}
 
@@ -142,5 +144,5 @@ def data_dependent_init(module: nn.Module, params: Any, *args: Any) -> Any:
 
 
 def _last(a: jax.Array, ndim: int) -> jax.Array:
-    """Reshapes [G] to [1, ..., G]."""
+    """Reshape [G] to [1, ..., G]."""
     return a.reshape((1,) * (ndim - 1) + (-1,))

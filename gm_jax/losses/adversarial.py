@@ -21,7 +21,14 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from gm_jax.keys import per_example
 from gm_jax.losses import numerics
+
+__all__ = [
+    'Critic', 'critic_generator_loss', 'critic_loss', 'discriminator_loss',
+    'generator_loss_minimax', 'generator_loss_non_saturating', 'gradient_penalty',
+    'hinge_loss',
+]
 
 Critic = Callable[[jax.Array], jax.Array]
 
@@ -32,17 +39,17 @@ def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Ar
     At D = 1/2 everywhere, where the discriminator knows nothing, it is log 4.
 
     Args:
-      real_logits: [B] of data.
-      fake_logits: [B'] of generated samples.
+        real_logits: [B] of data.
+        fake_logits: [B'] of generated samples.
 
     Returns:
-      Scalar, at least float32.
+        Scalar, at least float32.
 
     Raises:
-      AssertionError: an array is not of rank 1.
+        AssertionError: an array is not of rank 1.
 
     References:
-      Goodfellow et al. 2014, eq. 1.
+        Goodfellow et al. 2014, eq. 1.
     """
     real, fake = _scores(real_logits, fake_logits)
     return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
@@ -55,16 +62,16 @@ def generator_loss_minimax(fake_logits: jax.Array) -> jax.Array:
     discriminator is sure that a sample is fake, just where there is most to learn.
 
     Args:
-      fake_logits: [B] of generated samples.
+        fake_logits: [B] of generated samples.
 
     Returns:
-      Scalar, at least float32, never above 0.
+        Scalar, at least float32, never above 0.
 
     Raises:
-      AssertionError: the array is not of rank 1.
+        AssertionError: the array is not of rank 1.
 
     References:
-      Goodfellow et al. 2014, eq. 1.
+        Goodfellow et al. 2014, eq. 1.
     """
     fake, = _scores(fake_logits)
     return -jnp.mean(jax.nn.softplus(fake))
@@ -76,16 +83,16 @@ def generator_loss_non_saturating(fake_logits: jax.Array) -> jax.Array:
     Its gradient with respect to a logit is -(1 - D(G(z))) / B.
 
     Args:
-      fake_logits: [B] of generated samples.
+        fake_logits: [B] of generated samples.
 
     Returns:
-      Scalar, at least float32, never below 0.
+        Scalar, at least float32, never below 0.
 
     Raises:
-      AssertionError: the array is not of rank 1.
+        AssertionError: the array is not of rank 1.
 
     References:
-      Goodfellow et al. 2014, sec. 3.
+        Goodfellow et al. 2014, sec. 3.
     """
     fake, = _scores(fake_logits)
     return jnp.mean(jax.nn.softplus(-fake))
@@ -97,18 +104,18 @@ def critic_loss(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
     It is one only for a critic f whose slope is nowhere above 1.
 
     Args:
-      real_scores: [B] of data.
-      fake_scores: [B'] of generated samples.
+        real_scores: [B] of data.
+        fake_scores: [B'] of generated samples.
 
     Returns:
-      Scalar, at least float32.
+        Scalar, at least float32.
 
     Raises:
-      AssertionError: an array is not of rank 1.
+        AssertionError: an array is not of rank 1.
 
     References:
-      Arjovsky, Chintala and Bottou 2017, Wasserstein GAN, eq. 3.
-      https://arxiv.org/abs/1701.07875
+        Arjovsky, Chintala and Bottou 2017, Wasserstein GAN, eq. 3.
+        https://arxiv.org/abs/1701.07875
     """
     real, fake = _scores(real_scores, fake_scores)
     return jnp.mean(fake) - jnp.mean(real)
@@ -118,16 +125,16 @@ def critic_generator_loss(fake_scores: jax.Array) -> jax.Array:
     """Compute -mean f(G(z)), the generator's part of Wasserstein's and hinge losses.
 
     Args:
-      fake_scores: [B] of generated samples.
+        fake_scores: [B] of generated samples.
 
     Returns:
-      Scalar, at least float32.
+        Scalar, at least float32.
 
     Raises:
-      AssertionError: the array is not of rank 1.
+        AssertionError: the array is not of rank 1.
 
     References:
-      Arjovsky, Chintala and Bottou 2017, Wasserstein GAN, algorithm 1.
+        Arjovsky, Chintala and Bottou 2017, Wasserstein GAN, algorithm 1.
     """
     fake, = _scores(fake_scores)
     return -jnp.mean(fake)
@@ -139,18 +146,18 @@ def hinge_loss(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
     A sample that is on its side of the margin is left alone.
 
     Args:
-      real_scores: [B] of data.
-      fake_scores: [B'] of generated samples.
+        real_scores: [B] of data.
+        fake_scores: [B'] of generated samples.
 
     Returns:
-      Scalar, at least float32, never below 0.
+        Scalar, at least float32, never below 0.
 
     Raises:
-      AssertionError: an array is not of rank 1.
+        AssertionError: an array is not of rank 1.
 
     References:
-      Lim and Ye 2017, Geometric GAN, https://arxiv.org/abs/1705.02894; Miyato et al.
-      2018, Spectral Normalization for GANs, eq. 16, https://arxiv.org/abs/1802.05957
+        Lim and Ye 2017, Geometric GAN, https://arxiv.org/abs/1705.02894; Miyato et al.
+        2018, Spectral Normalization for GANs, eq. 16, https://arxiv.org/abs/1802.05957
     """
     real, fake = _scores(real_scores, fake_scores)
     return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
@@ -161,35 +168,30 @@ def gradient_penalty(
 ) -> jax.Array:
     """Compute mean (|grad f(y)| - 1)^2 at points y = x + u (G(z) - x), u uniform.
 
-    One u and one norm an example. A critic that compares examples, by BatchNorm, has no
-    gradient of one example alone: use another norm in it.
+    There is one u and one norm per example. A critic that compares examples, by
+    BatchNorm, has no gradient of one example alone: use another norm in it.
 
     Args:
-      critic_fn: f, [B, ...] -> [B].
-      rng: one key; or a key for each example, [B], so that u does not depend on how the
-        examples are spread over devices.
-      real: [B, ...] data.
-      fake: [B, ...] generated samples.
+        critic_fn: f, [B, ...] -> [B].
+        rng: one key, or [B] keys, one per example.
+        real: [B, ...] data.
+        fake: [B, ...] generated samples.
 
     Returns:
-      Scalar, at least float32, without the weight (10 in the paper). Its gradient is
-      finite where the critic's is zero.
+        Scalar, at least float32, without the weight (10 in the paper). Its gradient is
+        finite where the critic's is zero.
 
     Raises:
-      AssertionError: the shapes differ, or f does not return [B].
+        AssertionError: the shapes differ, f does not return [B], or `rng` is neither.
 
     References:
-      Gulrajani et al. 2017, Improved Training of Wasserstein GANs, eq. 3.
-      https://arxiv.org/abs/1704.00028
+        Gulrajani et al. 2017, Improved Training of Wasserstein GANs, eq. 3.
+        https://arxiv.org/abs/1704.00028
     """
     chex.assert_equal_shape([real, fake])
     real, fake = numerics.upcast(real, fake)
     batch = len(real)
-    if rng.ndim:
-        chex.assert_shape(rng, (batch,))
-        u = jax.vmap(jax.random.uniform)(rng)
-    else:
-        u = jax.random.uniform(rng, (batch,))
+    u = jax.vmap(jax.random.uniform)(per_example(rng, batch))
     u = u.astype(real.dtype).reshape(batch, *[1] * (real.ndim - 1))
 
     def total(y: jax.Array) -> jax.Array:

@@ -22,6 +22,8 @@ import jax
 
 from gm_jax.keys import per_example
 
+__all__ = ['log_prob', 'uniform']
+
 
 def uniform(rng: jax.Array, x: jax.Array, *, num_values: int) -> jax.Array:
     """Compute y = (x + u) / V, u uniform in [0, 1).

@@ -17,6 +17,11 @@ import jax.numpy as jnp
 
 from gm_jax.losses import numerics
 
+__all__ = [
+    'elbo', 'free_bits', 'gaussian_kl', 'gaussian_kl_between',
+    'gaussian_kl_per_unit', 'iwae_bound',
+]
+
 
 def gaussian_kl_per_unit(mean: jax.Array, logvar: jax.Array) -> jax.Array:
     """Compute KL(N(m_j, e^s_j) || N(0, 1)) = (e^s_j - 1 - s_j + m_j^2) / 2 per unit.
@@ -25,14 +30,14 @@ def gaussian_kl_per_unit(mean: jax.Array, logvar: jax.Array) -> jax.Array:
     value and gradient stay finite.
 
     Args:
-      mean: [B, Z] m.
-      logvar: [B, Z] s, the log of the variance.
+        mean: [B, Z] m.
+        logvar: [B, Z] s, the log of the variance.
 
     Returns:
-      [B, Z] divergences in nats, at least float32.
+        [B, Z] divergences in nats, at least float32.
 
     Raises:
-      AssertionError: the shapes differ or are not of rank 2.
+        AssertionError: the shapes differ or are not of rank 2.
     """
     chex.assert_rank(mean, 2)
     chex.assert_equal_shape([mean, logvar])
@@ -46,18 +51,18 @@ def gaussian_kl(mean: jax.Array, logvar: jax.Array) -> jax.Array:
     """Compute KL(N(m, e^s) || N(0, I)) = sum_j (e^s_j - 1 - s_j + m_j^2) / 2.
 
     Args:
-      mean: [B, Z] m.
-      logvar: [B, Z] s, the log of the variance.
+        mean: [B, Z] m.
+        logvar: [B, Z] s, the log of the variance.
 
     Returns:
-      [B] divergence in nats, at least float32.
+        [B] divergence in nats, at least float32.
 
     Raises:
-      AssertionError: the shapes differ or are not of rank 2.
+        AssertionError: the shapes differ or are not of rank 2.
 
     References:
-      Kingma and Welling 2014, Auto-Encoding Variational Bayes, appendix B.
-      https://arxiv.org/abs/1312.6114
+        Kingma and Welling 2014, Auto-Encoding Variational Bayes, appendix B.
+        https://arxiv.org/abs/1312.6114
     """
     return jnp.sum(gaussian_kl_per_unit(mean, logvar), axis=1)
 
@@ -71,16 +76,16 @@ def gaussian_kl_between(
     of a stochastic layer whose prior is computed by the layer above it.
 
     Args:
-      mean_q: [B, Z] m_q.
-      logvar_q: [B, Z] s_q.
-      mean_p: [B, Z] m_p.
-      logvar_p: [B, Z] s_p.
+        mean_q: [B, Z] m_q.
+        logvar_q: [B, Z] s_q.
+        mean_p: [B, Z] m_p.
+        logvar_p: [B, Z] s_p.
 
     Returns:
-      [B] divergence in nats, at least float32.
+        [B] divergence in nats, at least float32.
 
     Raises:
-      AssertionError: the shapes differ or are not of rank 2.
+        AssertionError: the shapes differ or are not of rank 2.
     """
     chex.assert_rank(mean_q, 2)
     chex.assert_equal_shape([mean_q, logvar_q, mean_p, logvar_p])
@@ -101,20 +106,20 @@ def elbo(
     A bound on log p(x) for beta >= 1; other values serve KL warm-up.
 
     Args:
-      log_px: [B] log p(x|z) in nats, for z drawn from q(z|x).
-      kl: [B] KL(q(z|x) || p(z)) in nats.
-      beta: scalar weight of the KL term; may be traced.
+        log_px: [B] log p(x|z) in nats, for z drawn from q(z|x).
+        kl: [B] KL(q(z|x) || p(z)) in nats.
+        beta: scalar weight of the KL term; may be traced.
 
     Returns:
-      [B] bound in nats, to be maximised.
+        [B] bound in nats, to be maximised.
 
     Raises:
-      AssertionError: log_px and kl are not both [B], or beta is not a scalar.
+        AssertionError: log_px and kl are not both [B], or beta is not a scalar.
 
     References:
-      Kingma and Welling 2014, Auto-Encoding Variational Bayes, eq. 3.
-      https://arxiv.org/abs/1312.6114
-      Higgins et al. 2017, beta-VAE, eq. 4.
+        Kingma and Welling 2014, Auto-Encoding Variational Bayes, eq. 3.
+        https://arxiv.org/abs/1312.6114
+        Higgins et al. 2017, beta-VAE, eq. 4.
     """
     chex.assert_rank(log_px, 1)
     chex.assert_equal_shape([log_px, kl])
@@ -130,17 +135,17 @@ def iwae_bound(log_w: jax.Array) -> jax.Array:
     and log p(x), in expectation, and rises with S.
 
     Args:
-      log_w: [S, B] log p(x|z) + log p(z) - log q(z|x) in nats.
+        log_w: [S, B] log p(x|z) + log p(z) - log q(z|x) in nats.
 
     Returns:
-      [B] bound in nats, to be maximised; at least float32.
+        [B] bound in nats, to be maximised; at least float32.
 
     Raises:
-      AssertionError: log_w is not of rank 2.
+        AssertionError: log_w is not of rank 2.
 
     References:
-      Burda et al. 2016, Importance Weighted Autoencoders, eq. 8.
-      https://arxiv.org/abs/1509.00519
+        Burda et al. 2016, Importance Weighted Autoencoders, eq. 8.
+        https://arxiv.org/abs/1509.00519
     """
     chex.assert_rank(log_w, 2)
     log_w, = numerics.upcast(log_w)
@@ -157,20 +162,20 @@ def free_bits(
     `loss = -jnp.mean(log_px) + free_bits(kl_per_unit, 0.1)`.
 
     Args:
-      kl_per_unit: [B, Z] KL of each latent unit in nats.
-      minimum: nats granted to each unit; 0 leaves the KL as it is.
-      axis_name: the pmap axis over which the batch is spread, if any. Average the
-        gradients over it too.
+        kl_per_unit: [B, Z] KL of each latent unit in nats.
+        minimum: nats granted to each unit; 0 leaves the KL as it is.
+        axis_name: the pmap axis over which the batch is spread, if any. Average the
+            gradients over it too.
 
     Returns:
-      Scalar in nats per example, to be minimised.
+        Scalar in nats per example, to be minimised.
 
     Raises:
-      AssertionError: kl_per_unit is not of rank 2.
+        AssertionError: kl_per_unit is not of rank 2.
 
     References:
-      Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive
-      Flow, appendix C.8. https://arxiv.org/abs/1606.04934
+        Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive
+        Flow, appendix C.8. https://arxiv.org/abs/1606.04934
     """
     chex.assert_rank(kl_per_unit, 2)
     kl_per_unit, = numerics.upcast(kl_per_unit)

@@ -1,8 +1,8 @@
 """Log-likelihoods of the distributions that models output, and samples from them.
 
 Every log-probability is in nats per example, summed over all axes but the first;
-`bits_per_dim` alone converts. Sampling takes one key per example, so that an example
-never depends on how many others are drawn with it:
+`bits_per_dim` alone converts. An example that is drawn never depends on how many others
+are drawn with it:
 
     log_px = likelihoods.bernoulli_log_prob(logits, x)  # [B]
 """
@@ -11,14 +11,23 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from gm_jax.keys import per_example
 from gm_jax.losses import numerics
-from gm_jax.losses.logistic_mixture import (  # noqa: F401 part of this interface
+from gm_jax.losses.logistic_mixture import (
     LogisticMixture,
     logistic_mixture_log_prob,
     logistic_mixture_quantile,
     logistic_mixture_sample,
     logistic_mixture_temper,
 )
+
+__all__ = [
+    'bernoulli_log_prob', 'bernoulli_quantile', 'bernoulli_sample', 'bits_per_dim',
+    'categorical_log_prob', 'categorical_quantile', 'categorical_sample',
+    'gaussian_log_prob', 'gaussian_sample', 'logistic_mixture_log_prob',
+    'logistic_mixture_quantile', 'logistic_mixture_sample',
+    'logistic_mixture_temper', 'LogisticMixture',
+]
 
 
 def bernoulli_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
@@ -27,46 +36,43 @@ def bernoulli_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
     For x strictly between 0 and 1 this is minus the cross-entropy, not a density.
 
     Args:
-      logits: [B, ...] log-odds l of a one.
-      x: [B, ...] in {0, 1}; integer, boolean or float.
+        logits: [B, ...] log-odds l of a one.
+        x: [B, ...] in {0, 1}; integer, boolean or float.
 
     Returns:
-      [B] log-likelihood in nats, at least float32.
+        [B] log-likelihood in nats, at least float32.
 
     Raises:
-      AssertionError: the shapes differ, or there is no batch axis.
+        AssertionError: the shapes differ, or there is no batch axis.
 
     References:
-      Kingma and Welling 2014, Auto-Encoding Variational Bayes, appendix C.1.
-      https://arxiv.org/abs/1312.6114
+        Kingma and Welling 2014, Auto-Encoding Variational Bayes, appendix C.1.
+        https://arxiv.org/abs/1312.6114
     """
     chex.assert_rank(logits, set(range(1, 9)))
     chex.assert_equal_shape([logits, x])
     logits, x = numerics.flatten_events(*numerics.upcast(logits, x))
-    # x l - max(l, 0) is exact for x in {0, 1}, so a confident right guess keeps its
-    # relative precision. Half the time of x l - softplus(l), whose logaddexp guards
-    # against infinities that logits are not. l - 2 max(l, 0) is -|l|, but jnp.abs has
-    # derivative 1 at 0, where the logits of a zero-initialised layer are.
-    positive = jnp.maximum(logits, 0)
-    tail = jnp.log1p(jnp.exp(logits - 2 * positive))
-    return jnp.sum(x * logits - positive - tail, axis=1)
+    # x l - max(l, 0) is exact for x in {0, 1}.
+    linear = x * logits - jnp.maximum(logits, 0)
+    return jnp.sum(linear - numerics.softplus_tail(logits), axis=1)
 
 
-def bernoulli_sample(rngs: jax.Array, logits: jax.Array) -> jax.Array:
+def bernoulli_sample(rng: jax.Array, logits: jax.Array) -> jax.Array:
     """Draw x_i = 1 with probability sigmoid(l_i).
 
     Args:
-      rngs: [B] keys, one per example.
-      logits: [B, ...] log-odds of a one.
+        rng: one key, or [B] keys, one per example.
+        logits: [B, ...] log-odds of a one.
 
     Returns:
-      [B, ...] int32 in {0, 1}.
+        [B, ...] int32 in {0, 1}.
 
     Raises:
-      AssertionError: there is not one key per example.
+        AssertionError: `rng` is neither, or there is no batch axis.
     """
-    chex.assert_shape(rngs, logits.shape[:1])
+    chex.assert_rank(logits, set(range(1, 9)))
     probs = jax.nn.sigmoid(*numerics.upcast(logits))
+    rngs = per_example(rng, len(logits))
     return jax.vmap(jax.random.bernoulli)(rngs, probs).astype(jnp.int32)
 
 
@@ -74,14 +80,14 @@ def bernoulli_quantile(logits: jax.Array, u: jax.Array) -> jax.Array:
     """Compute x_i = 1 if u_i >= 1 - sigmoid(l_i), else 0.
 
     Args:
-      logits: [...] log-odds l of a one.
-      u: [...] in [0, 1); where it is uniform, the result is a sample.
+        logits: [...] log-odds l of a one.
+        u: [...] in [0, 1); where it is uniform, the result is a sample.
 
     Returns:
-      [...] int32 in {0, 1}.
+        [...] int32 in {0, 1}.
 
     Raises:
-      AssertionError: the shapes differ.
+        AssertionError: the shapes differ.
     """
     chex.assert_equal_shape([logits, u])
     logits, u = numerics.upcast(logits, u)
@@ -92,19 +98,19 @@ def categorical_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
     """Compute log p(x) = sum_i l_i[x_i] - log sum_v exp l_i[v].
 
     Args:
-      logits: [B, ..., V] unnormalised log-probabilities.
-      x: [B, ...] integer in [0, V); a value of V or above gives NaN.
+        logits: [B, ..., V] unnormalised log-probabilities.
+        x: [B, ...] integer in [0, V); a value of V or above gives NaN.
 
     Returns:
-      [B] log-likelihood in nats, at least float32.
+        [B] log-likelihood in nats, at least float32.
 
     Raises:
-      AssertionError: x is not integer, its shape is not that of logits without V, or
-        there is no batch axis.
+        AssertionError: x is not integer, its shape is not that of logits without V, or
+            there is no batch axis.
 
     References:
-      van den Oord et al. 2016, Pixel Recurrent Neural Networks, sec. 3.1.
-      https://arxiv.org/abs/1601.06759
+        van den Oord et al. 2016, Pixel Recurrent Neural Networks, sec. 3.1.
+        https://arxiv.org/abs/1601.06759
     """
     chex.assert_rank(logits, set(range(2, 10)))
     chex.assert_shape(x, logits.shape[:-1])
@@ -117,23 +123,22 @@ def categorical_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.sum(terms, axis=1)
 
 
-def categorical_sample(rngs: jax.Array, logits: jax.Array) -> jax.Array:
+def categorical_sample(rng: jax.Array, logits: jax.Array) -> jax.Array:
     """Draw x_i = v with probability softmax(l_i)[v].
 
     Args:
-      rngs: [B] keys, one per example.
-      logits: [B, ..., V] unnormalised log-probabilities.
+        rng: one key, or [B] keys, one per example.
+        logits: [B, ..., V] unnormalised log-probabilities.
 
     Returns:
-      [B, ...] int32 in [0, V).
+        [B, ...] int32 in [0, V).
 
     Raises:
-      AssertionError: there is not one key per example, or no batch axis.
+        AssertionError: `rng` is neither, or there is no batch axis.
     """
     chex.assert_rank(logits, set(range(2, 10)))
-    chex.assert_shape(rngs, logits.shape[:1])
     logits, = numerics.upcast(logits)
-    x = jax.vmap(jax.random.categorical)(rngs, logits)
+    x = jax.vmap(jax.random.categorical)(per_example(rng, len(logits)), logits)
     return x.astype(jnp.int32)
 
 
@@ -141,25 +146,18 @@ def categorical_quantile(logits: jax.Array, u: jax.Array) -> jax.Array:
     """Compute x_i = |{v < V - 1: sum_(w <= v) softmax(l_i)[w] <= u_i}|.
 
     Args:
-      logits: [..., V] unnormalised log-probabilities l.
-      u: [...] in [0, 1); where it is uniform, the result is a sample.
+        logits: [..., V] unnormalised log-probabilities l.
+        u: [...] in [0, 1); where it is uniform, the result is a sample.
 
     Returns:
-      [...] int32 in [0, V).
+        [...] int32 in [0, V).
 
     Raises:
-      AssertionError: the shape of u is not that of logits without V.
+        AssertionError: the shape of u is not that of logits without V.
     """
     chex.assert_rank(logits, set(range(1, 10)))
     chex.assert_shape(u, logits.shape[:-1])
-    logits, u = numerics.upcast(logits, u)
-    # At [64, 256] on a CPU, as fast as a product with a triangular matrix, or faster.
-    cumulative = jnp.cumsum(jax.nn.softmax(logits), axis=-1)
-    # The sum may round to below 1: u above it would draw a last value that is
-    # impossible.
-    cumulative = cumulative / cumulative[..., -1:]
-    below = cumulative[..., :-1] <= u[..., None]
-    return jnp.sum(below, axis=-1, dtype=jnp.int32)
+    return numerics.categorical_quantile(*numerics.upcast(logits, u))
 
 
 def gaussian_log_prob(mean: jax.Array, logvar: jax.Array, x: jax.Array) -> jax.Array:
@@ -169,19 +167,19 @@ def gaussian_log_prob(mean: jax.Array, logvar: jax.Array, x: jax.Array) -> jax.A
     value and gradient stay finite.
 
     Args:
-      mean: [B, ...] m.
-      logvar: [B, ...] s, the log of the variance.
-      x: [B, ...] integer or float.
+        mean: [B, ...] m.
+        logvar: [B, ...] s, the log of the variance.
+        x: [B, ...] integer or float.
 
     Returns:
-      [B] log-density in nats, at least float32.
+        [B] log-density in nats, at least float32.
 
     Raises:
-      AssertionError: the shapes differ, or there is no batch axis.
+        AssertionError: the shapes differ, or there is no batch axis.
 
     References:
-      Kingma and Welling 2014, Auto-Encoding Variational Bayes, appendix C.2.
-      https://arxiv.org/abs/1312.6114
+        Kingma and Welling 2014, Auto-Encoding Variational Bayes, appendix C.2.
+        https://arxiv.org/abs/1312.6114
     """
     chex.assert_rank(mean, set(range(1, 9)))
     chex.assert_equal_shape([mean, logvar, x])
@@ -190,53 +188,52 @@ def gaussian_log_prob(mean: jax.Array, logvar: jax.Array, x: jax.Array) -> jax.A
     return -0.5 * jnp.sum(jnp.log(2 * jnp.pi) + logvar + scaled, axis=1)
 
 
-def gaussian_sample(
-    rngs: jax.Array, mean: jax.Array, logvar: jax.Array
-) -> jax.Array:
+def gaussian_sample(rng: jax.Array, mean: jax.Array, logvar: jax.Array) -> jax.Array:
     """Draw x = m + e^(s/2) eps, eps ~ N(0, I): the reparameterization trick.
 
     Gradients flow to mean and logvar.
 
     Args:
-      rngs: [B] keys, one per example.
-      mean: [B, ...] m.
-      logvar: [B, ...] s, the log of the variance.
+        rng: one key, or [B] keys, one per example.
+        mean: [B, ...] m.
+        logvar: [B, ...] s, the log of the variance.
 
     Returns:
-      [B, ...] at least float32.
+        [B, ...] at least float32.
 
     Raises:
-      AssertionError: the shapes differ, or there is not one key per example.
+        AssertionError: the shapes differ, or `rng` is neither.
 
     References:
-      Kingma and Welling 2014, Auto-Encoding Variational Bayes, sec. 2.4.
-      https://arxiv.org/abs/1312.6114
+        Kingma and Welling 2014, Auto-Encoding Variational Bayes, sec. 2.4.
+        https://arxiv.org/abs/1312.6114
     """
     chex.assert_rank(mean, set(range(1, 9)))
     chex.assert_equal_shape([mean, logvar])
-    chex.assert_shape(rngs, mean.shape[:1])
     mean, logvar = numerics.upcast(mean, logvar)
-    noise = jax.vmap(lambda rng: jax.random.normal(rng, mean.shape[1:], mean.dtype))
-    return mean + numerics.bounded_exp(logvar / 2) * noise(rngs)
+    noise = jax.vmap(lambda rng: jax.random.normal(rng, mean.shape[1:], mean.dtype))(
+        per_example(rng, len(mean))
+    )
+    return mean + numerics.bounded_exp(logvar / 2) * noise
 
 
 def bits_per_dim(log_prob: jax.Array, num_dims: int) -> jax.Array:
     """Convert nats per image to bits per dimension: -log p(x) / (D log 2).
 
     Args:
-      log_prob: [B] log-likelihood in nats.
-      num_dims: D, the number of values in an image: H * W * C.
+        log_prob: [B] log-likelihood in nats.
+        num_dims: D, the number of values in an image: H * W * C.
 
     Returns:
-      [B] bits per dimension; lower is better.
+        [B] bits per dimension; lower is better.
 
     Raises:
-      AssertionError: log_prob is not of rank 1.
-      ValueError: num_dims is not positive.
+        AssertionError: log_prob is not of rank 1.
+        ValueError: num_dims is not positive.
 
     References:
-      Theis et al. 2016, A note on the evaluation of generative models, sec. 3.1.
-      https://arxiv.org/abs/1511.01844
+        Theis et al. 2016, A note on the evaluation of generative models, sec. 3.1.
+        https://arxiv.org/abs/1511.01844
     """
     chex.assert_rank(log_prob, 1)
     if num_dims <= 0:

@@ -14,7 +14,14 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from gm_jax.keys import per_example
 from gm_jax.losses import numerics
+
+__all__ = [
+    'logistic_mixture_log_prob', 'logistic_mixture_quantile',
+    'logistic_mixture_sample', 'logistic_mixture_temper', 'LogisticMixture',
+    'MIN_LOG_SCALE',
+]
 
 # As in Salimans et al.: e^-7 is about a ninth of a bin at V = 256. A sharper logistic
 # gains no likelihood unless an edge cuts it, and there gradients grow without bound.
@@ -24,15 +31,19 @@ MIN_LOG_SCALE = -7.0
 class LogisticMixture(NamedTuple):
     """What a network outputs for each pixel: K components over its C channels.
 
-    coeffs, before tanh, say how far the mean of G follows R, of B follows R, and of B
-    follows G, in this order. They are there if and only if C = 3: otherwise channels
-    are independent given the component.
+    Attributes:
+        logits: [B, H, W, K] unnormalised log-probabilities of the components.
+        means: [B, H, W, C, K] on the scale of [-1, 1].
+        log_scales: [B, H, W, C, K]; below MIN_LOG_SCALE counts as that.
+        coeffs: [B, H, W, 3, K] if and only if C = 3; otherwise channels are independent
+            given the component. Before tanh, they say how far the mean of G follows R,
+            that of B follows R, and that of B follows G, in this order.
     """
 
-    logits: jax.Array  # [B, H, W, K] unnormalised log-probabilities of the components
-    means: jax.Array  # [B, H, W, C, K] on the scale of [-1, 1]
-    log_scales: jax.Array  # [B, H, W, C, K]; below MIN_LOG_SCALE counts as that
-    coeffs: jax.Array | None = None  # [B, H, W, 3, K]
+    logits: jax.Array
+    means: jax.Array
+    log_scales: jax.Array
+    coeffs: jax.Array | None = None
 
 
 def logistic_mixture_log_prob(
@@ -44,19 +55,19 @@ def logistic_mixture_log_prob(
     scale. The components share no channel: one k for the whole pixel.
 
     Args:
-      mixture: the parameters.
-      x: [B, H, W, C] integer in [0, V); any other value gives NaN.
-      num_values: V.
+        mixture: the parameters.
+        x: [B, H, W, C] integer in [0, V); any other value gives NaN.
+        num_values: V.
 
     Returns:
-      [B] log-likelihood in nats, at least float32.
+        [B] log-likelihood in nats, at least float32.
 
     Raises:
-      AssertionError: the shapes do not fit each other, or x is not integer.
-      ValueError: coeffs are missing at C = 3, or there at another C; or V < 2.
+        AssertionError: the shapes do not fit each other, or x is not integer.
+        ValueError: coeffs are missing at C = 3, or there at another C; or V < 2.
 
     References:
-      Salimans et al. 2017, PixelCNN++, sec. 2.1-2.2. https://arxiv.org/abs/1701.05517
+        Salimans et al. 2017, PixelCNN++, sec. 2.1-2.2. https://arxiv.org/abs/1701.05517
     """
     chex.assert_rank(x, 4)
     mixture, x = _checked(mixture, x, num_values)
@@ -92,21 +103,21 @@ def logistic_mixture_quantile(
     no channel of x but those before c, and no pixel on another.
 
     Args:
-      mixture: the parameters, of pixels of any leading shape.
-      x: [..., C] integer; the true values of the earlier channels.
-      noise: [..., 1+C] uniform in [0, 1): first that of the component, which the
-        channels share, then one of each channel.
-      num_values: V.
+        mixture: the parameters, of pixels of any leading shape.
+        x: [..., C] integer; the true values of the earlier channels.
+        noise: [..., 1+C] uniform in [0, 1): first that of the component, which the
+            channels share, then one of each channel.
+        num_values: V.
 
     Returns:
-      [..., C] int32 in [0, V).
+        [..., C] int32 in [0, V).
 
     Raises:
-      AssertionError: the shapes do not fit each other, or x is not integer.
-      ValueError: coeffs are missing at C = 3, or there at another C; or V < 2.
+        AssertionError: the shapes do not fit each other, or x is not integer.
+        ValueError: coeffs are missing at C = 3, or there at another C; or V < 2.
 
     References:
-      Salimans et al. 2017, PixelCNN++, sec. 2.1-2.2. https://arxiv.org/abs/1701.05517
+        Salimans et al. 2017, PixelCNN++, sec. 2.1-2.2. https://arxiv.org/abs/1701.05517
     """
     mixture, x = _checked(mixture, x, num_values)
     chex.assert_shape(noise, (*x.shape[:-1], x.shape[-1] + 1))
@@ -129,29 +140,27 @@ def logistic_mixture_sample(
     """Draw every pixel from its mixture, channel after channel.
 
     Args:
-      rng: a key. Image i takes its noise from fold_in(rng, i), so that it does not
-        depend on how many others are drawn with it.
-      mixture: the parameters.
-      num_values: V.
+        rng: one key, or [B] keys, one per image.
+        mixture: the parameters.
+        num_values: V.
 
     Returns:
-      [B, H, W, C] int32 in [0, V).
+        [B, H, W, C] int32 in [0, V).
 
     Raises:
-      AssertionError: the shapes do not fit each other, or rng is not one key.
-      ValueError: coeffs are missing at C = 3, or there at another C; or V < 2.
+        AssertionError: the shapes do not fit each other, or `rng` is neither.
+        ValueError: coeffs are missing at C = 3, or there at another C; or V < 2.
 
     References:
-      Salimans et al. 2017, PixelCNN++, sec. 2.1-2.2. https://arxiv.org/abs/1701.05517
+        Salimans et al. 2017, PixelCNN++, sec. 2.1-2.2. https://arxiv.org/abs/1701.05517
     """
-    chex.assert_shape(rng, ())
     chex.assert_rank(mixture.means, 5)
     batch, height, width, channels, _ = mixture.means.shape
     dtype = numerics.upcast(mixture.means)[0].dtype
     shape = height, width, channels + 1
-    noise = jax.vmap(
-        lambda i: jax.random.uniform(jax.random.fold_in(rng, i), shape, dtype)
-    )(jnp.arange(batch))
+    noise = jax.vmap(lambda rng: jax.random.uniform(rng, shape, dtype))(
+        per_example(rng, batch)
+    )
     x = jnp.zeros((batch, height, width, channels), jnp.int32)
     for _ in range(channels):  # The call after c of them makes channel c final.
         x = logistic_mixture_quantile(mixture, x, noise, num_values=num_values)
@@ -164,17 +173,17 @@ def logistic_mixture_temper(
     """Divide the logits by T, multiply the scales by T: sharper samples for T < 1.
 
     Args:
-      mixture: the parameters, of pixels of any leading shape.
-      temperature: T > 0; 1 changes no probability.
+        mixture: the parameters, of pixels of any leading shape.
+        temperature: T > 0; 1 changes no probability.
 
     Returns:
-      The mixture, at least float32. It is the effective scale that is multiplied, and
-      MIN_LOG_SCALE holds for the product too.
+        The mixture, at least float32. It is the effective scale that is multiplied, and
+        MIN_LOG_SCALE holds for the product too.
 
     Raises:
-      AssertionError: the shapes do not fit each other.
-      ValueError: T is not positive, or coeffs are missing at C = 3, or there at
-        another C.
+        AssertionError: the shapes do not fit each other.
+        ValueError: T is not positive, or coeffs are missing at C = 3, or there at
+            another C.
     """
     if temperature <= 0:
         raise ValueError(f'temperature must be positive, got {temperature}')
@@ -231,12 +240,6 @@ def _conditional_means(mixture: LogisticMixture, pixels: jax.Array) -> jax.Array
     return mixture.means + jnp.stack(shifts, axis=-2)
 
 
-def _log_sigmoid(t: jax.Array) -> jax.Array:
-    """Compute log s(t) for finite t; see likelihoods.bernoulli_log_prob."""
-    positive = jnp.maximum(t, 0)
-    return t - positive - jnp.log1p(jnp.exp(t - 2 * positive))
-
-
 def _bin_log_prob(
     means: jax.Array, log_scales: jax.Array, x: jax.Array, num_values: int
 ) -> jax.Array:
@@ -256,8 +259,8 @@ def _bin_log_prob(
     first, last = x == 0, x == num_values - 1
     log_width = math.log(2 / (num_values - 1)) - log_scales
     return (
-        jnp.where(last, 0, _log_sigmoid(high))
-        + jnp.where(first, 0, _log_sigmoid(-low))
+        jnp.where(last, 0, numerics.log_sigmoid(high))
+        + jnp.where(first, 0, numerics.log_sigmoid(-low))
         + jnp.where(first | last, 0, _log1mexp(log_width))
     )
 
@@ -275,11 +278,7 @@ def _log1mexp(t: jax.Array) -> jax.Array:
 
 def _picked(mixture: LogisticMixture, u: jax.Array) -> LogisticMixture:
     """Return each pixel's component that u [...] draws, as a mixture with K = 1."""
-    # likelihoods.categorical_quantile, which imports this module; K is small.
-    cumulative = jnp.cumsum(jax.nn.softmax(mixture.logits), axis=-1)
-    cumulative = cumulative / cumulative[..., -1:]
-    index = jnp.sum(cumulative[..., :-1] <= u[..., None], axis=-1)
-    index = index[..., None, None]
+    index = numerics.categorical_quantile(mixture.logits, u)[..., None, None]
     means, log_scales = (
         jnp.take_along_axis(a, index, axis=-1) for a in mixture[1:3]
     )

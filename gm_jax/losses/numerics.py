@@ -5,6 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 
+__all__ = [
+    'bounded_exp', 'bounded_expm1', 'categorical_quantile', 'flatten_events',
+    'log_sigmoid', 'softplus_tail', 'upcast',
+]
+
 
 def upcast(*arrays: jax.typing.ArrayLike) -> tuple[jax.Array, ...]:
     """Return the arrays in their common float type, at least float32.
@@ -24,6 +29,41 @@ def flatten_events(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(a.reshape(a.shape[0], -1) for a in arrays)
 
 
+def softplus_tail(t: jax.Array) -> jax.Array:
+    """Compute softplus(t) - max(t, 0) = log(1 + e^-|t|), for finite t.
+
+    What is left of a softplus or a log-sigmoid once its linear part is taken exactly,
+    so that a confident right guess keeps its relative precision. It takes half the time
+    of jax.nn.softplus, whose logaddexp guards against infinities that logits are not.
+    """
+    # t - 2 max(t, 0) is -|t|, but jnp.abs has derivative 1 at 0, where the logits of a
+    # zero-initialised layer are.
+    return jnp.log1p(jnp.exp(t - 2 * jnp.maximum(t, 0)))
+
+
+def log_sigmoid(t: jax.Array) -> jax.Array:
+    """Compute log s(t) = t - max(t, 0) - log(1 + e^-|t|), s sigmoid, for finite t."""
+    return t - jnp.maximum(t, 0) - softplus_tail(t)
+
+
+def categorical_quantile(logits: jax.Array, u: jax.Array) -> jax.Array:
+    """Compute |{v < V - 1: sum_(w <= v) softmax(l)[w] <= u}|.
+
+    Args:
+        logits: [..., V] unnormalised log-probabilities l.
+        u: [...] in [0, 1).
+
+    Returns:
+        [...] int32 in [0, V).
+    """
+    # At [64, 256] on a CPU, as fast as a product with a triangular matrix, or faster.
+    cumulative = jnp.cumsum(jax.nn.softmax(logits), axis=-1)
+    # The sum may round to below 1: u above it would draw a last value that is
+    # impossible.
+    cumulative = cumulative / cumulative[..., -1:]
+    return jnp.sum(cumulative[..., :-1] <= u[..., None], axis=-1, dtype=jnp.int32)
+
+
 def _limit(dtype: jnp.dtype) -> float:
     """Return where exp goes linear: 62 in float32 leaves room to square and sum."""
     return 0.7 * math.log(float(jnp.finfo(dtype).max))
@@ -36,10 +76,10 @@ def bounded_exp(t: jax.Array) -> jax.Array:
     exponential would have none to bring a runaway log variance back.
 
     Args:
-      t: floating point, any shape.
+        t: floating point, any shape.
 
     Returns:
-      exp(t) up to t = 62 in float32 (497 in float64), linear from there.
+        exp(t) up to t = 62 in float32 (497 in float64), linear from there.
     """
     limit = _limit(t.dtype)
     return jnp.exp(jnp.minimum(t, limit)) * (1 + jnp.maximum(t - limit, 0))

@@ -9,23 +9,25 @@ import jax.numpy as jnp
 
 from gm_jax.losses import numerics
 
+__all__ = ['squared_error']
+
 
 def squared_error(x_hat: jax.Array, x: jax.Array) -> jax.Array:
     """Compute ||x - x_hat||^2 = sum_i (x_i - x_hat_i)^2, the L2 loss of autoencoders.
 
     Args:
-      x_hat: [B, ...] reconstructions.
-      x: [B, ...] inputs.
+        x_hat: [B, ...] reconstructions.
+        x: [B, ...] inputs.
 
     Returns:
-      [B] in squared units of a pixel, at least float32.
+        [B] in squared units of a pixel, at least float32.
 
     Raises:
-      AssertionError: the shapes differ, or there is no batch axis.
+        AssertionError: the shapes differ, or there is no batch axis.
 
     References:
-      Hinton and Salakhutdinov 2006, Reducing the Dimensionality of Data with Neural
-      Networks, Science 313.
+        Hinton and Salakhutdinov 2006, Reducing the Dimensionality of Data with Neural
+        Networks, Science 313.
     """
     chex.assert_rank(x_hat, set(range(1, 9)))
     chex.assert_equal_shape([x_hat, x])

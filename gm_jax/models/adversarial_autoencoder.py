@@ -21,16 +21,23 @@ from flax import linen as nn
 
 from gm_jax.layers import stacks
 
+__all__ = ['Code', 'Decoder', 'Discriminator', 'Encoder']
+
 
 class Code(NamedTuple):
-    """What the encoder makes of an image."""
+    """What the encoder makes of an image.
 
-    z: jax.Array  # [B, Z] a point, not a distribution
-    logits: jax.Array  # [B, K] of q(y|x); K = 0 without categories
+    Attributes:
+        z: [B, Z] a point, not a distribution.
+        logits: [B, K] of q(y|x); K = 0 without categories.
+    """
+
+    z: jax.Array
+    logits: jax.Array
 
     @property
     def y(self) -> jax.Array:
-        """q(y|x), [B, K]."""
+        """The probabilities q(y|x), [B, K]."""
         return jax.nn.softmax(self.logits)
 
 
@@ -47,7 +54,7 @@ class Encoder(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool = False, axis_name: str | None = None
     ) -> Code:
-        """Encodes images.
+        """Encode images.
 
         Args:
             x: [B, H, W, C] in [0, 1].
@@ -60,7 +67,7 @@ class Encoder(nn.Module):
         chex.assert_rank(x, 4)
         h = stacks.DenseStack(self.hidden, nn.relu, self.batch_norm, dtype=self.dtype)(
             x.reshape(x.shape[0], -1), train=train, axis_name=axis_name,
-            dropout_rngs=None,
+            dropout_rng=None,
         )
         # One product for both; they are split by columns.
         out = nn.Dense(self.latent_dim + self.num_categories, dtype=self.dtype)(h)
@@ -86,7 +93,7 @@ class Decoder(nn.Module):
         self, z: jax.Array, y: jax.Array, *, train: bool = False,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Decodes codes.
+        """Decode codes.
 
         Args:
             z: [B, Z].
@@ -100,7 +107,7 @@ class Decoder(nn.Module):
         chex.assert_rank([z, y], 2)
         h = stacks.DenseStack(self.hidden, nn.relu, self.batch_norm, dtype=self.dtype)(
             jnp.concatenate([z, y], axis=1), train=train, axis_name=axis_name,
-            dropout_rngs=None,
+            dropout_rng=None,
         )
         height, width, channels = self.image_shape
         h = nn.Dense(height * width * channels, dtype=self.dtype)(h)
@@ -115,9 +122,9 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, code: jax.Array) -> jax.Array:
-        """Judges codes [B, Z]; returns logits [B] float32."""
+        """Judge codes [B, Z]: logits [B] float32."""
         chex.assert_rank(code, 2)
         h = stacks.DenseStack(self.hidden, nn.relu, dtype=self.dtype)(
-            code, train=False, axis_name=None, dropout_rngs=None
+            code, train=False, axis_name=None, dropout_rng=None
         )
         return nn.Dense(1, dtype=self.dtype)(h).astype(jnp.float32)[:, 0]

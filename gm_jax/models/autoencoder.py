@@ -25,8 +25,10 @@ from flax import linen as nn
 
 from gm_jax.layers import stacks
 
+__all__ = ['Autoencoder', 'Classifier']
+
 # What the stacks ask for, and only BatchNorm and dropout would use.
-_MODE = {'train': False, 'dropout_rngs': None, 'axis_name': None}
+_MODE = {'train': False, 'dropout_rng': None, 'axis_name': None}
 
 
 class Autoencoder(nn.Module):
@@ -40,7 +42,7 @@ class Autoencoder(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the networks."""
+        """Make the networks."""
         parts = dict(activation=nn.relu, dtype=self.dtype)
         height, width, channels = self.image_shape
         if self.network == 'conv':
@@ -56,13 +58,13 @@ class Autoencoder(nn.Module):
         self.code = nn.Dense(self.latent_dim, dtype=self.dtype)
 
     def encode(self, x: jax.Array) -> jax.Array:
-        """Returns the codes.
+        """Return the codes.
 
         Args:
-          x: [N, H, W, C] in [0, 1].
+            x: [N, H, W, C] in [0, 1].
 
         Returns:
-          z [N, Z] float32.
+            z [N, Z] float32.
         """
         chex.assert_shape(x, (None, *self.image_shape))
         h = x if self.network == 'conv' else x.reshape(x.shape[0], -1)
@@ -71,13 +73,13 @@ class Autoencoder(nn.Module):
         return self.squash(z) if self.network == 'linear' else z
 
     def decode(self, z: jax.Array) -> jax.Array:
-        """Returns the reconstructions.
+        """Return the reconstructions.
 
         Args:
-          z: [N, Z].
+            z: [N, Z].
 
         Returns:
-          x_hat [N, H, W, C] float32, in [0, 1] by the sigmoid.
+            x_hat [N, H, W, C] float32, in [0, 1] by the sigmoid.
         """
         chex.assert_shape(z, (None, self.latent_dim))
         h = self.decoder(z, **_MODE)
@@ -86,7 +88,7 @@ class Autoencoder(nn.Module):
         return self.squash(h)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns decode(encode(x)), [N, H, W, C]."""
+        """Return decode(encode(x)), [N, H, W, C]."""
         return self.decode(self.encode(x))
 
 
@@ -101,5 +103,5 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns logits [N, L] for x [N, H, W, C] in [0, 1]."""
+        """Return logits [N, L] for x [N, H, W, C] in [0, 1]."""
         return nn.Dense(self.num_classes, name='head')(self.autoencoder.encode(x))

@@ -14,6 +14,8 @@ from flax import linen as nn
 from gm_jax.layers import stacks
 from gm_jax.layers.dropout import Dropout
 
+__all__ = ['Classifier']
+
 
 class Classifier(nn.Module):
     """Strided ReLU convolutions with BatchNorm, a ReLU layer, a softmax layer."""
@@ -25,7 +27,7 @@ class Classifier(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the layers."""
+        """Make the layers."""
         self.convolutions = stacks.ConvStack(
             self.maps, activation=nn.relu, batch_norm=True, dtype=self.dtype
         )
@@ -36,14 +38,14 @@ class Classifier(nn.Module):
     def features(
         self, x: jax.Array, *, train: bool = False, axis_name: str | None = None
     ) -> jax.Array:
-        """Returns what the softmax layer sees, [N, F] float32, 0 or more.
+        """Return what the softmax layer sees, [N, F] float32, 0 or more.
 
         Args:
-          x: [N, H, W, C] in [0, 1].
-          train: BatchNorm uses the moments of the batch, not their running averages.
-          axis_name: the devices over which these moments are taken.
+            x: [N, H, W, C] in [0, 1].
+            train: BatchNorm uses the moments of the batch, not their running averages.
+            axis_name: the devices over which these moments are taken.
         """
-        h = self.convolutions(x, train=train, dropout_rngs=None, axis_name=axis_name)
+        h = self.convolutions(x, train=train, dropout_rng=None, axis_name=axis_name)
         h = self.dense(h.reshape(h.shape[0], -1))
         return nn.relu(h.astype(jnp.float32))
 
@@ -51,11 +53,21 @@ class Classifier(nn.Module):
         self,
         x: jax.Array,
         *,
-        dropout_rngs: jax.Array | None = None,
+        dropout_rng: jax.Array | None = None,
         train: bool = False,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Returns logits [N, L] float32; `dropout_rngs` [N] keys, None: no dropout."""
+        """Return the logits of the classes.
+
+        Args:
+            x: [N, H, W, C] in [0, 1].
+            dropout_rng: one key, or [N] keys, one per example; None: no dropout.
+            train: BatchNorm uses the moments of the batch, not their running averages.
+            axis_name: the devices over which these moments are taken.
+
+        Returns:
+            [N, L] float32.
+        """
         h = self.features(x, train=train, axis_name=axis_name)
-        h = self.drop(h, rngs=dropout_rngs)
+        h = self.drop(h, rng=dropout_rng)
         return self.head(h).astype(jnp.float32)

@@ -28,6 +28,8 @@ from flax import linen as nn
 from gm_jax.layers.spectral import maybe_spectral
 from gm_jax.layers.upsample import ConvTranspose
 
+__all__ = ['BatchNorm', 'Discriminator', 'Generator']
+
 _normal = nn.initializers.normal(0.02)
 
 
@@ -38,7 +40,7 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool, axis_name: str | None
     ) -> jax.Array:
-        """Normalises the maps of x [B, H, W, F], over the devices of `axis_name`."""
+        """Normalise the maps of x [B, H, W, F], over the devices of `axis_name`."""
         return nn.BatchNorm(
             use_running_average=not train, momentum=0.9, axis_name=axis_name,
             scale_init=lambda *args: 1 + _normal(*args),
@@ -63,16 +65,16 @@ class Generator(nn.Module):
         train: bool = False,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Draws images.
+        """Draw images.
 
         Args:
-          z: [B, Z].
-          label: [B] integer, with `num_classes`.
-          train: BatchNorm uses the moments of the batch, not their running averages.
-          axis_name: the devices over which these moments are taken.
+            z: [B, Z].
+            label: [B] integer, with `num_classes`.
+            train: BatchNorm uses the moments of the batch, not their running averages.
+            axis_name: the devices over which these moments are taken.
 
         Returns:
-          [B, H, W, C] float32 in (-1, 1).
+            [B, H, W, C] float32 in (-1, 1).
         """
         chex.assert_rank(z, 2)
         mode = dict(train=train, axis_name=axis_name)
@@ -115,25 +117,16 @@ class Discriminator(nn.Module):
         x: jax.Array,
         label: jax.Array | None = None,
         *,
-        dropout_rngs: jax.Array | None = None,
+        dropout_rng: jax.Array | None = None,
         train: bool = False,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Judges images.
+        """Judge images [B, H, W, C] as `players.Discriminator` says: logits [B].
 
-        Args:
-          x: [B, H, W, C] in [-1, 1], all real or all generated: BatchNorm's moments
-            are of one kind.
-          label: [B] integer, with `num_classes`; seen as maps of 0 and 1.
-          dropout_rngs: has no effect, there being no dropout.
-          train: BatchNorm uses the moments of the batch, not their running averages;
-            spectral norm improves its estimate.
-          axis_name: the devices over which these moments are taken.
-
-        Returns:
-          logits [B] float32.
+        `label` [B] integer, with `num_classes`, is seen as maps of 0 and 1. There is
+        no dropout.
         """
-        del dropout_rngs
+        del dropout_rng
         chex.assert_rank(x, 4)
         h = x
         if self.num_classes:

@@ -22,6 +22,8 @@ from flax import linen as nn
 from gm_jax.layers.dropout import Dropout
 from gm_jax.layers.spectral import maybe_spectral
 
+__all__ = ['Critic', 'Discriminator', 'Generator', 'Maxout']
+
 
 class Generator(nn.Module):
     """z to an image."""
@@ -34,15 +36,15 @@ class Generator(nn.Module):
     def __call__(
         self, z: jax.Array, *, train: bool = False, axis_name: str | None = None
     ) -> jax.Array:
-        """Draws images.
+        """Draw images.
 
         Args:
-          z: [B, Z].
-          train: has no effect, there being no BatchNorm.
-          axis_name: likewise.
+            z: [B, Z].
+            train: has no effect, there being no BatchNorm.
+            axis_name: likewise.
 
         Returns:
-          [B, H, W, C] float32 in (-1, 1).
+            [B, H, W, C] float32 in (-1, 1).
         """
         del train, axis_name
         chex.assert_rank(z, 2)
@@ -58,7 +60,7 @@ class Maxout(nn.Module):
     """The largest of several linear maps for each unit: max_p (W_p x + b_p).
 
     References:
-      Goodfellow et al. 2013, Maxout Networks, sec. 2. https://arxiv.org/abs/1302.4389
+        Goodfellow et al. 2013, Maxout Networks, sec. 2. https://arxiv.org/abs/1302.4389
     """
 
     features: int
@@ -67,7 +69,7 @@ class Maxout(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [B, F] to [B, features]."""
+        """Map [B, F] to [B, features]."""
         h = nn.Dense(self.features * self.pieces, dtype=self.dtype)(x)
         return h.reshape(-1, self.features, self.pieces).max(axis=-1)
 
@@ -85,28 +87,21 @@ class Discriminator(nn.Module):
         self,
         x: jax.Array,
         *,
-        dropout_rngs: jax.Array | None = None,
+        dropout_rng: jax.Array | None = None,
         train: bool = False,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Judges images.
+        """Judge images [B, H, W, C] as `players.Discriminator` says: logits [B].
 
-        Args:
-          x: [B, H, W, C] in [-1, 1].
-          dropout_rngs: [B] keys for dropout; None: no dropout.
-          train: has no effect, there being no BatchNorm.
-          axis_name: likewise.
-
-        Returns:
-          logits [B] float32.
+        There is no BatchNorm.
         """
         del train, axis_name
         chex.assert_rank(x, 4)
         # The paper's code drops 0.2 of the pixels and 0.5 of the units.
-        h = Dropout(0.4 * self.dropout)(x.reshape(x.shape[0], -1), rngs=dropout_rngs)
+        h = Dropout(0.4 * self.dropout)(x.reshape(x.shape[0], -1), rng=dropout_rng)
         for size in self.hidden:
             h = Maxout(size, self.pieces, dtype=self.dtype)(h)
-            h = Dropout(self.dropout)(h, rngs=dropout_rngs)
+            h = Dropout(self.dropout)(h, rng=dropout_rng)
         return nn.Dense(1, dtype=self.dtype)(h).astype(jnp.float32)[:, 0]
 
 
@@ -122,22 +117,15 @@ class Critic(nn.Module):
         self,
         x: jax.Array,
         *,
-        dropout_rngs: jax.Array | None = None,
+        dropout_rng: jax.Array | None = None,
         train: bool = False,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Scores images.
+        """Score images [B, H, W, C] as `players.Discriminator` says: scores [B].
 
-        Args:
-          x: [B, H, W, C] in [-1, 1].
-          dropout_rngs: has no effect, there being no dropout.
-          train: spectral norm improves its estimate.
-          axis_name: has no effect, there being no BatchNorm.
-
-        Returns:
-          scores [B] float32.
+        There is no dropout and no BatchNorm.
         """
-        del dropout_rngs, axis_name
+        del dropout_rng, axis_name
         chex.assert_rank(x, 4)
         normalised = maybe_spectral(self.spectral, train)
         h = x.reshape(x.shape[0], -1)

@@ -28,6 +28,8 @@ from flax import linen as nn
 from gm_jax.layers.causal import Above, Head, Here, Left, window
 from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
 
+__all__ = ['gate', 'GatedLayer', 'GatedPixelCNN']
+
 
 def gate(x: jax.Array) -> jax.Array:
     """Compute tanh(x_1) o sigmoid(x_2) for the two halves of the last axis."""
@@ -45,7 +47,7 @@ class GatedLayer(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the convolutions."""
+        """Make the convolutions."""
         half, double, dtype = self.kernel_size // 2, 2 * self.features, self.dtype
         # From the second layer on, the vertical features of a row know only the rows
         # above it, so the row itself may be seen.
@@ -66,7 +68,7 @@ class GatedLayer(nn.Module):
     def __call__(
         self, v: jax.Array, u: jax.Array, h: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Maps v, u [B, H, W, F] and the map h to the next v, u and to skip."""
+        """Map v, u [B, H, W, F] and the map h to the next v, u and to skip."""
         a = self._plus(self.above(v), self.above_h, h)
         b = self.left(u) + self._plus(self.link(a), self.left_h, h)
         return gate(a), *self._finish(u, b)
@@ -74,7 +76,7 @@ class GatedLayer(nn.Module):
     def row(
         self, rows: jax.Array, h: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """Maps the rows of v that row r sees to v [B, W, p] and N a [B, W, 2p].
+        """Map the rows of v that row r sees to v [B, W, p] and N a [B, W, 2p].
 
         Of the map h it is given row r.
         """
@@ -84,7 +86,7 @@ class GatedLayer(nn.Module):
     def pixel(
         self, left: jax.Array, u: jax.Array, context: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Maps u to its left [B, K, F] and at a pixel [B, F] to the next u and skip."""
+        """Map u to its left [B, K, F] and at a pixel [B, F] to the next u and skip."""
         return self._finish(u, self.left.pixel(left) + context)
 
     def _plus(self, x: jax.Array, dense: nn.Dense, h: jax.Array | None) -> jax.Array:
@@ -110,7 +112,7 @@ class GatedPixelCNN(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the layers."""
+        """Make the layers."""
         sizes = [self.first_kernel] + [
             self.kernel_sizes[i % len(self.kernel_sizes)]
             for i in range(self.num_layers)
@@ -127,15 +129,15 @@ class GatedPixelCNN(nn.Module):
         )
 
     def __call__(self, x: jax.Array, h: jax.Array | None = None) -> jax.Array:
-        """Computes the logits of every pixel given those before it.
+        """Compute the logits of every pixel given those before it.
 
         Args:
-          x: [B, H, W, C] integers in [0, V).
-          h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
-            map [B, H, W, E] such as a small image scaled up.
+            x: [B, H, W, C] integers in [0, V).
+            h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
+                map [B, H, W, E] such as a small image scaled up.
 
         Returns:
-          Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
+            Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
         """
         chex.assert_shape(x, (None, *self.image_shape))
         v = u = encode(x, self.num_values)
@@ -147,11 +149,11 @@ class GatedPixelCNN(nn.Module):
         return self.to_logits(skips)
 
     def start(self, batch_size: int) -> tuple[Any, Any, Any]:
-        """Returns the zeros that the convolutions see outside the image.
+        """Return the zeros that the convolutions see outside the image.
 
         Returns:
-          (state, left, features): the last rows of v of every layer but the last, the
-          last pixels of u of the same layers, and nothing of the row before.
+            (state, left, features): the last rows of v of every layer but the last, the
+            last pixels of u of the same layers, and nothing of the row before.
         """
         width, p = self.image_shape[1], self.features
         halves = [layer.kernel_size // 2 for layer in self.layers[1:]]
@@ -163,10 +165,10 @@ class GatedPixelCNN(nn.Module):
         self, state: Any, features: Any, x: jax.Array, r: jax.Array,
         h: jax.Array | None = None,
     ) -> tuple[Any, Any]:
-        """Computes the vertical stack at row r of x [B, H, W, C].
+        """Compute the vertical stack at row r of x [B, H, W, C].
 
         Returns:
-          The next state, and for each layer what `pixel` needs of it, [B, W, 2p].
+            The next state, and for each layer what `pixel` needs of it, [B, W, 2p].
         """
         del features
         rows = rows_above(encode(x, self.num_values), r, self.first_kernel // 2)
@@ -182,10 +184,10 @@ class GatedPixelCNN(nn.Module):
     def pixel(
         self, left: Any, context: Any, x_row: jax.Array, r: jax.Array, w: jax.Array
     ) -> tuple[Any, jax.Array, Any]:
-        """Computes the horizontal stack at pixel w of the row x_row [B, W, C].
+        """Compute the horizontal stack at pixel w of the row x_row [B, W, C].
 
         Returns:
-          The next left, the logits [B, C] or [B, C, V], and no features to keep.
+            The next left, the logits [B, C] or [B, C, V], and no features to keep.
         """
         del r
         lefts, u = left_of(

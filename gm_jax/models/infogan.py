@@ -24,6 +24,8 @@ from gm_jax.layers.spectral import maybe_spectral
 from gm_jax.layers.upsample import ConvTranspose
 from gm_jax.models.dcgan import BatchNorm
 
+__all__ = ['Discriminator', 'Generator']
+
 _SLOPE = 0.2
 
 
@@ -37,15 +39,15 @@ class Generator(nn.Module):
     def __call__(
         self, z: jax.Array, *, train: bool = False, axis_name: str | None = None
     ) -> jax.Array:
-        """Draws images.
+        """Draw images.
 
         Args:
-          z: [B, Z].
-          train: BatchNorm uses the moments of the batch, not their running averages.
-          axis_name: the devices over which these moments are taken.
+            z: [B, Z].
+            train: BatchNorm uses the moments of the batch, not their running averages.
+            axis_name: the devices over which these moments are taken.
 
         Returns:
-          [B, H, W, C] float32 in (-1, 1).
+            [B, H, W, C] float32 in (-1, 1).
         """
         chex.assert_rank(z, 2)
         height, width, channels = self.image_shape
@@ -76,24 +78,15 @@ class Discriminator(nn.Module):
         self,
         x: jax.Array,
         *,
-        dropout_rngs: jax.Array | None = None,
+        dropout_rng: jax.Array | None = None,
         train: bool = False,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Judges images.
+        """Judge images [B, H, W, C] as `players.Discriminator` says: logits [B].
 
-        Args:
-          x: [B, H, W, C] in [-1, 1], all real or all generated: BatchNorm's moments
-            are of one kind.
-          dropout_rngs: has no effect, there being no dropout.
-          train: BatchNorm uses the moments of the batch, not their running averages;
-            spectral norm improves its estimate.
-          axis_name: the devices over which these moments are taken.
-
-        Returns:
-          logits [B] float32.
+        There is no dropout.
         """
-        del dropout_rngs
+        del dropout_rng
         chex.assert_rank(x, 4)
         batch_norm = self.norm == 'batch'
         spectral = maybe_spectral(self.norm == 'spectral', train)

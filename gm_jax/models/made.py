@@ -16,7 +16,7 @@ another one. Of V > 2 values, x is the value over V - 1 and the output a softmax
     masks = ascending(draw_masks(np.random.default_rng(0), 784, (500,), shuffle=False))
     logits = model.apply(variables, x, masks)  # x integers [B, H, W, C]
 
-`start`, `row` and `pixel` are the same network for `sampling.autoregressive` to run
+`start` and `pixel` are the same network for `sampling.autoregressive` to run
 incrementally, in the order of the masks, which must be `ascending`.
 """
 
@@ -32,12 +32,19 @@ from flax import linen as nn
 
 from gm_jax.layers.pixels import unit_interval
 
+__all__ = ['ascending', 'draw_masks', 'MADE', 'mask', 'Masks']
+
 
 class Masks(NamedTuple):
-    """An order of the D values, and the degrees of the hidden units."""
+    """An order of the D values, and the degrees of the hidden units.
 
-    rank: np.ndarray  # [D] r: how many values come before each
-    degrees: tuple[np.ndarray, ...]  # of each layer's units; each in 1 ... D - 1
+    Attributes:
+        rank: [D] r, how many values come before each.
+        degrees: m_l of each layer's units, in 1 ... D - 1.
+    """
+
+    rank: np.ndarray
+    degrees: tuple[np.ndarray, ...]
 
     @property
     def order(self) -> np.ndarray:
@@ -48,7 +55,7 @@ class Masks(NamedTuple):
 def draw_masks(
     rng: np.random.Generator, num_dims: int, hidden: Sequence[int], *, shuffle: bool
 ) -> Masks:
-    """Draws degrees uniform from the lowest of the layer before to D - 1 (sec. 4.1).
+    """Draw degrees uniform from the lowest of the layer before to D - 1 (sec. 4.1).
 
     Args:
         rng: the source of randomness.
@@ -67,8 +74,21 @@ def draw_masks(
     return Masks(rank, tuple(degrees))
 
 
+def mask(m: jax.typing.ArrayLike, m_next: jax.typing.ArrayLike) -> jax.Array:
+    """Compute M[j, k] = m(j) <= m_next(k): what unit k may see of the layer before.
+
+    Args:
+        m: [J] how many values must be known for each input to be.
+        m_next: [K] how many are, where each unit is computed.
+
+    Returns:
+        [J, K] bool.
+    """
+    return jnp.asarray(m)[:, None] <= jnp.asarray(m_next)[None]
+
+
 def ascending(masks: Masks) -> Masks:
-    """Sorts the units of each layer by degree, as `MADE.pixel` needs them.
+    """Sort the units of each layer by degree, as `MADE.pixel` needs them.
 
     Of one mask alone the units are exchangeable. Of several that share their weights
     only one may be sorted: sorted all, they would be nearly the same mask.
@@ -85,7 +105,7 @@ class MADE(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the parameters."""
+        """Make the parameters."""
         num_dims = math.prod(self.image_shape)
         self.outputs = 1 if self.num_values == 2 else self.num_values
         he, zeros = nn.initializers.he_normal(), nn.initializers.zeros_init()
@@ -108,82 +128,76 @@ class MADE(nn.Module):
     def __call__(
         self, x: jax.Array, masks: Masks, h: jax.Array | None = None
     ) -> jax.Array:
-        """Computes the logits of every value given those before it in the order.
+        """Compute the logits of every value given those before it in the order.
 
         Args:
-          x: [B, H, W, C] integers in [0, V).
-          masks: the order and the degrees.
-          h: [B, E] what the image is conditioned on, such as a class as one-hot.
+            x: [B, H, W, C] integers in [0, V).
+            masks: the order and the degrees.
+            h: [B, E] what the image is conditioned on, such as a class as one-hot.
 
         Returns:
-          Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
+            Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
         """
         chex.assert_shape(x, (None, *self.image_shape))
         x = unit_interval(x.reshape(len(x), -1), self.num_values).astype(self.dtype)
-        rank, degrees = masks
         *biases, c = self._biases(h)
-        seen, y = rank + 1, x
-        for w, b, degree in zip(self.w, biases, degrees):
-            y = jax.nn.relu(y @ self._masked(w, seen, degree) + b)
-            seen = degree
-        rank_of_output = jnp.repeat(rank, self.outputs)
-        logits = (
-            y @ self._masked(self.v, seen, rank_of_output)
-            + x @ self._masked(self.a, rank + 1, rank_of_output) + c
-        )
+        m_x = masks.rank + 1
+        y, m = x, m_x
+        for w, b, m_l in zip(self.w, biases, masks.degrees):
+            M = mask(m, m_l)
+            y = jax.nn.relu(y @ self._masked(w, M) + b)
+            m = m_l
+        r = jnp.repeat(masks.rank, self.outputs)
+        M_V, M_A = mask(m, r), mask(m_x, r)
+        logits = y @ self._masked(self.v, M_V) + x @ self._masked(self.a, M_A) + c
         shape = (len(x), *self.image_shape)
         logits = logits.reshape(shape if self.num_values == 2 else (*shape, -1))
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
     def start(self, batch_size: int) -> tuple[Any, Any, Any]:
-        """Returns (state, left, features): no hidden unit is known yet."""
+        """Return (state, left, features): no hidden unit is known yet."""
         left = tuple(jnp.zeros((batch_size, n), self.dtype) for n in self.hidden)
         return (), left, ()
-
-    def row(
-        self, state: Any, features: Any, x: jax.Array, r: jax.Array
-    ) -> tuple[Any, Any]:
-        """Returns no context: `pixel` needs the values only."""
-        del features, x, r
-        return state, ()
 
     def pixel(
         self, left: Any, context: Any, x_row: jax.Array, r: jax.Array,
         place: jax.Array, masks: Masks, h: jax.Array | None = None,
     ) -> tuple[Any, jax.Array, Any]:
-        """Computes the hidden units that one more value completes, and its successor.
+        """Compute the hidden units that one more value completes, and its successor.
 
         Units of degree m are complete once m values are known. Ascending degrees put
         them side by side: a slice as long as there are units of any degree also takes
         units of higher ones, which are computed again when their turn comes.
 
         Args:
-          left: of each layer, [B, H_l] of which the units of degree < place matter.
-          context: nothing.
-          x_row: [B, D, 1] integers in the order.
-          r: 0, the only row.
-          place: how many values are known.
-          masks: the order and the degrees, `ascending`, as numpy arrays.
-          h: [B, E] what the image is conditioned on.
+            left: of each layer, [B, H_l] of which the units of degree < place matter.
+            context: nothing.
+            x_row: [B, D, 1] integers in the order.
+            r: 0, the only row.
+            place: how many values are known.
+            masks: the order and the degrees, `ascending`, as numpy arrays.
+            h: [B, E] what the image is conditioned on.
 
         Returns:
-          The next left, the logits [B, 1] or [B, 1, V], and no features to keep.
+            The next left, the logits [B, 1] or [B, 1, V], and no features to keep.
         """
         del context, r
         x = unit_interval(x_row[:, masks.rank, 0], self.num_values).astype(self.dtype)
         *biases, c = self._biases(h)
-        seen, y, known = masks.rank + 1, x, []
-        for w, b, degree, layer in zip(self.w, biases, masks.degrees, left):
-            degrees, size = jnp.asarray(degree), np.bincount(degree).max()
-            begin = jnp.searchsorted(degrees, place)
-            w, b, degrees = (
+        m_x = masks.rank + 1
+        y, m, known = x, m_x, []
+        for w, b, m_l, layer in zip(self.w, biases, masks.degrees, left):
+            begin = jnp.searchsorted(jnp.asarray(m_l), place)
+            size = np.bincount(m_l).max()
+            w, b, m_new = (
                 jax.lax.dynamic_slice_in_dim(a, begin, size, -1)
-                for a in (w, b, degrees)
+                for a in (w, b, jnp.asarray(m_l))
             )
-            new = jax.nn.relu(y @ self._masked(w, seen, degrees) + b)
+            M = mask(m, m_new)
+            new = jax.nn.relu(y @ self._masked(w, M) + b)
             y = jax.lax.dynamic_update_slice_in_dim(layer, new, begin, 1)
             known.append(y)
-            seen = degree
+            m = m_l
         position = jnp.asarray(masks.order)[place]
         v, a, c = (
             jax.lax.dynamic_slice_in_dim(
@@ -191,21 +205,17 @@ class MADE(nn.Module):
             )
             for p in (self.v, self.a, c)
         )
-        rank_of_output = jnp.broadcast_to(place, (self.outputs,))
-        logits = (
-            y @ self._masked(v, seen, rank_of_output)
-            + x @ self._masked(a, masks.rank + 1, rank_of_output) + c
-        )
+        rank = jnp.broadcast_to(place, (self.outputs,))
+        M_V, M_A = mask(m, rank), mask(m_x, rank)
+        logits = y @ self._masked(v, M_V) + x @ self._masked(a, M_A) + c
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         return tuple(known), logits if self.num_values == 2 else logits[:, None], ()
 
-    def _masked(self, kernel: jax.Array, seen: Any, degree: Any) -> jax.Array:
-        """Keeps the weights of inputs that are complete where `degree` values are."""
-        kept = jnp.asarray(seen)[:, None] <= jnp.asarray(degree)[None]
-        return jnp.where(kept, kernel, 0).astype(self.dtype)
+    def _masked(self, kernel: jax.Array, M: jax.Array) -> jax.Array:
+        return jnp.where(M, kernel, 0).astype(self.dtype)
 
     def _biases(self, h: jax.Array | None) -> list[jax.Array]:
-        """Returns the biases of every layer, [1, n], or [B, n] by the condition."""
+        """Return the biases of every layer, [1, n], or [B, n] by the condition."""
         first, *others = [b[None].astype(self.dtype) for b in (*self.b, self.c)]
         if h is not None:
             first = first + self.condition(h)

@@ -33,6 +33,8 @@ from gm_jax.layers.observer import Observer
 from gm_jax.layers.pixels import encode, join, quarters
 from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
 
+__all__ = ['MultiscalePixelCNN', 'ParallelStage', 'RasterStage']
+
 
 class RasterStage(nn.Module):
     """From x^(l-1) to x^(l) in raster order."""
@@ -45,7 +47,7 @@ class RasterStage(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the network, and what looks at x^(l-1) for it."""
+        """Make the network, and what looks at x^(l-1) for it."""
         self.observer = Observer(self.features, self.num_layers, dtype=self.dtype)
         self.network = GatedPixelCNN(
             self.image_shape, self.num_values, features=self.features,
@@ -54,11 +56,11 @@ class RasterStage(nn.Module):
         )
 
     def __call__(self, x: jax.Array) -> list[jax.Array]:
-        """Computes the logits of the `quarters` of x^(l), less x^(l-1) [B, H, W, C]."""
+        """Compute the logits of the `quarters` of x^(l), less x^(l-1) [B, H, W, C]."""
         return quarters(self.network(x, self.observe(x[:, ::2, ::2])))[1:]
 
     def observe(self, small: jax.Array) -> jax.Array:
-        """Maps x^(l-1), [B, H / 2, W / 2, C], to a map [B, H, W, F] for the network."""
+        """Map x^(l-1), [B, H / 2, W / 2, C], to a map [B, H, W, F] for the network."""
         x = encode(small, self.num_values)
         x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)  # 1: given
         return self.observer(join([x, *[jnp.zeros_like(x)] * 3]))
@@ -75,7 +77,7 @@ class ParallelStage(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes a network for each group."""
+        """Make a network for each group."""
         channels, dtype = self.image_shape[2], self.dtype
         self.observers = [
             Observer(self.features, self.num_layers, dtype=dtype) for _ in range(3)
@@ -90,7 +92,7 @@ class ParallelStage(nn.Module):
         ]
 
     def __call__(self, x: jax.Array) -> list[jax.Array]:
-        """Computes the logits of the `quarters` of x^(l), less x^(l-1) [B, H, W, C]."""
+        """Compute the logits of the `quarters` of x^(l), less x^(l-1) [B, H, W, C]."""
         parts = quarters(x)
         return [
             self.logits(n, self.observe(n, jnp.concatenate(parts[:n + 1], -1)), part)
@@ -98,11 +100,11 @@ class ParallelStage(nn.Module):
         ]
 
     def observe(self, group: int, known: jax.Array) -> jax.Array:
-        """Maps x^(l-1) and the groups before, [B, H / 2, W / 2, (group + 1) C]."""
+        """Map x^(l-1) and the groups before, [B, H / 2, W / 2, (group + 1) C]."""
         return self.observers[group](encode(known, self.num_values))
 
     def logits(self, group: int, y: jax.Array, x: jax.Array) -> jax.Array:
-        """Maps `observe` and the group itself, of which a colour sees those before."""
+        """Map `observe` and the group itself, of which a colour sees those before."""
         if self.image_shape[2] > 1:
             y = y + self.colours[group](encode(x, self.num_values))
         return self.to_logits[group](y)
@@ -121,7 +123,7 @@ class MultiscalePixelCNN(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the networks; each image has its own."""
+        """Make the networks; each image has its own."""
         def of_size(part: int) -> tuple[int, int, int]:
             height, width, channels = self.image_shape
             return height // part, width // part, channels
@@ -137,13 +139,13 @@ class MultiscalePixelCNN(nn.Module):
         ]
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Computes the logits of every pixel given those before it.
+        """Compute the logits of every pixel given those before it.
 
         Args:
-          x: [B, H, W, C] integers in [0, V), H and W multiples of 2^L.
+            x: [B, H, W, C] integers in [0, V), H and W multiples of 2^L.
 
         Returns:
-          Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
+            Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
         """
         chex.assert_shape(x, (None, *self.image_shape))
         part = 2 ** self.num_stages
@@ -154,7 +156,7 @@ class MultiscalePixelCNN(nn.Module):
         return logits
 
     def order(self) -> np.ndarray:
-        """Returns the flat positions of the values in the order of the factors."""
+        """Return the flat positions of the values in the order of the factors."""
         places = np.arange(math.prod(self.image_shape)).reshape(1, *self.image_shape)
         part = 2 ** self.num_stages
         order: list[np.ndarray] = [places[:, ::part, ::part].ravel()]

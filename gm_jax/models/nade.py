@@ -14,7 +14,7 @@ a softmax.
     model = NADE(image_shape=(28, 28, 1), num_values=2)
     logits = model.apply(variables, x)  # x integers [B, H, W, C]
 
-`start`, `row` and `pixel` are the same network for `sampling.autoregressive` to run
+`start` and `pixel` are the same network for `sampling.autoregressive` to run
 incrementally, in the order of the model.
 """
 
@@ -30,6 +30,8 @@ from flax import linen as nn
 from gm_jax.layers.causal import LECUN
 from gm_jax.layers.pixels import unit_interval
 
+__all__ = ['NADE']
+
 
 class NADE(nn.Module):
     """The network, from integers to logits. Its rows of W, V, b are in its order."""
@@ -41,7 +43,7 @@ class NADE(nn.Module):
     dtype: Any = jnp.float32  # of the result too if it is float64
 
     def setup(self) -> None:
-        """Makes the parameters."""
+        """Make the parameters."""
         num_dims = math.prod(self.image_shape)
         outputs = 1 if self.num_values == 2 else self.num_values
         zeros = nn.initializers.zeros_init()
@@ -53,14 +55,14 @@ class NADE(nn.Module):
         self.condition = nn.Dense(self.hidden, use_bias=False)
 
     def __call__(self, x: jax.Array, h: jax.Array | None = None) -> jax.Array:
-        """Computes the logits of every value given those before it in the order.
+        """Compute the logits of every value given those before it in the order.
 
         Args:
-          x: [B, H, W, C] integers in [0, V).
-          h: [B, E] what the image is conditioned on, such as a class as one-hot.
+            x: [B, H, W, C] integers in [0, V).
+            h: [B, E] what the image is conditioned on, such as a class as one-hot.
 
         Returns:
-          Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
+            Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
         """
         chex.assert_shape(x, (None, *self.image_shape))
         order = slice(None) if self.order is None else np.array(self.order)
@@ -90,30 +92,23 @@ class NADE(nn.Module):
     def start(
         self, batch_size: int, h: jax.Array | None = None
     ) -> tuple[Any, Any, Any]:
-        """Returns (state, left, features): a before the first value as `left`."""
+        """Return (state, left, features): a before the first value as `left`."""
         return (), self._start(batch_size, h), ()
-
-    def row(
-        self, state: Any, features: Any, x: jax.Array, r: jax.Array
-    ) -> tuple[Any, Any]:
-        """Returns no context: `pixel` needs the values only."""
-        del features, x, r
-        return state, ()
 
     def pixel(
         self, left: Any, context: Any, x_row: jax.Array, r: jax.Array, w: jax.Array
     ) -> tuple[Any, jax.Array, Any]:
-        """Adds value w - 1 to a, and computes the logits of value w.
+        """Add value w - 1 to a, and compute the logits of value w.
 
         Args:
-          left: [B, H] a before value w - 1.
-          context: nothing.
-          x_row: [B, D, 1] integers in the order.
-          r: 0, the only row.
-          w: the value's place in the order.
+            left: [B, H] a before value w - 1.
+            context: nothing.
+            x_row: [B, D, 1] integers in the order.
+            r: 0, the only row.
+            w: the value's place in the order.
 
         Returns:
-          The next left, the logits [B, 1] or [B, 1, V], and no features to keep.
+            The next left, the logits [B, 1] or [B, 1, V], and no features to keep.
         """
         del context, r
         weights, v, b = self._weights()
@@ -131,6 +126,6 @@ class NADE(nn.Module):
         return jnp.broadcast_to(c, (batch_size, self.hidden)).astype(self.dtype)
 
     def _logits(self, a: jax.Array, v: jax.Array, b: jax.Array) -> jax.Array:
-        """Maps a [B, H] to the logits of one value [B, 1] or [B, V]."""
+        """Map a [B, H] to the logits of one value [B, 1] or [B, V]."""
         logits = jax.nn.sigmoid(a) @ v + b[None]
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -28,6 +28,8 @@ from flax import linen as nn
 from gm_jax.layers.causal import Above, Head, Here, Left, window
 from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
 
+__all__ = ['MaskedConv', 'PixelCNN', 'ResidualBlock']
+
 
 class MaskedConv(nn.Module):
     """A k x k convolution under mask A (`strict`) or B."""
@@ -39,7 +41,7 @@ class MaskedConv(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the three parts."""
+        """Make the three parts."""
         half = self.kernel_size // 2
         self.above = Above(self.features, (half, self.kernel_size), dtype=self.dtype)
         self.left = Left(self.features, half, dtype=self.dtype)
@@ -51,15 +53,15 @@ class MaskedConv(nn.Module):
             )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [B, H, W, F] to [B, H, W, G]."""
+        """Map [B, H, W, F] to [B, H, W, G]."""
         return self._plus_here(self.above(x) + self.left(x), x)
 
     def row(self, rows: jax.Array) -> jax.Array:
-        """Maps the k // 2 rows above, [B, K, W, F], to what they add, [B, W, G]."""
+        """Map the k // 2 rows above, [B, K, W, F], to what they add, [B, W, G]."""
         return self.above.row(rows)
 
     def pixel(self, left: jax.Array, x: jax.Array, context: jax.Array) -> jax.Array:
-        """Maps [B, K, F] to the left, [B, F] here and `row` here [B, G] to [B, G]."""
+        """Map [B, K, F] to the left, [B, F] here and `row` here [B, G] to [B, G]."""
         return self._plus_here(self.left.pixel(left) + context, x)
 
     def _plus_here(self, y: jax.Array, x: jax.Array) -> jax.Array:
@@ -75,22 +77,22 @@ class ResidualBlock(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the convolutions."""
+        """Make the convolutions."""
         common = dict(channels=self.channels, dtype=self.dtype)
         self.reduce = Here(self.features, **common)
         self.conv = MaskedConv(self.features, self.kernel_size, **common)
         self.expand = Here(2 * self.features, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [B, H, W, 2h] to the same shape."""
+        """Map [B, H, W, 2h] to the same shape."""
         return x + self.finish(self.conv(self.begin(x)))
 
     def begin(self, x: jax.Array) -> jax.Array:
-        """Computes what the masked convolution sees, [..., h]."""
+        """Compute what the masked convolution sees, [..., h]."""
         return jax.nn.relu(self.reduce(jax.nn.relu(x)))
 
     def finish(self, y: jax.Array) -> jax.Array:
-        """Maps what the masked convolution gives to the residual, [..., 2h]."""
+        """Map what the masked convolution gives to the residual, [..., 2h]."""
         return self.expand(jax.nn.relu(y))
 
 
@@ -107,7 +109,7 @@ class PixelCNN(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the layers."""
+        """Make the layers."""
         channels = self.image_shape[2]
         self.first = MaskedConv(
             2 * self.features, self.first_kernel, channels, strict=True,
@@ -121,15 +123,15 @@ class PixelCNN(nn.Module):
         self.to_logits = Head(self.head, channels, self.num_values, dtype=self.dtype)
 
     def __call__(self, x: jax.Array, h: jax.Array | None = None) -> jax.Array:
-        """Computes the logits of every pixel given those before it.
+        """Compute the logits of every pixel given those before it.
 
         Args:
-          x: [B, H, W, C] integers in [0, V).
-          h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
-            map [B, H, W, E] such as a small image scaled up.
+            x: [B, H, W, C] integers in [0, V).
+            h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
+                map [B, H, W, E] such as a small image scaled up.
 
         Returns:
-          Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
+            Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
         """
         chex.assert_shape(x, (None, *self.image_shape))
         y = self.first(encode(x, self.num_values))
@@ -140,11 +142,11 @@ class PixelCNN(nn.Module):
         return self.to_logits(y)
 
     def start(self, batch_size: int) -> tuple[Any, Any, Any]:
-        """Returns the zeros that the convolutions see outside the image.
+        """Return the zeros that the convolutions see outside the image.
 
         Returns:
-          (state, left, features): of what each block's masked convolution sees, the
-          last rows but one, the last pixels, and the row before.
+            (state, left, features): of what each block's masked convolution sees, the
+            last rows but one, the last pixels, and the row before.
         """
         width, half = self.image_shape[1], self.kernel_size // 2
 
@@ -158,17 +160,17 @@ class PixelCNN(nn.Module):
         self, state: Any, features: Any, x: jax.Array, r: jax.Array,
         h: jax.Array | None = None,
     ) -> tuple[Any, Any]:
-        """Computes what the rows above add to row r of every masked convolution.
+        """Compute what the rows above add to row r of every masked convolution.
 
         Args:
-          state: for each block, [B, K, W, h] the K rows before row r - 1.
-          features: for each block, [B, W, h] row r - 1.
-          x: [B, H, W, C] integers, of which the rows above matter.
-          r: the row.
-          h: [B, E] what the image is conditioned on.
+            state: for each block, [B, K, W, h] the K rows before row r - 1.
+            features: for each block, [B, W, h] row r - 1.
+            x: [B, H, W, C] integers, of which the rows above matter.
+            r: the row.
+            h: [B, E] what the image is conditioned on.
 
         Returns:
-          The next state, and for each masked convolution [B, W, G].
+            The next state, and for each masked convolution [B, W, G].
         """
         rows = rows_above(encode(x, self.num_values), r, self.first_kernel // 2)
         first = self.first.row(rows)
@@ -181,11 +183,11 @@ class PixelCNN(nn.Module):
     def pixel(
         self, left: Any, context: Any, x_row: jax.Array, r: jax.Array, w: jax.Array
     ) -> tuple[Any, jax.Array, Any]:
-        """Computes the network at pixel w of the row x_row [B, W, C].
+        """Compute the network at pixel w of the row x_row [B, W, C].
 
         Returns:
-          The next left, the logits [B, C] or [B, C, V], and for each block what its
-          masked convolution sees here, [B, h].
+            The next left, the logits [B, C] or [B, C, V], and for each block what its
+            masked convolution sees here, [B, h].
         """
         del r
         before, here = left_of(

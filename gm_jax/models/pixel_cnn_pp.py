@@ -41,6 +41,8 @@ from gm_jax.layers.shifted import (
 )
 from gm_jax.losses.logistic_mixture import LogisticMixture
 
+__all__ = ['GatedResnet', 'Level', 'PixelCNNpp']
+
 
 class GatedResnet(nn.Module):
     """One layer of one stream; `centred` is the stream u."""
@@ -65,13 +67,13 @@ class GatedResnet(nn.Module):
 
     def __call__(
         self, x: jax.Array, *shortcuts: jax.Array, h: jax.Array | None,
-        rngs: jax.Array | None,
+        rng: jax.Array | None,
     ) -> jax.Array:
         """Map x and the short-cuts, all [B, H, W, F], to the next x."""
         c = self.conv_in(concat_elu(x))
         if shortcuts:
             c = c + self.nin(*shortcuts)
-        y = self.conv_out(self.drop(concat_elu(c), rngs=rngs))
+        y = self.conv_out(self.drop(concat_elu(c), rng=rng))
         return x + _gate(y + self._conditioned(h))
 
     def row(
@@ -153,18 +155,18 @@ class Level(nn.Module):
 
     def __call__(
         self, u: jax.Array, ul: jax.Array, h: jax.Array | None,
-        rngs: jax.Array | None,
+        rng: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
         """Compute both streams."""
         height, width = u.shape[1:3]
-        shortcuts, mode = [(u, ul)], dict(h=h, rngs=rngs)
+        shortcuts, mode = [(u, ul)], dict(h=h, rng=rng)
         for layer_u, layer_ul in zip(self.down_u, self.down_ul):
             u = layer_u(u, **mode)
             ul = layer_ul(ul, u, **mode)
             shortcuts.append((u, ul))
         if self.depth:
             half = jax.tree.map(lambda a: a[:, ::2, ::2], h)
-            u, ul = self.lower(self.halve_u(u), self.halve_ul(ul), half, rngs)
+            u, ul = self.lower(self.halve_u(u), self.halve_ul(ul), half, rng)
             u = self.double_u(u)[:, :height, :width]
             ul = self.double_ul(ul)[:, :height, :width]
         else:
@@ -189,7 +191,7 @@ class PixelCNNpp(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the layers."""
+        """Make the layers."""
         common = dict(features=self.features, dtype=self.dtype)
         self.first_u = ShiftedConv(kernel_size=(2, 3), centred=True, **common)
         self.first_above = ShiftedConv(kernel_size=(1, 3), centred=True, **common)
@@ -203,24 +205,24 @@ class PixelCNNpp(nn.Module):
         self.to_mixture = nn.Dense(per_pixel * self.num_mixtures, dtype=self.dtype)
 
     def __call__(
-        self, x: jax.Array, h: jax.Array | None = None, rngs: jax.Array | None = None
+        self, x: jax.Array, h: jax.Array | None = None, rng: jax.Array | None = None
     ) -> LogisticMixture:
-        """Computes the mixture of every pixel given those before it.
+        """Compute the mixture of every pixel given those before it.
 
         Args:
-          x: [B, H, W, C] integers in [0, V).
-          h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
-            map [B, H, W, E] such as a small image scaled up.
-          rngs: [B] keys of the dropout; None for none.
+            x: [B, H, W, C] integers in [0, V).
+            h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
+                map [B, H, W, E] such as a small image scaled up.
+            rng: one key, or [B] keys, one per example; None: no dropout.
 
         Returns:
-          The mixture, [B, H, W, ...].
+            The mixture, [B, H, W, ...].
         """
         chex.assert_shape(x, (None, *self.image_shape))
         x = self._input(x)
         u = self.first_u(shift_down(x))
         ul = self.first_above(shift_down(x)) + self.first_left(shift_right(x))
-        _, ul = self.level(u, ul, as_map(h), rngs)
+        _, ul = self.level(u, ul, as_map(h), rng)
         return self._mixture(ul)
 
     def start(self, batch_size: int) -> tuple[LevelState, LevelLeft, LevelLeft]:
@@ -263,7 +265,7 @@ class PixelCNNpp(nn.Module):
         return left, self._mixture(left.made), left
 
     def _input(self, x: jax.Array) -> jax.Array:
-        """Adds a channel of ones, which tells an image from what is around it."""
+        """Add a channel of ones, which tells an image from what is around it."""
         x = encode(x, self.num_values)
         return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
 

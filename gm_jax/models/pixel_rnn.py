@@ -44,6 +44,8 @@ from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
 from gm_jax.layers.shifted import shift_down
 from gm_jax.models.pixel_cnn import MaskedConv
 
+__all__ = ['CELLS', 'DiagonalBiLSTM', 'Diagonals', 'PixelRNN', 'RowLSTM']
+
 
 def _recurrence(module: nn.Module, taps: int) -> tuple[jax.Array, States]:
     """Make K_ss, [taps, h, 4h], and the states outside the image, [h]."""
@@ -227,7 +229,7 @@ class PixelRNN(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the layers."""
+        """Make the layers."""
         channels, maps = self.image_shape[2], 2 * self.features
         self.first = MaskedConv(
             maps, self.first_kernel, channels, strict=True, dtype=self.dtype
@@ -244,15 +246,15 @@ class PixelRNN(nn.Module):
         self.to_logits = Head(self.head, channels, self.num_values, dtype=self.dtype)
 
     def __call__(self, x: jax.Array, h: jax.Array | None = None) -> jax.Array:
-        """Computes the logits of every pixel given those before it.
+        """Compute the logits of every pixel given those before it.
 
         Args:
-          x: [B, H, W, C] integers in [0, V).
-          h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
-            map [B, H, W, E] such as a small image scaled up.
+            x: [B, H, W, C] integers in [0, V).
+            h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
+                map [B, H, W, E] such as a small image scaled up.
 
         Returns:
-          Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
+            Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
         """
         chex.assert_shape(x, (None, *self.image_shape))
         pixels = encode(x, self.num_values)
@@ -266,7 +268,7 @@ class PixelRNN(nn.Module):
         return self.to_logits(y + skips)
 
     def start(self, batch_size: int) -> tuple[Any, Any, Any]:
-        """Returns the (state, left, features) of every layer before the first pixel."""
+        """Return the (state, left, features) of every layer before the first pixel."""
         width = self.image_shape[1]
         starts = [layer.start(batch_size, width) for layer in self.layers]
         state, left, features = zip(*starts)
@@ -276,10 +278,10 @@ class PixelRNN(nn.Module):
         self, state: Any, features: Any, x: jax.Array, r: jax.Array,
         h: jax.Array | None = None,
     ) -> tuple[Any, Any]:
-        """Computes what the rows above mean to row r of x [B, H, W, C].
+        """Compute what the rows above mean to row r of x [B, H, W, C].
 
         Returns:
-          The next state, and what `pixel` needs, leaves [B, W, ...].
+            The next state, and what `pixel` needs, leaves [B, W, ...].
         """
         rows = rows_above(encode(x, self.num_values), r, self.first_kernel // 2)
         first = self.first.row(rows)
@@ -295,11 +297,11 @@ class PixelRNN(nn.Module):
     def pixel(
         self, left: Any, context: Any, x_row: jax.Array, r: jax.Array, w: jax.Array
     ) -> tuple[Any, jax.Array, Any]:
-        """Computes the network at pixel w of the row x_row [B, W, C].
+        """Compute the network at pixel w of the row x_row [B, W, C].
 
         Returns:
-          The next left, the logits [B, C] or [B, C, V], and the features of the row
-          that the next one needs.
+            The next left, the logits [B, C] or [B, C, V], and the features of the row
+            that the next one needs.
         """
         del r
         before, here = left_of(

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import jax
 
+__all__ = ['Discriminator', 'Generator', 'Player']
+
 
 class Player(Protocol):
     """A network with parameters of its own, such as a flax.linen.Module."""
@@ -44,7 +46,7 @@ class Discriminator(Player, Protocol):
         self,
         x: jax.Array,
         *,
-        dropout_rngs: jax.Array | None = None,
+        dropout_rng: jax.Array | None = None,
         train: bool = False,
         axis_name: str | None = None,
     ) -> jax.Array:
@@ -53,7 +55,7 @@ class Discriminator(Player, Protocol):
         Args:
             x: [B, H, W, C] in [-1, 1], all real or all generated: BatchNorm's moments
                 are of one kind.
-            dropout_rngs: [B] keys; None: no dropout.
+            dropout_rng: one key, or [B] keys, one per example; None: no dropout.
             train: BatchNorm uses the moments of the batch, not their running averages;
                 spectral norm improves its estimate.
             axis_name: the devices over which these moments are taken.

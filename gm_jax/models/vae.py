@@ -24,12 +24,19 @@ from flax import linen as nn
 
 from gm_jax.layers import stacks
 
+__all__ = ['Gaussian', 'GaussianLayer', 'VAE']
+
 
 class Gaussian(NamedTuple):
-    """A diagonal Gaussian."""
+    """A diagonal Gaussian.
 
-    mean: jax.Array  # [N, ...]
-    logvar: jax.Array  # [N, ...]
+    Attributes:
+        mean: [N, ...].
+        logvar: [N, ...] logarithms of the variances.
+    """
+
+    mean: jax.Array
+    logvar: jax.Array
 
 
 class GaussianLayer(nn.Module):
@@ -39,7 +46,7 @@ class GaussianLayer(nn.Module):
 
     @nn.compact
     def __call__(self, h: jax.Array) -> Gaussian:
-        """Applies two linear maps."""
+        """Apply two linear maps."""
         # One product for both; they are split by columns.
         out = nn.Dense(
             2 * self.latent_dim, kernel_init=nn.initializers.glorot_uniform()
@@ -63,7 +70,7 @@ class VAE(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the networks."""
+        """Make the networks."""
         parts = dict(
             activation=self.activation, batch_norm=self.batch_norm,
             dropout=self.dropout, dtype=self.dtype,
@@ -92,28 +99,28 @@ class VAE(nn.Module):
             self.prior = GaussianLayer(self.latent_dims[0])
 
     def encode(self, x: jax.Array, **mode: Any) -> Gaussian:
-        """Returns q(z1 | x).
+        """Return q(z1 | x).
 
         Args:
-          x: [N, H, W, C] in [0, 1].
-          **mode: train, dropout_rngs, axis_name; see `layers.stacks`.
+            x: [N, H, W, C] in [0, 1].
+            **mode: train, dropout_rng, axis_name; see `layers.stacks`.
 
         Returns:
-          Gaussian of [N, Z1].
+            Gaussian of [N, Z1].
         """
         x = x if self.network == 'conv' else x.reshape(x.shape[0], -1)
         h = self.encoder(x, **_with_defaults(mode))
         return self.posterior(h.reshape(h.shape[0], -1))
 
     def decode(self, z: jax.Array, **mode: Any) -> jax.Array | Gaussian:
-        """Returns the parameters of p(x | z1).
+        """Return the parameters of p(x | z1).
 
         Args:
-          z: [N, Z1].
-          **mode: train, dropout_rngs, axis_name.
+            z: [N, Z1].
+            **mode: train, dropout_rng, axis_name.
 
         Returns:
-          Logits [N, H, W, C] or [N, H, W, C, V], or a Gaussian of [N, H, W, C].
+            Logits [N, H, W, C] or [N, H, W, C, V], or a Gaussian of [N, H, W, C].
         """
         h = self.decoder(z, **_with_defaults(mode))
         h = h if self.network == 'conv' else self.output(h)
@@ -125,15 +132,15 @@ class VAE(nn.Module):
         return h[..., 0]
 
     def encode2(self, z1: jax.Array, **mode: Any) -> Gaussian:
-        """Returns q(z2 | z1), a Gaussian of [N, Z2], for z1 [N, Z1]."""
+        """Return q(z2 | z1), a Gaussian of [N, Z2], for z1 [N, Z1]."""
         return self.posterior2(self.encoder2(z1, **_with_defaults(mode)))
 
     def decode2(self, z2: jax.Array, **mode: Any) -> Gaussian:
-        """Returns p(z1 | z2), a Gaussian of [N, Z1], for z2 [N, Z2]."""
+        """Return p(z1 | z2), a Gaussian of [N, Z1], for z2 [N, Z2]."""
         return self.prior(self.decoder2(z2, **_with_defaults(mode)))
 
     def __call__(self, x: jax.Array, **mode: Any) -> Any:
-        """Passes means through every network once, to make their parameters."""
+        """Pass means through every network once, to make their parameters."""
         z1 = self.encode(x, **mode).mean
         if len(self.latent_dims) == 2:
             self.decode2(self.encode2(z1, **mode).mean, **mode)
@@ -141,4 +148,4 @@ class VAE(nn.Module):
 
 
 def _with_defaults(mode: dict[str, Any]) -> dict[str, Any]:
-    return {'train': False, 'dropout_rngs': None, 'axis_name': None, **mode}
+    return {'train': False, 'dropout_rng': None, 'axis_name': None, **mode}

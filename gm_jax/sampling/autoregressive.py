@@ -38,6 +38,11 @@ import numpy as np
 from gm_jax.keys import per_example
 from gm_jax.sampling.distributions import Quantile
 
+__all__ = [
+    'ancestral', 'fixed_point', 'incremental', 'Network', 'no_context', 'noise',
+    'Pixel', 'Row', 'Start', 'Sweep',
+]
+
 # x [..., B, H, W, C] -> for every position the value that its noise draws, given x.
 Sweep = Callable[[Any], Any]
 
@@ -108,20 +113,29 @@ class Pixel(Protocol[Left, _ContextIn, _ParamsOut, _FeaturesOut]):
         """
 
 
+def no_context(
+    state: State, features: Any, x: jax.Array, r: jax.Array, /
+) -> tuple[State, tuple[()]]:
+    """Do nothing, as the `Row` of a network whose `pixel` needs the values alone."""
+    del features, x, r
+    return state, ()
+
+
 class Network(NamedTuple, Generic[State, Left, Features, Context, Params]):
     """An autoregressive network by rows and pixels, as `incremental` runs it.
 
     Attributes:
         start: what it keeps before the first row.
-        row: runs once per row.
         pixel: runs once per pixel.
+        row: runs once per row.
         by_colour: whether the parameters of a colour depend on the colours before it
             in the same pixel; then `pixel` runs once per colour.
     """
 
     start: Start[State, Left, Features]
-    row: Row[State, Features, Context]
     pixel: Pixel[Left, Context, Params, Features]
+    # The default fits Context = () alone, which cannot be declared.
+    row: Row[State, Features, Context] = no_context  # type: ignore[assignment]
     by_colour: bool = True
 
 
@@ -242,7 +256,9 @@ def incremental(
     batch, height, width, _ = x.shape
     start, left, features = network.start(batch)
 
-    def one_row(carry: tuple, row: tuple) -> tuple[tuple, None]:
+    def one_row(
+        carry: tuple[jax.Array, State, Features], row: tuple[Any, ...]
+    ) -> tuple[tuple[jax.Array, State, Features], None]:
         x, state, features = carry
         r, keep, u = row  # keep [B, W, C], u [B, W, N]
         state, context = network.row(state, features, x, r)

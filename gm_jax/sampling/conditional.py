@@ -16,12 +16,14 @@ import numpy as np
 
 from gm_jax.layers.pixels import encode
 
+__all__ = ['colorization', 'completion', 'LUMA', 'missing_region', 'super_resolution']
+
 # Of red, green and blue in brightness: ITU-R BT.601.
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def missing_region(image_shape: tuple[int, int, int], region: str) -> np.ndarray:
-    """Returns [H, W] bool, true where an image is to be completed.
+    """Return [H, W] bool, true where an image is to be completed.
 
     Args:
         image_shape: H, W, C.
@@ -40,7 +42,7 @@ def missing_region(image_shape: tuple[int, int, int], region: str) -> np.ndarray
 
 
 def completion(x: jax.Array, missing: np.ndarray, *, num_values: int) -> jax.Array:
-    """Gives the pixels that are not missing, and which they are.
+    """Give the pixels that are not missing, and which they are.
 
     Args:
         x: [B, H, W, C] integers in [0, V).
@@ -58,7 +60,7 @@ def completion(x: jax.Array, missing: np.ndarray, *, num_values: int) -> jax.Arr
 
 
 def colorization(x: jax.Array, *, num_values: int) -> jax.Array:
-    """Gives the brightness, sum_c w_c x_c rounded to an integer.
+    """Give the brightness, sum_c w_c x_c rounded to an integer.
 
     Args:
         x: [B, H, W, 3] integers in [0, V).
@@ -73,7 +75,7 @@ def colorization(x: jax.Array, *, num_values: int) -> jax.Array:
 
 
 def super_resolution(x: jax.Array, factor: int, *, num_values: int) -> jax.Array:
-    """Gives the means of blocks, rounded to integers.
+    """Give the means of blocks, rounded to integers.
 
     Args:
         x: [B, H, W, C] integers in [0, V).

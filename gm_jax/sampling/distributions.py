@@ -12,6 +12,10 @@ import jax
 
 from gm_jax.losses import likelihoods
 
+__all__ = [
+    'discrete', 'Distribution', 'logistic_mixture', 'LogProb', 'Quantile', 'Temper',
+]
+
 
 class LogProb(Protocol):
     """The log-probability of images."""

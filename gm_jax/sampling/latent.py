@@ -12,25 +12,36 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from gm_jax.keys import per_example
+
+__all__ = [
+    'arithmetic', 'Decode', 'interpolate', 'manifold', 'manifold_grid',
+    'prior_sample', 'traverse',
+]
+
 Decode = Callable[[jax.Array], jax.Array]
 
 
-def prior_sample(rngs: jax.Array, num_latents: int) -> jax.Array:
-    """Draw z ~ N(0, I), each from its own key.
+def prior_sample(
+    rng: jax.Array, num_latents: int, *, batch: int | None = None
+) -> jax.Array:
+    """Draw z ~ N(0, I).
 
     Args:
-      rngs: [N] keys, one per example.
-      num_latents: Z.
+        rng: [B] keys, one per example; or one key, with `batch`.
+        num_latents: Z.
+        batch: B, where one key is given.
 
     Returns:
-      [N, Z] float32.
+        [B, Z] float32.
 
     Raises:
-      AssertionError: rngs is not of rank 1.
+        AssertionError: `rng` is neither.
     """
-    chex.assert_rank(rngs, 1)
-    draw = jax.vmap(lambda rng: jax.random.normal(rng, (num_latents,), jnp.float32))
-    return draw(rngs)
+    def draw(rng: jax.Array) -> jax.Array:
+        return jax.random.normal(rng, (num_latents,), jnp.float32)
+
+    return jax.vmap(draw)(per_example(rng, batch))
 
 
 def manifold_grid(
@@ -42,25 +53,25 @@ def manifold_grid(
     high, so that every cell holds the same mass of the prior.
 
     Args:
-      num: latents along each axis.
-      low: quantile of the first one, in (0, 1).
-      high: quantile of the last one, in (low, 1).
+        num: latents along each axis.
+        low: quantile of the first one, in (0, 1).
+        high: quantile of the last one, in (low, 1).
 
     Returns:
-      [num * num, 2] row by row: z_0 rises from left to right, z_1 from bottom to top.
+        [num * num, 2] row by row: z_0 rises from left to right, z_1 from bottom to top.
 
     Raises:
-      ValueError: num is below 1, or the quantiles are not 0 < low < high < 1.
+        ValueError: num is below 1, or the quantiles are not 0 < low < high < 1.
 
     References:
-      Kingma and Welling 2014, Auto-Encoding Variational Bayes, appendix A.
-      https://arxiv.org/abs/1312.6114
+        Kingma and Welling 2014, Auto-Encoding Variational Bayes, appendix A.
+        https://arxiv.org/abs/1312.6114
     """
     if num < 1:
         raise ValueError(f'num must be at least 1, got {num}')
     if not 0 < low < high < 1:
         raise ValueError(f'need 0 < low < high < 1, got {low} and {high}')
-    quantiles = jax.scipy.stats.norm.ppf(jnp.linspace(low, high, num))
+    quantiles = jax.scipy.special.ndtri(jnp.linspace(low, high, num))
     right, up = jnp.meshgrid(quantiles, quantiles[::-1])
     return jnp.stack([right.ravel(), up.ravel()], axis=1)
 
@@ -71,16 +82,16 @@ def manifold(
     """Decode `manifold_grid`: the picture of a 2-D latent space.
 
     Args:
-      decode: [N, 2] -> [N, ...].
-      num: latents along each axis.
-      low: quantile of the first latent of an axis.
-      high: quantile of the last one.
+        decode: [N, 2] -> [N, ...].
+        num: latents along each axis.
+        low: quantile of the first latent of an axis.
+        high: quantile of the last one.
 
     Returns:
-      [num, num, ...] decoded rows, top row first.
+        [num, num, ...] decoded rows, top row first.
 
     Raises:
-      ValueError: as `manifold_grid`.
+        ValueError: as `manifold_grid`.
     """
     out = decode(manifold_grid(num, low=low, high=high))
     return out.reshape(num, num, *out.shape[1:])
@@ -92,17 +103,17 @@ def traverse(
     """Decode z with one coordinate at a time set to each of several values.
 
     Args:
-      decode: [N, Z] -> [N, ...].
-      z: [Z] where to start from.
-      dims: D coordinates, each in [0, Z).
-      values: [V] what the coordinate is set to.
+        decode: [N, Z] -> [N, ...].
+        z: [Z] where to start from.
+        dims: D coordinates, each in [0, Z).
+        values: [V] what the coordinate is set to.
 
     Returns:
-      [D, V, ...] one row per coordinate.
+        [D, V, ...] one row per coordinate.
 
     Raises:
-      AssertionError: z or values is not of rank 1.
-      ValueError: a coordinate is outside [0, Z).
+        AssertionError: z or values is not of rank 1.
+        ValueError: a coordinate is outside [0, Z).
     """
     z, values = jnp.asarray(z), jnp.asarray(values)
     chex.assert_rank([z, values], 1)
@@ -127,21 +138,21 @@ def interpolate(
     line after all.
 
     Args:
-      z0: [..., Z] start.
-      z1: [..., Z] end.
-      num: number of points, at least 2.
-      spherical: take the arc.
+        z0: [..., Z] start.
+        z1: [..., Z] end.
+        num: number of points, at least 2.
+        spherical: take the arc.
 
     Returns:
-      [num, ..., Z].
+        [num, ..., Z].
 
     Raises:
-      AssertionError: the shapes differ, or are scalars.
-      ValueError: num is below 2.
+        AssertionError: the shapes differ, or are scalars.
+        ValueError: num is below 2.
 
     References:
-      Shoemake 1985, Animating rotation with quaternion curves, SIGGRAPH.
-      White 2016, Sampling Generative Networks. https://arxiv.org/abs/1609.04468
+        Shoemake 1985, Animating rotation with quaternion curves, SIGGRAPH.
+        White 2016, Sampling Generative Networks. https://arxiv.org/abs/1609.04468
     """
     chex.assert_rank(z0, set(range(1, 9)))
     chex.assert_equal_shape([z0, z1])
@@ -179,19 +190,19 @@ def arithmetic(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
     Means, because single latents give unstable pictures.
 
     Args:
-      a: [Na, Z] latents with the attribute.
-      b: [Nb, Z] latents like a, without it.
-      c: [Nc, Z] latents to give it to.
+        a: [Na, Z] latents with the attribute.
+        b: [Nb, Z] latents like a, without it.
+        c: [Nc, Z] latents to give it to.
 
     Returns:
-      [Z].
+        [Z].
 
     Raises:
-      AssertionError: ranks are not 2, or Z differs.
+        AssertionError: ranks are not 2, or Z differs.
 
     References:
-      Radford et al. 2016, Unsupervised Representation Learning with DCGAN, sec. 6.3.2.
-      https://arxiv.org/abs/1511.06434
+        Radford et al. 2016, Unsupervised Representation Learning with DCGAN,
+        sec. 6.3.2. https://arxiv.org/abs/1511.06434
     """
     chex.assert_rank([a, b, c], 2)
     chex.assert_equal_shape_suffix([a, b, c], 1)

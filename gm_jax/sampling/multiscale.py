@@ -8,13 +8,17 @@ decides it, as in `sampling.autoregressive`.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from gm_jax.layers.pixels import join, quarters
-from gm_jax.sampling.autoregressive import Network, Quantile, incremental
+from gm_jax.sampling.autoregressive import Network, incremental
+from gm_jax.sampling.distributions import Quantile
+
+__all__ = ['Base', 'multiscale', 'parallel', 'raster', 'Stage']
 
 # (uniform [B, H, W, N], x and known [B, H, W, C]) -> [B, H, W, C]
 Base = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -29,7 +33,7 @@ def multiscale(
     x: jax.Array,
     known: jax.Array,
 ) -> jax.Array:
-    """Generates every 2^L-th pixel, then every 2^(L-1)-th, until all are there.
+    """Generate every 2^L-th pixel, then every 2^(L-1)-th, until all are there.
 
     Args:
         base: generates the small image.
@@ -53,8 +57,11 @@ def multiscale(
     return image
 
 
-def raster(network: Callable[[jax.Array], Network], quantile: Quantile) -> Stage:
-    """Returns a stage that generates the new pixels in raster order.
+def raster(
+    network: Callable[[jax.Array], Network[Any, Any, Any, Any, Any]],
+    quantile: Quantile,
+) -> Stage:
+    """Return a stage that generates the new pixels in raster order.
 
     Args:
         network: of the larger image, given the smaller one.
@@ -75,7 +82,7 @@ def parallel(
     params: Callable[[int, jax.Array, jax.Array], jax.Array],
     quantile: Quantile,
 ) -> Stage:
-    """Returns a stage that generates three groups, the pixels of a group at once.
+    """Return a stage that generates three groups, the pixels of a group at once.
 
     Args:
         observe: (group, what is there [B, H, W, (group + 1) C]) -> features.

@@ -26,6 +26,11 @@ from gm_jax.errors import UserError
 from gm_jax.training import processes
 from gm_jax.training.train_state import TrainState
 
+__all__ = [
+    'Checkpoint', 'disk_is_full', 'last_step', 'open_directory', 'quiet_threads',
+    'restore', 'save', 'set_aside_after',
+]
+
 # More than the checkpoints that a directory keeps.
 _MAX_STEPS = 16
 

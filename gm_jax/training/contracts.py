@@ -9,6 +9,12 @@ import numpy as np
 from gm_jax.data.image_set import Examples
 from gm_jax.training.train_state import Batch, TrainState, TrainStep
 
+__all__ = [
+    'Alarms', 'ByExample', 'BySamples', 'Draw', 'EvalStep', 'Experiment', 'Finish',
+    'HostBatch', 'HostSampler', 'MakePictures', 'Pictures', 'Sample', 'SampleMany',
+    'Say', 'Score', 'Summarize',
+]
+
 # A batch as it is read, before it is on a device.
 HostBatch = dict[str, np.ndarray]
 # A picture by its name, uint8 [H, W, C].

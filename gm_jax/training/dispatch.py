@@ -15,6 +15,8 @@ from gm_jax.data import image_set, pipeline
 from gm_jax.training import parallel
 from gm_jax.training.settings import Config
 
+__all__ = ['Dispatch', 'Feed', 'make_feed', 'steps_per_dispatch']
+
 
 def steps_per_dispatch(config: Config, single_steps: bool) -> int:
     """Return K, how many steps one compiled loop holds.

@@ -18,6 +18,8 @@ import jax
 from gm_jax.errors import UserError
 from gm_jax.training import watch
 
+__all__ = ['initialize']
+
 # Seconds within which the processes of a run must have started.
 _MEETING = 300
 # Seconds without a heartbeat after which JAX gives a process up, should its host vanish

@@ -12,6 +12,8 @@ from gm_jax.training.contracts import SampleMany
 from gm_jax.training.parallel import EvalMany
 from gm_jax.training.train_state import TrainState
 
+__all__ = ['over_examples', 'samples']
+
 
 def over_examples(
     step: EvalMany,

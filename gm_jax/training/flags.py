@@ -14,6 +14,8 @@ from gm_jax.errors import UserError
 from gm_jax.training import settings
 from gm_jax.training.settings import Config, ConfigT
 
+__all__ = ['parse', 'Run']
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:

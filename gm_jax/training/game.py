@@ -30,6 +30,8 @@ from gm_jax.training.train_state import (
     finish_step,
 )
 
+__all__ = ['make_game_step', 'optimizers', 'Turn']
+
 
 class Turn(NamedTuple):
     """One move: a gradient step on the parameters of some players.

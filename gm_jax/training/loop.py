@@ -3,15 +3,18 @@
 An experiment is a NamedTuple of pure functions. The loop never sees a model.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple
 
+import jax
 import numpy as np
 
 from gm_jax import plotting
@@ -35,11 +38,13 @@ from gm_jax.training import (
 )
 from gm_jax.training.contracts import BySamples, Experiment, SampleMany, Score
 from gm_jax.training.flags import Run
-from gm_jax.training.progress import say
+from gm_jax.training.progress import doing, say
 from gm_jax.training.recorder import MAX_IN_FLIGHT, Note, Recorder
 from gm_jax.training.runs import Job
 from gm_jax.training.settings import Config, ConfigT
 from gm_jax.training.train_state import TrainState
+
+__all__ = ['Command', 'MAX_ROLLBACKS', 'MAX_SKIPPED', 'start', 'Stopped']
 
 # Steps skipped in a row for a non-finite loss (or half of those between two lines of
 # metrics) before a run goes back to its last checkpoint, and how often it goes back
@@ -173,14 +178,19 @@ def start(
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
     _claim(run, config, data)
     manager = checkpoints.open_directory(run.workdir)
-    job = Job(name, run, config, data, experiment, manager)
-    state, note = _restore(job)
+    init = parallel.init(experiment.init)
+    job = Job(name, run, config, data, experiment, init, manager)
+    beginning = _restore(job)
     if run.mode == 'train':
         say(
-            f'{name} on {data.name}: {runs.count_parameters(state):,} parameters, '
-            f'{runs.devices()}, work directory {run.workdir}'
+            f'{name} on {data.name}: {runs.count_parameters(beginning.shapes):,} '
+            f'parameters, {runs.devices()}, work directory {run.workdir}'
         )
-        state, note = _train(job, state, note)
+        state, note = _train(job, beginning)
+    elif beginning.state is None:
+        raise UserError(f'{run.workdir} has no checkpoint yet: train there first.')
+    else:
+        state, note = beginning.state, beginning.note
     if run.mode == 'sample':
         outcome.sample(job, state)
     else:
@@ -219,47 +229,61 @@ def _claim(run: Run, config: Config, data: ImageSet) -> None:
         raise UserError(f'{run.workdir} cannot be written: {error}.') from None
 
 
-def _restore(job: Job) -> tuple[TrainState, Note]:
-    """Read the checkpoint that the run is to go on from, or start anew."""
-    run, experiment, manager = job.run, job.experiment, job.manager
-    state = experiment.init(stream(job.config.seed, Stream.INIT))
+class _Beginning(NamedTuple):
+    """What a run goes on from.
+
+    Attributes:
+        shapes: a state of jax.ShapeDtypeStruct.
+        state: what a checkpoint held, on the devices; None where there is none yet.
+        note: what it held beside the state.
+    """
+
+    shapes: TrainState
+    state: TrainState | None
+    note: Note
+
+
+def _restore(job: Job) -> _Beginning:
+    """Read the checkpoint that the run is to go on from, if there is one."""
+    run, manager = job.run, job.manager
+    # A checkpoint is read into shapes: no parameters are initialised for it.
+    shapes = jax.eval_shape(job.init, stream(job.config.seed, Stream.INIT))
     which = 'last' if run.mode == 'train' else run.checkpoint
-    found = checkpoints.restore(manager, state, which)
+    found = checkpoints.restore(manager, shapes, which)
     if found is None:
-        if run.mode != 'train':
-            raise UserError(f'{run.workdir} has no checkpoint yet: train there first.')
-        return parallel.replicate(state), Note()
+        return _Beginning(shapes, None, Note())
     if processes.is_primary():
         for warning in found.warnings:
             print(f'WARNING: {warning}; the one before it is used.', file=sys.stderr)
     if found.warnings and run.mode == 'train':
         checkpoints.set_aside_after(manager, found.step)
-    return parallel.replicate(found.state), Note(**found.note)
+    return _Beginning(shapes, parallel.replicate(found.state), Note(**found.note))
 
 
-def _train(job: Job, state: TrainState, note: Note) -> tuple[TrainState, Note]:
+def _train(job: Job, beginning: _Beginning) -> tuple[TrainState, Note]:
     """Train to the last step; go back to a checkpoint where training diverges."""
-    step = int(state.step)
-    if step == job.config.num_steps:
-        say(f'trained already, to step {step}.')
-    elif step:
+    if beginning.state is not None:
+        step = int(beginning.state.step)
+        if step == job.config.num_steps:
+            say(f'trained already, to step {step}.')
+            return beginning.state, beginning.note
         say(f'going on from step {step} of {job.config.num_steps}.')
-    while int(state.step) < job.config.num_steps:
+    while True:
         try:
-            return _train_from(job, state, note)
+            return _train_from(job, beginning)
         except _Diverged as diverged:
-            if note.rollbacks >= MAX_ROLLBACKS:
+            rollbacks = beginning.note.rollbacks
+            if rollbacks >= MAX_ROLLBACKS:
                 raise FloatingPointError(
-                    f'{diverged}, again after going back {note.rollbacks} times. Try a '
+                    f'{diverged}, again after going back {rollbacks} times. Try a '
                     f'lower --learning_rate, --grad_clip or --warmup_steps.'
                 ) from None
-            rollbacks = note.rollbacks + 1
-            state, note = _restore(job)
+            beginning = _restore(job)
             # Other noise and another order of examples: the same ones would only lead
             # to the same place.
-            note.rollbacks = rollbacks
-            say(f'WARNING: {diverged}: back to step {int(state.step)}.')
-    return state, note
+            beginning.note.rollbacks = rollbacks + 1
+            step = 0 if beginning.state is None else int(beginning.state.step)
+            say(f'WARNING: {diverged}: back to step {step}.')
 
 
 class _Evaluator(NamedTuple):
@@ -308,14 +332,16 @@ def _means(
     }
 
 
-def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, Note]:
-    """Train from a state to the last step.
+def _train_from(job: Job, beginning: _Beginning) -> tuple[TrainState, Note]:
+    """Train from a checkpoint, or from the first state, to the last step.
 
     Raises:
         _Diverged: too many steps were skipped.
         Stopped: a process was told to stop; a checkpoint has been written.
     """
-    config, experiment, step = job.config, job.experiment, int(state.step)
+    config, experiment, note = job.config, job.experiment, beginning.note
+    state = beginning.state
+    step = 0 if state is None else int(state.step)
     per_dispatch = dispatch.steps_per_dispatch(config, experiment.single_steps)
     train_many = parallel.train_many(experiment.train_step, per_dispatch)
     evaluator = _evaluator(job)
@@ -325,35 +351,65 @@ def _train_from(job: Job, state: TrainState, note: Note) -> tuple[TrainState, No
         config, job.data.splits['train'], config.seed + 2**32 * note.rollbacks, step,
         per_dispatch, experiment.minibatches,
     )
-    recorder = Recorder(
-        job.run.workdir, step, config.num_steps, config.batch_size, note,
-        experiment.alarms,
-    )
-    stop = parallel.Agreement(MAX_IN_FLIGHT)
-    with _signals() as received:
-        try:
-            for num, batches in feed.dispatches:
+    with contextlib.closing(feed.dispatches):
+        dispatches: Iterator[dispatch.Dispatch] = feed.dispatches
+        if state is None:
+            first = next(dispatches)
+            arguments = feed.resident, first.batches, first.num, rng
+            state = _first_state(job, beginning.shapes, train_many, *arguments)
+            dispatches = itertools.chain([first], dispatches)
+        recorder = Recorder(
+            job.run.workdir, step, config.num_steps, config.batch_size, note,
+            experiment.alarms,
+        )
+        stop = parallel.Agreement(MAX_IN_FLIGHT)
+        with contextlib.closing(recorder), _signals() as received:
+            for num, batches in dispatches:
                 state, values = train_many(state, feed.resident, batches, num, rng)
                 step += int(num)
                 recorder.add(step, int(num), values)
-                last, loss = step == config.num_steps, None
-                if last or step % config.log_every == 0:
-                    _write_line(recorder, step, state)
-                if last or step % config.eval_every == 0:
-                    loss = _evaluate(job, evaluator, state, step, recorder)
-                due = last or loss is not None or step % config.checkpoint_every == 0
+                loss = _write(job, evaluator, recorder, step, state)
                 stopping = stop.ask(bool(received))
-                if due or stopping:
+                if loss is not None or stopping or step % config.checkpoint_every == 0:
                     _save(job, step, state, recorder.settle(), loss)
                 if stopping:
                     raise _stopped(job, received)
             # A signal that arrived after the last `ask` whose answer was read.
             if not processes.all_agree(not received):
                 raise _stopped(job, received)
-        finally:
-            feed.dispatches.close()
-            recorder.close()
     return state, note
+
+
+def _first_state(
+    job: Job, shapes: TrainState, train_many: parallel.TrainMany, *arguments: Any
+) -> TrainState:
+    """Make the first state while the training step compiles: each takes seconds.
+
+    Args:
+        job: the run.
+        shapes: of a state.
+        train_many: the training step.
+        *arguments: what it will be given beside the state.
+    """
+    rng = stream(job.config.seed, Stream.INIT)
+    with (
+        doing('compiling the initialisation and the training step'),
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        pool.submit(train_many.compile, parallel.replicated(shapes), *arguments)
+        return parallel.replicate(job.init(rng))
+
+
+def _write(
+    job: Job, evaluator: _Evaluator, recorder: Recorder, step: int, state: TrainState
+) -> float | None:
+    """Write the lines of metrics that are due; return the loss of an evaluation."""
+    last = step == job.config.num_steps
+    if last or step % job.config.log_every == 0:
+        _write_line(recorder, step, state)
+    if last or step % job.config.eval_every == 0:
+        return _evaluate(job, evaluator, state, step, recorder)
+    return None
 
 
 def _write_line(recorder: Recorder, step: int, state: TrainState) -> None:

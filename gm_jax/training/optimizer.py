@@ -9,6 +9,8 @@ import optax.contrib
 from gm_jax.training.settings import Config
 from gm_jax.training.train_state import Params
 
+__all__ = ['learning_rate', 'make']
+
 
 def learning_rate(config: Config) -> optax.Schedule:
     """Return the learning rate as a function of the step, from the config.

@@ -13,10 +13,12 @@ from gm_jax.data import pipeline
 from gm_jax.keys import Stream, stream
 from gm_jax.training import evaluate, parallel, processes, runs, writers
 from gm_jax.training.contracts import BySamples, Pictures
-from gm_jax.training.progress import reporter, say
+from gm_jax.training.progress import doing, reporter, say
 from gm_jax.training.recorder import Note
 from gm_jax.training.runs import Job
 from gm_jax.training.train_state import TrainState
+
+__all__ = ['sample', 'test']
 
 
 def test(job: Job, state: TrainState, note: Note) -> None:
@@ -87,9 +89,10 @@ def _save_pictures(job: Job, state: TrainState, pictures: Pictures) -> None:
     examples, experiment = job.data.splits['test'], job.experiment
     if experiment.pictures is not None:
         first = next(pipeline.eval_batches(examples, min(len(examples), 100)))
-        drawn = experiment.pictures(
-            parallel.local(state), first, stream(job.config.seed, Stream.EVAL)
-        )
+        with doing('drawing the pictures'):
+            drawn = experiment.pictures(
+                parallel.local(state), first, stream(job.config.seed, Stream.EVAL)
+            )
         pictures = {**pictures, **drawn}
     for name, picture in pictures.items():
         plotting.save_png(job.picture(name), picture)

@@ -8,7 +8,7 @@ number of devices.
 
 import collections
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gm_jax.errors import UserError
 from gm_jax.keys import fold_in_each
-from gm_jax.training import processes
+from gm_jax.training import processes, progress
 from gm_jax.training.contracts import EvalStep, HostBatch, Sample, SampleMany
 from gm_jax.training.train_state import Batch, Metrics, TrainState, TrainStep
+
+__all__ = [
+    'Agreement', 'AXIS', 'check_batch_size', 'check_micro_batch', 'eval_many',
+    'EvalMany', 'for_each_image', 'init', 'join', 'local', 'my_part', 'replicate',
+    'replicated', 'sample_many', 'split', 'train_many', 'TrainMany',
+]
 
 AXIS = 'devices'
 
@@ -34,6 +40,12 @@ class TrainMany(Protocol):
         batches: HostBatch, num: np.int32, rng: jax.Array, /,
     ) -> tuple[TrainState, Metrics]:
         """Run `num` steps."""
+
+    def compile(
+        self, state: TrainState, data: dict[str, jax.Array],
+        batches: HostBatch, num: np.int32, rng: jax.Array, /,
+    ) -> None:
+        """Compile it for arguments like these, of which the state may be shapes."""
 
 
 class EvalMany(Protocol):
@@ -67,8 +79,11 @@ def check_micro_batch(batch_size: int, micro_batch: int) -> None:
 
 def replicate(tree: Any) -> Any:
     """Copy every leaf of a pytree to each device of this process."""
-    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, _on_every_device())
+
+
+def _on_every_device() -> NamedSharding:
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec())
 
 
 def local(tree: Any) -> Any:
@@ -112,7 +127,27 @@ def my_part(array: np.ndarray) -> np.ndarray:
     return array[jax.process_index() * size:][:size]
 
 
-def train_many(train_step: TrainStep, num_steps: int) -> TrainMany:
+def replicated(shapes: Any) -> Any:
+    """Return the jax.ShapeDtypeStruct of leaves as `replicate` puts them on devices."""
+    sharding = _on_every_device()
+    return jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
+    )
+
+
+def init(make: Callable[[jax.Array], TrainState]) -> Callable[[jax.Array], TrainState]:
+    """Compile what makes the first state into one program.
+
+    It runs once, so a CPU compiles it without optimizations, in half of the time.
+    """
+    cpu = jax.default_backend() == 'cpu'
+    options = {'xla_backend_optimization_level': 0} if cpu else None
+    return jax.jit(make, compiler_options=options)
+
+
+def train_many(
+    train_step: TrainStep, num_steps: int, what: str = 'the training step'
+) -> TrainMany:
     """Compile up to K training steps into one dispatch on all devices.
 
     Small dense models are bound by dispatch and copies, so their steps run in a loop
@@ -122,6 +157,7 @@ def train_many(train_step: TrainStep, num_steps: int) -> TrainMany:
     Args:
         train_step: the step.
         num_steps: K.
+        what: what it is, to be shown while it compiles.
 
     Returns:
         `(state, data, batches, num, rng) -> (state, metrics)`. `batches` is a dict of
@@ -151,36 +187,45 @@ def train_many(train_step: TrainStep, num_steps: int) -> TrainMany:
         shapes = jax.eval_shape(one_step, state, data, at(0), rng)[1]
         buffers = jax.tree.map(lambda m: jnp.zeros((num_steps,), m.dtype), shapes)
 
-        def body(k: jax.Array, carry: tuple) -> tuple:
+        def body(
+            k: jax.Array, carry: tuple[TrainState, Metrics]
+        ) -> tuple[TrainState, Metrics]:
             state, buffers = carry
             state, metrics = one_step(state, data, at(k), rng)
             return state, jax.tree.map(lambda b, m: b.at[k].set(m), buffers, metrics)
 
         return jax.lax.fori_loop(0, num, body, (state, buffers))
 
-    return jax.pmap(
+    return _Program(what, jax.pmap(
         many, axis_name=AXIS, in_axes=(None, None, 0, None, None),
         out_axes=(None, None), donate_argnums=0,
-    )
+    ))
 
 
-def eval_many(eval_step: EvalStep) -> EvalMany:
-    """Compile an evaluation step for a batch that is split over all devices."""
-    return jax.pmap(eval_step, axis_name=AXIS, in_axes=(None, 0, None))
+def eval_many(eval_step: EvalStep, what: str = 'the evaluation') -> EvalMany:
+    """Compile an evaluation step for a batch that is split over all devices.
+
+    Args:
+        eval_step: the step.
+        what: what it is, to be shown while it compiles.
+    """
+    compiled = jax.pmap(eval_step, axis_name=AXIS, in_axes=(None, 0, None))
+    return _Program(what, compiled)
 
 
 def sample_many(sample: Sample) -> SampleMany:
     """Compile a sampler for all devices; image i has the key fold_in(rng, i)."""
-    return for_each_image(sample)
+    return for_each_image(sample, 'the sampler')
 
 
 def for_each_image(
-    function: Callable[[TrainState, jax.Array, jax.Array], T]
+    function: Callable[[TrainState, jax.Array, jax.Array], T], what: str
 ) -> Callable[[TrainState, np.ndarray, jax.Array], T]:
     """Compile a function of the state, keys [B] and indices [B] of images to generate.
 
     Args:
         function: (state, rngs, indices) -> arrays [B, ...].
+        what: what it is, to be shown while it compiles.
 
     Returns:
         (state, indices [D, B/D], rng) -> arrays [D, B/D, ...]; image i has the key
@@ -190,7 +235,26 @@ def for_each_image(
     def from_indices(state: TrainState, indices: jax.Array, rng: jax.Array) -> T:
         return function(state, fold_in_each(rng, indices), indices)
 
-    return jax.pmap(from_indices, axis_name=AXIS, in_axes=(None, 0, None))
+    compiled = jax.pmap(from_indices, axis_name=AXIS, in_axes=(None, 0, None))
+    return _Program(what, compiled)
+
+
+class _Program(Generic[T]):
+    """A compiled function whose first call, which compiles it, is shown as that."""
+
+    def __init__(self, what: str, compiled: Any) -> None:
+        self._what, self._compiled, self._ready = what, compiled, False
+
+    def __call__(self, *args: Any) -> T:
+        if self._ready:
+            return self._compiled(*args)
+        with progress.doing(f'compiling {self._what}'):
+            self._ready = True
+            return self._compiled(*args)
+
+    def compile(self, *args: Any) -> None:
+        self._compiled.lower(*args).compile()
+        self._ready = True
 
 
 class Agreement:

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+__all__ = ['all_agree', 'barrier', 'from_primary', 'gather', 'is_primary', 'several']
+
 
 def several() -> bool:
     """Return whether this process is one of several, without starting JAX."""

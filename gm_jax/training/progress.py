@@ -1,19 +1,52 @@
 """What a run tells on the screen: sentences, and a progress bar on a terminal."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich import progress
+from rich import progress, status
 
 from gm_jax.training import processes
+
+__all__ = ['doing', 'Progress', 'reporter', 'say']
 
 
 def say(*parts: Any) -> None:
     """Print a line at once, also into a pipe; of several processes the first prints."""
     if processes.is_primary():
         print(*parts, flush=True)
+
+
+# There is one screen: the bar that is on it, if any.
+_on_screen: list[progress.Progress] = []
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Tell what takes long now, such as 'compiling the sampler', while it does.
+
+    It stands in the bar, or where there is none beside a spinner, until it is over;
+    elsewhere than on a terminal it is a line.
+    """
+    if not processes.is_primary():
+        yield
+    elif _on_screen:
+        bar = _on_screen[-1]
+        task = bar.tasks[-1]
+        before = task.fields['text']
+        bar.update(task.id, text=what, refresh=True)
+        try:
+            yield
+        finally:
+            bar.update(task.id, text=before)
+    elif sys.stdout.isatty():
+        with status.Status(what):
+            yield
+    else:
+        say(what)
+        yield
 
 
 class Progress:
@@ -36,6 +69,7 @@ class Progress:
                 what, total=total, completed=done, text=''
             )
             self._bar.start()
+            _on_screen.append(self._bar)
 
     def update(self, step: int, text: str = '', seconds_left: float = 0.0) -> None:
         """Move to `step`; `text` (if any) is shown, or printed as a line."""
@@ -58,6 +92,8 @@ class Progress:
         """Leave the bar on the screen as it is."""
         if self._bar is not None:
             self._bar.stop()
+            _on_screen.remove(self._bar)
+            self._bar = None
 
 
 def reporter(what: str, total: int) -> Callable[[int], None]:

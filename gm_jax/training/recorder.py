@@ -17,6 +17,8 @@ from gm_jax.training.progress import Progress
 from gm_jax.training.train_state import Metrics
 from gm_jax.training.writers import MetricWriter, NoWriter, Writer
 
+__all__ = ['MAX_IN_FLIGHT', 'Note', 'Recorder', 'Skipped']
+
 # Dispatches that may wait on the device: enough to keep it busy, few enough that a
 # run told to stop has only seconds of work to finish first.
 MAX_IN_FLIGHT = 2

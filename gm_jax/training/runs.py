@@ -1,6 +1,7 @@
 """One run of an experiment, and what the parts of the loop ask of it."""
 
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ from gm_jax.training.flags import Run
 from gm_jax.training.settings import Config
 from gm_jax.training.train_state import TrainState
 
+__all__ = ['count_parameters', 'devices', 'Job']
+
 
 class Job(NamedTuple):
     """A run of an experiment; nothing in it changes.
@@ -25,6 +28,7 @@ class Job(NamedTuple):
         config: the settings.
         data: the image set.
         experiment: the pure functions.
+        init: that of the experiment, to be compiled.
         manager: of the checkpoints.
     """
 
@@ -33,6 +37,7 @@ class Job(NamedTuple):
     config: Config
     data: ImageSet
     experiment: Experiment
+    init: Callable[[jax.Array], TrainState]
     manager: ocp.CheckpointManager
 
     def picture(self, name: str) -> str:

@@ -15,7 +15,11 @@ import types
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from gm_jax.data.binarize import WAYS
+from gm_jax.data.image_set import SPECS
 from gm_jax.errors import UserError
+
+__all__ = ['changed', 'Config', 'field', 'load', 'Sizes', 'text', 'to_json']
 
 # Positive whole numbers; on the command line and in JSON their text, such as 200,200.
 Sizes = tuple[int, ...]
@@ -59,11 +63,7 @@ def field(
 class Config:
     """The settings that every experiment has."""
 
-    dataset: str = field(
-        'digits',
-        'digits | a TFDS name such as mnist | idx:DIR | images:DIR | npz:FILE | '
-        'synthetic:NAME',
-    )
+    dataset: str = field('digits', ' | '.join(SPECS))
     data_dir: str = field('', 'where prepared TFDS sets lie', free=True)
     image_size: int = field(
         0, 'side to resize images:DIR and TFDS sets to; 0 keeps it', low=0
@@ -72,7 +72,7 @@ class Config:
         'none',
         'make pixels 0 or 1: one fixed draw (static), a fresh draw at each step '
         '(dynamic), or x >= V/2 (threshold)',
-        choices=('none', 'static', 'dynamic', 'threshold'),
+        choices=WAYS,
     )
     seed: int = field(
         0, 'the number that all randomness derives from', low=0, high=2**32 - 1
@@ -205,7 +205,7 @@ def _sizes(name: str, value: Any) -> Sizes:
     return tuple(int(part) for part in parts)
 
 
-def _check(setting: dataclasses.Field, value: Any) -> None:
+def _check(setting: dataclasses.Field[Any], value: Any) -> None:
     name, rule = setting.name, setting.metadata
     kind = type(setting.default)
     right_type = isinstance(value, (int, float) if kind is float else kind)

@@ -10,6 +10,11 @@ from flax.training import train_state
 
 from gm_jax.keys import example_rngs
 
+__all__ = [
+    'Batch', 'create', 'finish_step', 'LossFn', 'LossOutput', 'make_train_step',
+    'Metrics', 'ModelState', 'Params', 'TrainState', 'TrainStep',
+]
+
 Params = Any  # a pytree of arrays: nested dicts by the names of modules
 ModelState = dict[str, Any]  # variables other than parameters, by collection
 Batch = dict[str, jax.Array]
@@ -197,6 +202,10 @@ _Gradient = Callable[[Params, Batch, jax.Array], tuple[Params, LossOutput]]
 
 def _by_parts(gradient: _Gradient, size: int) -> _Gradient:
     """Average a gradient over parts of `size` examples."""
+    if not size:
+        return gradient
+    # Jitted so that it is traced once, though used twice.
+    part_gradient = jax.jit(gradient)
 
     def averaged(
         params: Params, batch: Batch, rngs: jax.Array
@@ -209,14 +218,15 @@ def _by_parts(gradient: _Gradient, size: int) -> _Gradient:
         )
 
         def add(total: Any, part: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradient(params, *part)), None
+            return jax.tree.map(jnp.add, total, part_gradient(params, *part)), None
 
-        shapes = jax.eval_shape(gradient, params, *jax.tree.map(lambda a: a[0], parts))
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), parts)
+        shapes = jax.eval_shape(part_gradient, params, *one)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         total, _ = jax.lax.scan(add, zeros, parts)
         return jax.tree.map(lambda a: (a / num).astype(a.dtype), total)
 
-    return averaged if size else gradient
+    return averaged
 
 
 def finish_step(

@@ -18,6 +18,8 @@ import numpy as np
 
 from gm_jax.training.processes import barrier, from_primary, is_primary, several
 
+__all__ = ['fail', 'leave', 'part', 'start']
+
 # Seconds that a process which has lost another one has to say what it knows itself.
 _LAST_WORDS = 3
 _GOODBYE = b'.'  # this process ends as agreed

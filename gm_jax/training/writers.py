@@ -12,6 +12,8 @@ import tensorboardX
 from tensorboardX import summary
 from tensorboardX.proto import event_pb2
 
+__all__ = ['MetricWriter', 'NoWriter', 'without_nan', 'write_atomically', 'Writer']
+
 
 class MetricWriter(Protocol):
     """Where lines of metrics go."""

@@ -25,7 +25,7 @@ def labels() -> np.ndarray:
 
 @pytest.fixture
 def tfds_set(tmp_path, images, labels) -> Callable[..., pathlib.Path]:
-    """Writes 30 + 10 images as a prepared set, 16 a shard; returns its directory."""
+    """Write 30 + 10 images as a prepared set, 16 a shard; return its directory."""
 
     def write(name='tiny', parts=None, **kwargs):
         if parts is None:
@@ -41,7 +41,7 @@ def tfds_set(tmp_path, images, labels) -> Callable[..., pathlib.Path]:
 
 @pytest.fixture
 def save_image(tmp_path) -> Callable[..., pathlib.Path]:
-    """Saves an array as tmp_path / name, making the folders."""
+    """Save an array as tmp_path / name, making the folders."""
 
     def save(name, array, **kwargs):
         path = tmp_path / name

@@ -12,7 +12,7 @@ NUM_VALUES = 17
 
 
 def make_examples(images: np.ndarray) -> ArrayExamples:
-    """Images without labels."""
+    """Return a set of images without labels."""
     return ArrayExamples(images.astype(np.uint8), np.full(len(images), -1, np.int32))
 
 
@@ -36,14 +36,14 @@ def draw_dynamic(rngs: jax.Array, image: np.ndarray) -> np.ndarray:
 
 
 def test_dynamic_draws_the_right_probabilities():
-    """Catches x / V for x / (V - 1): the extremes must be certain."""
+    """Catch x / V for x / (V - 1): the extremes must be certain."""
     draws = draw_dynamic(jax.random.split(jax.random.key(0), 4000), repeated(4000))
     assert draws.dtype == np.int32 and draws.shape == (4000, 1, NUM_VALUES, 1)
     assert_bernoulli(draws[:, 0, :, 0])
 
 
 def test_dynamic_depends_on_the_example_s_key_alone():
-    """Catches noise that moves with the place in the batch or is shared by it."""
+    """Catch noise that moves with the place in the batch or is shared by it."""
     rngs = jax.random.split(jax.random.key(0), 4000)
     image = np.full((4000, 1, NUM_VALUES, 1), 8, np.uint8)
     whole, order = draw_dynamic(rngs, image), np.random.default_rng(0).permutation(4000)
@@ -54,7 +54,7 @@ def test_dynamic_depends_on_the_example_s_key_alone():
 
 @pytest.mark.parametrize('shape', [(6, 4, 4), (5, 4, 4, 1), (1, 4, 4, 1)])
 def test_dynamic_rejects_wrong_shapes(shape):
-    """Catches one key broadcast over images, or images without channels."""
+    """Catch one key broadcast over images, or images without channels."""
     rngs = jax.random.split(jax.random.key(1), 6)
     with pytest.raises(AssertionError):
         binarize.binarize_dynamic(rngs, jnp.zeros(shape, jnp.uint8), 17)
@@ -62,7 +62,7 @@ def test_dynamic_rejects_wrong_shapes(shape):
 
 @pytest.mark.parametrize('num_values', [17, 256])
 def test_threshold_is_at_half(num_values):
-    """Catches > for >=, and half of an odd V rounded down."""
+    """Catch > for >=, and half of an odd V rounded down."""
     values = np.arange(num_values).reshape(1, 1, -1, 1)
     batch = binarize.threshold(make_examples(values), num_values).fetch(np.arange(1))
     expected = (values >= num_values / 2).astype(np.uint8)
@@ -71,7 +71,7 @@ def test_threshold_is_at_half(num_values):
 
 
 def test_static_draws_the_right_probabilities():
-    """Catches x / V for x / (V - 1), and pixels or images that share a draw."""
+    """Catch x / V for x / (V - 1), and pixels or images that share a draw."""
     examples = binarize.static(make_examples(repeated(4000)), NUM_VALUES, 'train')
     draws = examples.fetch(np.arange(4000))['image'][:, 0, :, 0]
     assert_bernoulli(draws)
@@ -82,7 +82,7 @@ def test_static_draws_the_right_probabilities():
 
 
 def test_static_images_share_no_draws():
-    """Catches streams that overlap: one image's draws, shifted, in the next one."""
+    """Catch streams that overlap: one image's draws, shifted, in the next one."""
     data = make_examples(np.full((4000, 5, 5, 1), 8))
     examples = binarize.static(data, NUM_VALUES, 'train')
     draws = examples.fetch(np.arange(4000))['image'].reshape(4000, 25) - 0.5
@@ -92,7 +92,7 @@ def test_static_images_share_no_draws():
 
 
 def test_static_depends_on_split_and_index_only():
-    """Catches a draw that changes with the order or the size of reading."""
+    """Catch a draw that changes with the order or the size of reading."""
     data = make_examples(np.full((9, 5, 5, 1), 8))
     train = binarize.static(data, NUM_VALUES, 'train')
     whole = train.fetch(np.arange(9))['image']

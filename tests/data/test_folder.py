@@ -25,7 +25,7 @@ def every_image(data) -> list[bytes]:
 
 
 def test_splits_and_labels_by_folder(tmp_path, save_image, images):
-    """Catches labels numbered per split, or splits taken for labels."""
+    """Catch labels numbered per split, or splits taken for labels."""
     for i in range(6):
         save_image(f'train/{"cab"[i % 3]}/{i}.png', images[i])
     save_image('test/b/deep/er/0.png', images[6])
@@ -40,7 +40,7 @@ def test_splits_and_labels_by_folder(tmp_path, save_image, images):
 
 
 def test_fixed_tenth_tests(tmp_path, save_image, images):
-    """Catches a split that changes, loses images or reshuffles with one more."""
+    """Catch a split that changes, loses images or reshuffles with one more."""
     for i, image in enumerate(images):
         save_image(f'{i}.png', image)
     first, again = load(tmp_path), load(tmp_path)
@@ -59,7 +59,7 @@ def test_fixed_tenth_tests(tmp_path, save_image, images):
 
 
 def test_streamed_is_the_same(tmp_path, save_image, images):
-    """Catches an order or labels that differ where a set does not fit."""
+    """Catch an order or labels that differ where a set does not fit."""
     for i, image in enumerate(images):
         save_image(f'{"ab"[i % 2]}/{i}.png', image)
     whole = load(tmp_path).splits['train']
@@ -75,7 +75,7 @@ def test_streamed_is_the_same(tmp_path, save_image, images):
     ('1', 1), ('L', 1), ('LA', 1), ('RGB', 3), ('RGBA', 3), ('P', 3),
 ])
 def test_modes(tmp_path, images, mode, num_channels):
-    """Catches a palette's indices taken for grey values, and an alpha channel."""
+    """Catch a palette's indices taken for grey values, and an alpha channel."""
     for i in range(2):
         picture = Image.fromarray(images[i]).convert(mode)
         picture.save(tmp_path / f'{i}.png')
@@ -89,7 +89,7 @@ def test_modes(tmp_path, images, mode, num_channels):
 
 
 def test_grey_among_colour_becomes_colour(tmp_path, save_image, images):
-    """Catches channels taken from the first file or the last."""
+    """Catch channels taken from the first file or the last."""
     for name in 'ac':
         save_image(f'{name}.png', images[0, :, :, 0])
     save_image('b.png', images[1])
@@ -102,7 +102,7 @@ def test_grey_among_colour_becomes_colour(tmp_path, save_image, images):
 
 
 def test_jpeg(tmp_path, save_image):
-    """Catches JPEG files left out; a flat picture survives the compression."""
+    """Catch JPEG files left out; a flat picture survives the compression."""
     for name in ('a.jpg', 'b.jpeg', 'c.JPG'):
         save_image(name, np.full((8, 16, 3), 100, np.uint8), format='JPEG')
     data = load(tmp_path)
@@ -112,7 +112,7 @@ def test_jpeg(tmp_path, save_image):
 
 @pytest.mark.parametrize('shape', [(12, 20), (20, 12)])
 def test_resized_to_the_centre(tmp_path, save_image, shape):
-    """Catches a squeezed picture, a corner for the centre, and height for width."""
+    """Catch a squeezed picture, a corner for the centre, and height for width."""
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     for name in 'ab':
         save_image(f'{name}.png', noise)
@@ -127,7 +127,7 @@ def test_resized_to_the_centre(tmp_path, save_image, shape):
 
 
 def test_resizing_is_antialiased(tmp_path, save_image):
-    """Catches nearest-pixel resizing, which turns fine stripes black or white."""
+    """Catch nearest-pixel resizing, which turns fine stripes black or white."""
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255
     for name in 'ab':
@@ -137,7 +137,7 @@ def test_resizing_is_antialiased(tmp_path, save_image):
 
 
 def test_hidden_files_are_left_out(tmp_path, save_image, images):
-    """Catches a .DS_Store that stops a run."""
+    """Catch a .DS_Store that stops a run."""
     for i in range(2):
         save_image(f'{i}.png', images[i])
     (tmp_path / '.DS_Store').write_bytes(b'no image')
@@ -146,7 +146,7 @@ def test_hidden_files_are_left_out(tmp_path, save_image, images):
 
 
 def put(tmp_path, content):
-    """A file bad.png of these bytes."""
+    """Write a file bad.png of these bytes."""
     (tmp_path / 'bad.png').write_bytes(content)
 
 
@@ -186,7 +186,7 @@ def cut(tmp_path):
      'has 1 image.s.: at least 2 are needed'),
 ])
 def test_what_is_wrong_is_named(tmp_path, save_image, images, change, sentence):
-    """Catches a traceback, or a file that is skipped in silence."""
+    """Catch a traceback, or a file that is skipped in silence."""
     for i in range(3):
         save_image(f'{i}.png', images[i])
     change(tmp_path)
@@ -195,7 +195,7 @@ def test_what_is_wrong_is_named(tmp_path, save_image, images, change, sentence):
 
 
 def test_test_labels_must_be_trained_on(tmp_path, save_image, images):
-    """Catches labels of train and test that don't match."""
+    """Catch labels of train and test that don't match."""
     for name in ('train/a', 'train/b', 'test/a', 'test/d'):
         save_image(f'{name}/0.png', images[0])
     with pytest.raises(UserError, match='test images of the label d but no training'):
@@ -203,13 +203,13 @@ def test_test_labels_must_be_trained_on(tmp_path, save_image, images):
 
 
 def test_no_directory(tmp_path):
-    """Catches a traceback for a directory that is not there."""
+    """Catch a traceback for a directory that is not there."""
     with pytest.raises(UserError, match='There is no directory .*nowhere'):
         load(tmp_path / 'nowhere')
 
 
 def test_damage_after_loading_is_named(tmp_path, save_image, images):
-    """Catches a streamed image that is gone, or was changed, during a run."""
+    """Catch a streamed image that is gone, or was changed, during a run."""
     for i in range(3):
         save_image(f'{i}.png', images[i])
     data = load(tmp_path, memory_limit=0)

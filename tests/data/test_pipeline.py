@@ -11,7 +11,7 @@ from gm_jax.data.image_set import ArrayExamples, StreamedExamples
 
 
 def make_examples(num: int) -> ArrayExamples:
-    """Example i is a 1x1 image of i, labelled i."""
+    """Return a set in which example i is a 1x1 image of i, labelled i."""
     values = np.arange(num)
     return ArrayExamples(
         values.astype(np.uint8).reshape(-1, 1, 1, 1), values.astype(np.int32)
@@ -19,13 +19,13 @@ def make_examples(num: int) -> ArrayExamples:
 
 
 def make_streamed(num: int) -> StreamedExamples:
-    """The same, read as it is fetched."""
+    """Return the same set, read as it is fetched."""
     return StreamedExamples(num, make_examples(num).fetch)
 
 
 @pytest.mark.parametrize('num_examples,batch_size', [(10, 3), (7, 7), (5, 12), (6, 1)])
 def test_every_example_comes_once_an_epoch(num_examples, batch_size):
-    """Catches an example lost or doubled where a batch straddles two epochs."""
+    """Catch an example lost or doubled where a batch straddles two epochs."""
     steps = 4 * num_examples
     stream = np.concatenate([
         pipeline.example_order(3, step, batch_size, num_examples)
@@ -37,7 +37,7 @@ def test_every_example_comes_once_an_epoch(num_examples, batch_size):
 
 
 def test_order_depends_on_seed_and_epoch_only():
-    """Catches hidden state, the same order each epoch, and a seed that is ignored."""
+    """Catch hidden state, the same order each epoch, and a seed that is ignored."""
     def epoch(seed, number):
         return pipeline.example_order(seed, number, 100, 100).tolist()
 
@@ -50,12 +50,12 @@ def test_order_depends_on_seed_and_epoch_only():
 
 
 def test_order_is_the_same_in_every_version():
-    """Catches a change of generator, which would change what a resumed run sees."""
+    """Catch a change of generator, which would change what a resumed run sees."""
     assert pipeline.example_order(0, 0, 8, 8).tolist() == [0, 3, 7, 5, 1, 2, 6, 4]
 
 
 def test_steps_at_once_are_the_steps_one_by_one():
-    """Catches an order that depends on how many steps are dispatched together."""
+    """Catch an order that depends on how many steps are dispatched together."""
     many = pipeline.example_order(1, 5, 4, 10, num_steps=7)
     assert many.shape == (7, 4) and many.dtype == np.int64
     for row, step in zip(many, range(5, 12)):
@@ -63,7 +63,7 @@ def test_steps_at_once_are_the_steps_one_by_one():
 
 
 def test_order_far_from_the_start():
-    """Catches 32-bit positions, and a cost that grows with the step."""
+    """Catch 32-bit positions, and a cost that grows with the step."""
     step = 2**40
     positions = [step * 128 + place for place in range(128)]
     expected = [
@@ -76,7 +76,7 @@ def test_order_far_from_the_start():
 
 @pytest.mark.parametrize('make', [make_examples, make_streamed])
 def test_stream_follows_the_order_from_any_step(make):
-    """Catches threads that change the order, and a resumed stream that starts over."""
+    """Catch threads that change the order, and a resumed stream that starts over."""
     stream = pipeline.stream_batches(
         make(50), seed=2, first_step=9, batch_size=8, num_threads=3, prefetch=2
     )
@@ -91,7 +91,7 @@ def test_stream_follows_the_order_from_any_step(make):
 
 
 def test_processes_share_each_batch():
-    """Catches processes that read the same slice, or number their noise alike."""
+    """Catch processes that read the same slice, or number their noise alike."""
     streams = [
         pipeline.stream_batches(
             make_streamed(50), seed=2, first_step=0, batch_size=8, process_index=i,
@@ -115,7 +115,7 @@ def test_processes_share_each_batch():
 
 
 def test_reading_ahead_is_bounded_and_ends():
-    """Catches a queue without a bound, and threads that read on after close()."""
+    """Catch a queue without a bound, and threads that read on after close()."""
     reads = []
 
     def fetch(indices):
@@ -139,7 +139,7 @@ def test_reading_ahead_is_bounded_and_ends():
 
 
 def test_an_error_while_reading_reaches_the_caller():
-    """Catches a damaged image that ends, stops or hangs the stream in silence."""
+    """Catch a damaged image that ends, stops or hangs the stream in silence."""
     def fetch(indices):
         raise OSError('damaged')
 
@@ -153,7 +153,7 @@ def test_an_error_while_reading_reaches_the_caller():
 @pytest.mark.parametrize('make', [make_examples, make_streamed])
 @pytest.mark.parametrize('num_examples,batch_size', [(10, 4), (8, 4), (3, 8), (1, 1)])
 def test_evaluation_counts_every_example_once(make, num_examples, batch_size):
-    """Catches a last batch that is dropped, or padding that is counted."""
+    """Catch a last batch that is dropped, or padding that is counted."""
     seen = []
     for batch in pipeline.eval_batches(make(num_examples), batch_size):
         assert {len(value) for value in batch.values()} == {batch_size}
@@ -165,7 +165,7 @@ def test_evaluation_counts_every_example_once(make, num_examples, batch_size):
 
 
 def test_evaluation_is_shared_by_processes():
-    """Catches processes that evaluate the same images, or different numbers of them."""
+    """Catch processes that evaluate the same images, or different numbers of them."""
     parts = [
         list(pipeline.eval_batches(make_streamed(10), 4, i, 2)) for i in range(2)
     ]
@@ -179,7 +179,7 @@ def test_evaluation_is_shared_by_processes():
 
 
 def test_threads_end_with_evaluation():
-    """Catches one pool of threads leaked for each evaluation of a run."""
+    """Catch one pool of threads leaked for each evaluation of a run."""
     before = threading.active_count()
     for _ in range(3):
         list(pipeline.eval_batches(make_streamed(10), 4))

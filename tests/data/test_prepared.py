@@ -24,7 +24,7 @@ def load(path, spec='tiny', **kwargs):
     (40 * 90, ArrayExamples), (40 * 90 - 1, StreamedExamples),
 ])
 def test_images_and_labels(tfds_set, images, labels, memory_limit, kind):
-    """Catches images out of order over shards, and a limit that is off by a split."""
+    """Catch images out of order over shards, and a limit that is off by a split."""
     data = load(tfds_set(), memory_limit=memory_limit)
     assert data.name == 'tiny' and data.image_shape == (6, 5, 3)
     assert (data.num_values, data.num_classes, data.entropy) == (256, 3, None)
@@ -39,7 +39,7 @@ def test_images_and_labels(tfds_set, images, labels, memory_limit, kind):
 
 
 def test_reading_needs_no_tensorflow(tfds_set):
-    """Catches an import that pulls TensorFlow, warns, or loads TFDS for other sets."""
+    """Catch an import that pulls TensorFlow, warns, or loads TFDS for other sets."""
     path = tfds_set()
     code = (
         'import sys\n'
@@ -57,7 +57,7 @@ def test_reading_needs_no_tensorflow(tfds_set):
 
 
 def test_grey_images_without_labels(tfds_set, images):
-    """Catches a lost channel axis, and labels made up for a set without any."""
+    """Catch a lost channel axis, and labels made up for a set without any."""
     grey = images[..., :1]
     parts = {'train': [(grey, np.zeros(40))], 'test': [(grey[:3], np.zeros(3))]}
     data = load(tfds_set(parts=parts, image_shape=(6, 5, 1), num_classes=0))
@@ -67,7 +67,7 @@ def test_grey_images_without_labels(tfds_set, images):
 
 
 def test_stored_bits_are_bits(tfds_set, images):
-    """Catches binarized MNIST taken for 256 grey values."""
+    """Catch binarized MNIST taken for 256 grey values."""
     bits = images[..., :1] % 2
     parts = {key: [(bits, np.zeros(40))] for key in ('train', 'test')}
     path = tfds_set('binarized_mnist', parts, image_shape=(6, 5, 1), num_classes=0)
@@ -81,7 +81,7 @@ def test_stored_bits_are_bits(tfds_set, images):
 
 
 def test_images_of_different_sizes_need_a_size(tfds_set, images, labels):
-    """Catches sets such as LSUN's, whose metadata gives no size."""
+    """Catch sets such as LSUN's, whose metadata gives no size."""
     parts = {
         'train': [(images, labels), (images[:, :4], labels)], 'test': [(images, labels)]
     }
@@ -99,7 +99,7 @@ def test_images_of_different_sizes_need_a_size(tfds_set, images, labels):
     (('train', 'validation', 'test'), {'train': 40, 'validation': 40, 'test': 40}),
 ])
 def test_sets_without_a_test_split(tfds_set, images, labels, splits, sizes):
-    """Catches LFW, which has one split, refused or tested on what it trains on."""
+    """Catch LFW, which has one split, refused or tested on what it trains on."""
     data = load(tfds_set(parts={name: [(images, labels)] for name in splits}))
     assert {name: len(split) for name, split in data.splits.items()} == sizes
     if len(splits) == 1:
@@ -108,7 +108,7 @@ def test_sets_without_a_test_split(tfds_set, images, labels, splits, sizes):
 
 
 def test_versions_and_configs(tfds_set, images, labels):
-    """Catches 1.9.0 taken for newer than 1.10.0, and a config chosen by chance."""
+    """Catch 1.9.0 taken for newer than 1.10.0, and a config chosen by chance."""
     for version, num in (('1.9.0', 10), ('1.10.0', 20)):
         parts = {key: [(images[:num], labels[:num])] for key in ('train', 'test')}
         path = tfds_set(parts=parts, version=version)
@@ -136,7 +136,7 @@ def test_versions_and_configs(tfds_set, images, labels):
 ])
 @pytest.mark.parametrize('memory_limit', [0, 2**30])
 def test_damaged_records(tfds_set, damage, sentence, memory_limit):
-    """Catches a traceback, or fewer images in silence, for a damaged file."""
+    """Catch a traceback, or fewer images in silence, for a damaged file."""
     first, second = sorted(tfds_set().glob('*train*'))
     content = second.read_bytes()
     if damage == 'missing':
@@ -156,7 +156,7 @@ def test_damaged_records(tfds_set, damage, sentence, memory_limit):
 
 @pytest.mark.parametrize('name', ['dataset_info.json', 'features.json'])
 def test_damaged_metadata(tfds_set, name):
-    """Catches a traceback out of TFDS for metadata that cannot be read."""
+    """Catch a traceback out of TFDS for metadata that cannot be read."""
     path = tfds_set()
     (path / name).write_text('{')
     with pytest.raises(UserError, match='tiny/1.0.0 is no readable TFDS set'):
@@ -172,7 +172,7 @@ def test_damaged_metadata(tfds_set, name):
     ('dataset_info', lambda info: info['splits'].pop(0), 'has no split "train"'),
 ])
 def test_sets_that_cannot_be_used(tfds_set, file, change, sentence):
-    """Catches a set of text, or of tfrecord files, that fails with a traceback."""
+    """Catch a set of text, or of tfrecord files, that fails with a traceback."""
     path = tfds_set() / f'{file}.json'
     content = json.loads(path.read_text())
     change(content)
@@ -182,7 +182,7 @@ def test_sets_that_cannot_be_used(tfds_set, file, change, sentence):
 
 
 def test_not_prepared_and_no_tensorflow(tmp_path, monkeypatch):
-    """Catches a sentence that does not say what is not where and what to do."""
+    """Catch a sentence that does not say what is not where and what to do."""
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(UserError) as error:
         sources.load('mnist', data_dir=str(tmp_path))
@@ -196,7 +196,7 @@ def test_not_prepared_and_no_tensorflow(tmp_path, monkeypatch):
 
 
 def test_prepared_where_tensorflow_is_there(tfds_set, tmp_path, monkeypatch, capsys):
-    """Catches a set that is not prepared as array_record, or not read afterwards."""
+    """Catch a set that is not prepared as array_record, or not read afterwards."""
     import tensorflow_datasets as tfds
 
     class Builder:
@@ -221,13 +221,13 @@ def test_prepared_where_tensorflow_is_there(tfds_set, tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize('spec', ['', 'a b', 'a/b/c', '../mnist', 'mnist:', 'http://x'])
 def test_what_is_no_name(spec, tmp_path):
-    """Catches a path or nonsense looked up as a set."""
-    with pytest.raises(UserError, match='is not a set: give digits, a TFDS name'):
+    """Catch a path or nonsense looked up as a set."""
+    with pytest.raises(UserError, match='is not a set: give one of digits, a TFDS'):
         sources.load(spec, data_dir=str(tmp_path))
 
 
 def test_streaming_benchmark(tmp_path):
-    """Catches a benchmark that no longer runs."""
+    """Catch a benchmark that no longer runs."""
     out = tmp_path / 'rows.json'
     streaming.main([
         '--num_images=600', f'--dir={tmp_path}', '--batch_size=20', f'--out={out}'

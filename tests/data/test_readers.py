@@ -17,13 +17,13 @@ IDX = {
 
 
 def to_idx(array: np.ndarray) -> bytes:
-    """The format by its definition: two zeros, type 8, rank, sizes, values."""
+    """Write the format by its definition: two zeros, type 8, rank, sizes, values."""
     head = struct.pack(f'>BBBB{array.ndim}I', 0, 0, 8, array.ndim, *array.shape)
     return head + array.astype(np.uint8).tobytes()
 
 
 def write_idx(path, images, labels, zipped=False):
-    """Writes 30 + 10 images in the four files."""
+    """Write 30 + 10 images in the four files."""
     parts = (slice(30), slice(30, 40))
     for (image_name, label_name), part in zip(IDX.values(), parts):
         for name, array in ((image_name, images), (label_name, labels)):
@@ -40,7 +40,7 @@ def grey(images) -> np.ndarray:
 
 
 def test_digits_are_scikit_learn_s():
-    """Catches values scaled or cut, labels that left their images, and an overlap."""
+    """Catch values scaled or cut, labels that left their images, and an overlap."""
     data = sources.load('digits')
     assert (data.image_shape, data.num_values, data.num_classes) == ((8, 8, 1), 17, 10)
     assert [len(data.splits[name]) for name in ('train', 'test')] == [1500, 297]
@@ -55,7 +55,7 @@ def test_digits_are_scikit_learn_s():
 
 
 def test_digits_are_split_for_good():
-    """Catches another shuffle, which would make numbers of two versions differ."""
+    """Catch another shuffle, which would make numbers of two versions differ."""
     assert sources.load('digits').splits['test'].labels[:12].tolist() == [
         7, 9, 3, 8, 8, 3, 1, 6, 4, 5, 4, 3
     ]
@@ -63,7 +63,7 @@ def test_digits_are_split_for_good():
 
 @pytest.mark.parametrize('zipped', [False, True])
 def test_idx(tmp_path, grey, labels, zipped):
-    """Catches little-endian sizes, and width for height."""
+    """Catch little-endian sizes, and width for height."""
     write_idx(tmp_path, grey, labels, zipped)
     data = sources.load(f'idx:{tmp_path}')
     assert (data.image_shape, data.num_values, data.num_classes) == ((6, 5, 1), 256, 3)
@@ -73,7 +73,7 @@ def test_idx(tmp_path, grey, labels, zipped):
 
 
 def test_idx_without_labels(tmp_path, grey, labels):
-    """Catches labels that are demanded of a set that has none."""
+    """Catch labels that are demanded of a set that has none."""
     write_idx(tmp_path, grey, labels)
     for _, name in IDX.values():
         (tmp_path / name).unlink()
@@ -100,7 +100,7 @@ WIDE = struct.pack('>BBBB3I', 0, 0, 8, 3, 1, 2**31, 1)
     (IDX['test'][0], None, 'has no t10k-images-idx3-ubyte, plain or .gz'),
 ])
 def test_idx_that_is_wrong(tmp_path, grey, labels, name, content, sentence):
-    """Catches a traceback, or gigabytes reserved for a damaged size."""
+    """Catch a traceback, or gigabytes reserved for a damaged size."""
     write_idx(tmp_path, grey, labels)
     path = tmp_path / name
     if content is None:
@@ -113,7 +113,7 @@ def test_idx_that_is_wrong(tmp_path, grey, labels, name, content, sentence):
 
 
 def test_zipped_idx_that_is_wrong(tmp_path, grey, labels):
-    """Catches a traceback out of gzip."""
+    """Catch a traceback out of gzip."""
     write_idx(tmp_path, grey, labels, zipped=True)
     path = tmp_path / f'{IDX["train"][0]}.gz'
     whole = path.read_bytes()
@@ -125,7 +125,7 @@ def test_zipped_idx_that_is_wrong(tmp_path, grey, labels):
 
 @pytest.fixture
 def npz(tmp_path):
-    """Saves arrays and loads them as a set."""
+    """Save arrays and load them as a set."""
 
     def load(**arrays):
         np.savez_compressed(tmp_path / 'set.npz', **arrays)
@@ -135,7 +135,7 @@ def npz(tmp_path):
 
 
 def test_npz_with_both_splits(npz, images, labels):
-    """Catches splits that are swapped or split again."""
+    """Catch splits that are swapped or split again."""
     data = npz(
         train=images[:30], test=images[30:], train_labels=labels[:30],
         test_labels=labels[30:],
@@ -150,7 +150,7 @@ def test_npz_with_both_splits(npz, images, labels):
     ('images', 'labels'), ('train', 'train_labels'), ('x', 'labels'),
 ])
 def test_npz_of_one_array(npz, images, labels, name, label_name):
-    """Catches a last tenth that is also trained on, and labels that are not split."""
+    """Catch a last tenth that is also trained on, and labels that are not split."""
     data = npz(**{name: images[..., 0].astype(np.int64), label_name: labels})
     assert data.image_shape == (6, 5, 1)
     for split, part in (('train', slice(36)), ('test', slice(36, 40))):
@@ -159,7 +159,7 @@ def test_npz_of_one_array(npz, images, labels, name, label_name):
 
 
 def test_npz_with_fewer_values(npz, images):
-    """Catches V guessed from the images or ignored."""
+    """Catch V guessed from the images or ignored."""
     assert npz(images=images // 64).num_values == 256
     assert npz(images=images // 64, num_values=4).num_values == 4
     assert npz(images=images > 99, num_values=2).splits['train'].images.max() == 1
@@ -194,14 +194,14 @@ def test_npz_with_fewer_values(npz, images):
     (dict(images=np.array([{}])), 'no readable .npz file of plain arrays: Object'),
 ])
 def test_npz_that_is_wrong(npz, arrays, sentence):
-    """Catches floats cut to zero, wrapped values, and labels that don't match."""
+    """Catch floats cut to zero, wrapped values, and labels that don't match."""
     with pytest.raises(UserError, match=sentence) as error:
         npz(**arrays)
     assert 'set.npz' in str(error.value)
 
 
 def test_npz_that_is_damaged(tmp_path, images):
-    """Catches a traceback out of zipfile, and code run from a pickle."""
+    """Catch a traceback out of zipfile, and code run from a pickle."""
     path = tmp_path / 'set.npz'
     with pytest.raises(UserError, match=f'There is no file {path}'):
         sources.load(f'npz:{path}')
@@ -214,7 +214,7 @@ def test_npz_that_is_damaged(tmp_path, images):
 
 
 def test_size_belongs_to_folders(tmp_path):
-    """Catches a flag that is ignored in silence."""
+    """Catch a flag that is ignored in silence."""
     with pytest.raises(UserError, match='--image_size resizes images: folders'):
         sources.load('digits', image_size=16)
     assert sources.load('digits', image_size=8).image_shape == (8, 8, 1)
@@ -222,7 +222,7 @@ def test_size_belongs_to_folders(tmp_path):
 
 @pytest.mark.parametrize('spec', ['idx:', 'images:', 'npz:', 'synthetic:', 'idx'])
 def test_nothing_after_the_colon(spec):
-    """Catches the current directory read by mistake."""
+    """Catch the current directory read by mistake."""
     with pytest.raises(UserError, match=f'--dataset={spec} lacks'):
         sources.load(spec)
 
@@ -231,7 +231,7 @@ def test_nothing_after_the_colon(spec):
     ('none', 17), ('dynamic', 17), ('threshold', 2), ('static', 2),
 ])
 def test_binarize(how, num_values):
-    """Catches V left as it was, images changed by 'dynamic', and a lost record."""
+    """Catch V left as it was, images changed by 'dynamic', and a lost record."""
     plain, data = sources.load('digits'), sources.load('digits', binarize=how)
     assert (data.num_values, data.binarize) == (num_values, how)
     for name, split in data.splits.items():
@@ -242,7 +242,7 @@ def test_binarize(how, num_values):
 
 
 def test_binarize_that_is_wrong():
-    """Catches a misspelt choice, and images that are binary already."""
+    """Catch a misspelt choice, and images that are binary already."""
     with pytest.raises(UserError, match='--binarize=fixed is not one of none, static'):
         sources.load('digits', binarize='fixed')
     with pytest.raises(UserError, match='synthetic:ising is binary already'):

@@ -17,7 +17,7 @@ def every_image(height: int, width: int) -> np.ndarray:
 
 
 def log_prob_by_enumeration(height, width, coupling):
-    """The definition: the energy of every image, normalized over all of them."""
+    """Compute the energy of every image and normalize over all of them."""
     spins = 2.0 * every_image(height, width) - 1
     energy = coupling * (
         (spins[:, 1:] * spins[:, :-1]).sum((1, 2))
@@ -27,7 +27,7 @@ def log_prob_by_enumeration(height, width, coupling):
 
 
 def log_prob_by_chain(images, chain):
-    """What the chain of rows gives each image."""
+    """Return what the chain of rows gives each image."""
     states = (images << np.arange(images.shape[2])).sum(2)
     log_prob = np.log(chain.first[states[:, 0]])
     for row, transition in enumerate(chain.transitions):
@@ -38,7 +38,7 @@ def log_prob_by_chain(images, chain):
 @pytest.mark.parametrize('height,width', [(1, 3), (3, 1), (3, 3), (4, 3), (2, 5)])
 @pytest.mark.parametrize('coupling', [0.4, -0.7, 0.0])
 def test_ising_chain_equals_enumeration(height, width, coupling):
-    """Catches a missing or doubled bond, and messages in the wrong order of rows."""
+    """Catch a missing or doubled bond, and messages in the wrong order of rows."""
     expected = log_prob_by_enumeration(height, width, coupling)
     chain = synthetic.ising_chain(height, width, coupling)
     log_prob = log_prob_by_chain(every_image(height, width), chain)
@@ -48,13 +48,13 @@ def test_ising_chain_equals_enumeration(height, width, coupling):
 
 
 def test_without_coupling_the_entropy_is_that_of_coins():
-    """Catches a wrong unit: 8 x 8 fair coins have 64 log 2 nats."""
+    """Catch a wrong unit: 8 x 8 fair coins have 64 log 2 nats."""
     chain = synthetic.ising_chain(8, 8, 0.0)
     np.testing.assert_allclose(synthetic.entropy(chain), 64 * np.log(2), rtol=1e-12)
 
 
 def test_samples_have_the_chain_s_probabilities():
-    """Catches a sampler off by one state, or a row from the wrong table."""
+    """Catch a sampler off by one state, or a row from the wrong table."""
     chain = synthetic.ising_chain(3, 2, 0.8)
     num = 100_000
     images = synthetic.sample(chain, np.random.default_rng(0).random((num, 3)))
@@ -67,7 +67,7 @@ def test_samples_have_the_chain_s_probabilities():
 
 
 def test_ising_set_reaches_its_entropy():
-    """Catches a set that was not drawn from the chain whose entropy it states."""
+    """Catch a set that was not drawn from the chain whose entropy it states."""
     data = sources.load('synthetic:ising')
     chain = synthetic.ising_chain(8, 8, synthetic.COUPLING)
     assert (data.image_shape, data.num_values, data.num_classes) == ((8, 8, 1), 2, 0)
@@ -78,7 +78,7 @@ def test_ising_set_reaches_its_entropy():
 
 
 def test_checkers_are_uniform_over_their_images():
-    """Catches a block of one value, or pairs that are not equally likely."""
+    """Catch a block of one value, or pairs that are not equally likely."""
     data = sources.load('synthetic:checkers')
     assert (data.image_shape, data.num_values, data.num_classes) == ((4, 4, 1), 4, 4)
     images = data.splits['train'].images[..., 0]
@@ -95,19 +95,19 @@ def test_checkers_are_uniform_over_their_images():
 
 @pytest.mark.parametrize('name', ['ising', 'checkers'])
 def test_the_images_are_the_same_in_every_run(name):
-    """Catches a set that is drawn anew each time."""
+    """Catch a set that is drawn anew each time."""
     first, second = (synthetic.make(name).splits for _ in range(2))
     np.testing.assert_array_equal(first['test'].images, second['test'].images)
 
 
 def test_unknown_name():
-    """Catches a traceback for a set that does not exist."""
+    """Catch a traceback for a set that does not exist."""
     with pytest.raises(UserError, match='There is no synthetic:potts, only'):
         sources.load('synthetic:potts')
 
 
 def test_lorenz_solves_its_equations_to_fourth_order():
-    """Catches a wrong coefficient, and a Runge-Kutta method that is of lower order.
+    """Catch a wrong coefficient, and a Runge-Kutta method that is of lower order.
 
     Half the step leaves a sixteenth of the error; SciPy's solution is exact to 1e-9.
     """
@@ -128,7 +128,7 @@ def test_lorenz_solves_its_equations_to_fourth_order():
 
 
 def test_lorenz_is_a_set():
-    """Catches series that were clipped, and a test set that continues a training one.
+    """Catch series that were clipped, and a test set that continues a training one.
 
     Of two solutions that were together 40 before, nothing is alike.
     """
@@ -142,7 +142,7 @@ def test_lorenz_is_a_set():
 
 
 def test_grid25_is_25_equal_gaussians():
-    """Catches modes that are not where they are said to be, or not equally likely.
+    """Catch modes that are not where they are said to be, or not equally likely.
 
     The entropy is that of the counts, but for their own error and the bias of an
     estimate by counts, (bins - 1) / 2 N.

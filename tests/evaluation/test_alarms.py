@@ -14,7 +14,7 @@ REAL = RNG.normal(size=(500, 3))
     (0.01, 0.001, ['saturates', 'vanishes']), (0.9, 0.01, ['vanishes']),
 ])
 def test_of_training(loss, slope, words):
-    """Catches an alarm that is silent, or rings for a healthy game."""
+    """Catch an alarm that is silent, or rings for a healthy game."""
     metrics = {'discriminator_loss': loss, 'generator_slope': slope}
     found = alarms.of_training(metrics, saturated_below=0.1)
     assert [word for word in words] == [
@@ -33,7 +33,7 @@ def test_of_training(loss, slope, words):
     (np.ones((500, 3)), ['collapse', 'repeat']),
 ])
 def test_of_samples(fake, words):
-    """Catches a collapse in variance, or onto a few samples, that goes unnoticed."""
+    """Catch a collapse in variance, or onto a few samples, that goes unnoticed."""
     scores = alarms.diversity(REAL, fake)
     found = alarms.of_samples(scores)
     assert len(found) == len(words)
@@ -43,7 +43,7 @@ def test_of_samples(fake, words):
 
 
 def test_lost_modes():
-    """Catches a mode that is lost without a word."""
+    """Catch a mode that is lost without a word."""
     centres = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
     for kept in (2, 3):
         x = np.repeat(centres[:kept], 50, axis=0)

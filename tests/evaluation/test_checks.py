@@ -64,21 +64,21 @@ def _numbers(caught):
 
 @pytest.mark.parametrize('order', [None, PERMUTED], ids=['raster', 'permuted'])
 def test_a_causal_density_passes(order):
-    """Catches a check that no model can pass, and one that knows raster order only."""
+    """Catch a check that no model can pass, and one that knows raster order only."""
     mask = _mask() if order is None else _mask(order)
     checks.assert_causal(_terms_fn(mask), SHAPE, order=order)
     checks.assert_normalized(_log_prob_fn(mask), SHAPE[1:], 2)
 
 
 def test_a_path_hidden_at_some_points_passes():
-    """Catches a blind spot claimed from one point: a ReLU hides 3 in 10 values."""
+    """Catch a blind spot claimed from one point: a ReLU hides 3 in 10 values."""
     terms_fn = _terms_fn(_mask(), lambda x: jax.nn.relu(x - 0.3))
     checks.assert_causal(terms_fn, SHAPE)
     checks.assert_causal(terms_fn, SHAPE, rng=jax.random.key(1))
 
 
 def test_a_future_value_is_found():
-    """Catches a leak that is missed, misplaced or given with a wrong derivative."""
+    """Catch a leak that is missed, misplaced or given with a wrong derivative."""
     def terms_fn(x):
         return _terms_fn(_mask())(x).at[:, 0, 1, 0].add(-0.125 * x[:, 1, 0, 1])
 
@@ -90,7 +90,7 @@ def test_a_future_value_is_found():
 
 
 def test_a_leak_between_channels_is_found():
-    """Catches an order of pixels alone, in which the R of a pixel may see its G."""
+    """Catch an order of pixels alone, in which the R of a pixel may see its G."""
     with _fails(
         'log p of (row 1, column 0, channel 0) depends on '
         '(row 1, column 0, channel 1), which comes later'
@@ -99,7 +99,7 @@ def test_a_leak_between_channels_is_found():
 
 
 def test_another_image_is_found():
-    """Catches a check of one image: a mean over the batch keeps the order within."""
+    """Catch a check of one image: a mean over the batch keeps the order within."""
     def terms_fn(x):
         return _terms_fn(_mask())(x).at[:, 1, 1, 1].add(jnp.mean(x[:, 0, 1, 0]))
 
@@ -111,7 +111,7 @@ def test_another_image_is_found():
 
 
 def test_the_same_value_of_another_image_is_found():
-    """Catches the exception for a term's own value made in every image."""
+    """Catch the exception for a term's own value made in every image."""
     def terms_fn(x):
         return _terms_fn(_mask())(x) + 0.25 * x[::-1]
 
@@ -120,7 +120,7 @@ def test_the_same_value_of_another_image_is_found():
 
 
 def test_a_blind_spot_is_found_unless_it_is_allowed():
-    """Catches a model that conditions on too little, where that is not by design."""
+    """Catch a model that conditions on too little, where that is not by design."""
     terms_fn = _terms_fn(_changed((6, 1), 0))
     with _fails(
         'log p of (row 1, column 1, channel 0) does not depend on '
@@ -135,14 +135,14 @@ def test_a_blind_spot_is_found_unless_it_is_allowed():
 
 
 def test_visible_lifts_no_other_demand():
-    """Catches an entry of False that lets the future in."""
+    """Catch an entry of False that lets the future in."""
     visible = np.zeros((DIMS, DIMS), bool)
     with _fails('which comes later'):
         checks.assert_causal(_terms_fn(_changed((2, 3), 1)), SHAPE, visible=visible)
 
 
 def test_a_wrong_order_is_found():
-    """Catches an order that is ignored, or inverted: neither is the other here."""
+    """Catch an order that is ignored, or inverted: neither is the other here."""
     assert not np.array_equal(PERMUTED, np.argsort(PERMUTED))
     for mask, order in (
         (_mask(), PERMUTED), (_mask(PERMUTED), None),
@@ -153,7 +153,7 @@ def test_a_wrong_order_is_found():
 
 
 def test_a_value_that_sees_itself_is_not_normalized():
-    """Catches what the Jacobian cannot: a term may depend on its own value."""
+    """Catch what the Jacobian cannot: a term may depend on its own value."""
     mask = _changed((3, 3), 1)
     checks.assert_causal(_terms_fn(mask), SHAPE)
     mass = _mass_reference(mask)
@@ -165,7 +165,7 @@ def test_a_value_that_sees_itself_is_not_normalized():
 
 @pytest.mark.parametrize('planted', [0, 0.125])
 def test_every_row_of_a_large_jacobian(planted):
-    """Catches rows lost where they do not fit in memory at once."""
+    """Catch rows lost where they do not fit in memory at once."""
     shape = (2, 12, 12, 1)
     weights = np.tril(np.ones((144, 144), np.float32), -1)
 
@@ -198,7 +198,7 @@ def _receptive_field(kernels, height, width):
 
 
 def test_the_blind_spot_of_masked_convolutions():
-    """Catches a field of the wrong size: it is exactly what the kernels can reach."""
+    """Catch a field of the wrong size: it is exactly what the kernels can reach."""
     mask_a = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0]], np.float32)
     mask_b = np.array([[1, 1, 1], [1, 1, 0], [0, 0, 0]], np.float32)
     kernels = [mask_a, mask_b, mask_b]
@@ -226,7 +226,7 @@ def test_the_blind_spot_of_masked_convolutions():
 
 @pytest.mark.parametrize('num_values, shape', [(3, (2, 2, 1)), (3, (2, 2, 2))])
 def test_every_image_is_summed_once(num_values, shape):
-    """Catches images lost or repeated: each has its own probability in a table."""
+    """Catch images lost or repeated: each has its own probability in a table."""
     num_dims = np.prod(shape)
     powers = num_values**np.arange(num_dims)
     table = np.random.default_rng(0).normal(size=num_values**num_dims)
@@ -239,7 +239,7 @@ def test_every_image_is_summed_once(num_values, shape):
 
 
 def test_a_constant_too_much_is_found():
-    """Catches a tolerance for the mean of log p: 1e-4 nats are found."""
+    """Catch a tolerance for the mean of log p: 1e-4 nats are found."""
     log_prob_fn = _log_prob_fn(_mask())
     with _fails('sum to 1.0001'):
         checks.assert_normalized(lambda x: log_prob_fn(x) + 1e-4, SHAPE[1:], 2)
@@ -250,7 +250,7 @@ def test_a_constant_too_much_is_found():
 
 @pytest.mark.parametrize('value, message', [(np.nan, 'nan'), (1e4, 'inf')])
 def test_numbers_that_are_none_are_not_normalized(value, message):
-    """Catches a comparison that is false for NaN, and a warning in its place."""
+    """Catch a comparison that is false for NaN, and a warning in its place."""
     with _fails(f'sum to {message}'):
         checks.assert_normalized(
             lambda x: jnp.full(len(x), value, jnp.float32), (2, 1, 1), 2
@@ -258,7 +258,7 @@ def test_numbers_that_are_none_are_not_normalized(value, message):
 
 
 def test_derivatives_that_are_no_numbers_are_found():
-    """Catches NaN taken for a dependence: the square root of 0 has no derivative."""
+    """Catch NaN taken for a dependence: the square root of 0 has no derivative."""
     def terms_fn(x):
         return _terms_fn(_mask())(x).at[:, 1, 1, 1].add(jnp.sqrt(0 * x[:, 0, 1, 0]))
 
@@ -286,14 +286,14 @@ def _inverse(z):
 
 
 def test_an_invertible_map_passes():
-    """Catches a check that no flow can pass, with and without a determinant."""
+    """Catch a check that no flow can pass, with and without a determinant."""
     assert np.isclose(np.linalg.det(LINEAR), 2)
     checks.assert_invertible(_forward, _inverse, _x())
     checks.assert_invertible(lambda x: _forward(x)[0], _inverse, _x())
 
 
 def test_a_wrong_inverse_is_found():
-    """Catches an error averaged away, or reported at another value."""
+    """Catch an error averaged away, or reported at another value."""
     def inverse_fn(z):
         return _inverse(z).at[2, 1, 0, 0].add(0.25).at[0, 2, 0, 0].add(-0.1)
 
@@ -310,7 +310,7 @@ def test_a_wrong_inverse_is_found():
     lambda log_det: log_det.at[3].set(log_det[2]),
 ], ids=['sign', 'constant', 'nan', 'another'])
 def test_a_wrong_log_det_is_found(planted):
-    """Catches a comparison of the mean, and determinants of some other example."""
+    """Catch a comparison of the mean, and determinants of some other example."""
     def forward_fn(x):
         z, log_det = _forward(x)
         return z, planted(log_det) if len(x) == 4 else log_det
@@ -326,7 +326,7 @@ def test_a_wrong_log_det_is_found(planted):
 
 
 def test_a_singular_map_has_no_log_det():
-    """Catches minus infinity taken for equal to itself."""
+    """Catch minus infinity taken for equal to itself."""
     with _fails('log_det of example 0 is -inf'):
         checks.assert_invertible(
             lambda x: (0 * x, jnp.full(len(x), -jnp.inf)), lambda z: _x(), _x()
@@ -342,7 +342,7 @@ def test_a_singular_map_has_no_log_det():
     lambda: checks.assert_normalized(_log_prob_fn(_mask()), (2, 2, 2), 0),
 ])
 def test_what_cannot_be_checked_is_refused(call):
-    """Catches a check that passes because it looked at nothing."""
+    """Catch a check that passes because it looked at nothing."""
     with pytest.raises(ValueError):
         call()
 
@@ -361,6 +361,6 @@ def test_what_cannot_be_checked_is_refused(call):
     lambda: checks.assert_invertible(lambda x: x, lambda z: z, jnp.ones((2, 3), int)),
 ])
 def test_wrong_shapes_raise(call):
-    """Catches silent broadcasting, which gives a number and no error."""
+    """Catch silent broadcasting, which gives a number and no error."""
     with pytest.raises(AssertionError):
         call()

@@ -6,7 +6,7 @@ from gm_jax.evaluation import forecasts
 
 
 def test_scores_of_two_draws():
-    """Catches a score that is not proper: E|y - x| - E|y - y'| / 2, worked by hand."""
+    """Catch a score that is not proper: E|y - x| - E|y - y'| / 2, worked by hand."""
     x = np.array([[4, 4, 6]])
     draws = np.array([[[5], [9]]])
     # (1 + 3) / 2 - 4 / 2, of draws on both sides of the truth.
@@ -18,7 +18,7 @@ def test_scores_of_two_draws():
 
 
 def test_scores_of_the_true_distribution_are_best():
-    """Catches a score that prefers forecasts too narrow or too wide."""
+    """Catch a score that prefers forecasts too narrow or too wide."""
     rng = np.random.default_rng(0)
     x = np.concatenate([np.zeros((4000, 1)), rng.normal(size=(4000, 2))], axis=1)
     draws = rng.normal(size=(4000, 20, 2))

@@ -8,7 +8,7 @@ from gm_jax.evaluation import frechet
 
 
 def _features(mean, root, seed=0):
-    """Vectors with exactly this mean, and with the covariance root root^T."""
+    """Return vectors with exactly this mean and the covariance root root^T."""
     mean, root = np.asarray(mean, float), np.asarray(root, float)
     white = np.random.default_rng(seed).normal(size=(3 * len(mean) + 4, len(mean)))
     white = np.linalg.qr(white - white.mean(axis=0))[0] * np.sqrt(len(white) - 1)
@@ -16,7 +16,7 @@ def _features(mean, root, seed=0):
 
 
 def test_one_dimension():
-    """A root, a variance or a factor 2 too few: it is (m1 - m2)^2 + (s1 - s2)^2."""
+    """Catch a root, a variance or a 2 too few: it is (m1 - m2)^2 + (s1 - s2)^2."""
     distance = frechet.frechet_distance(
         _features([1.0], [[2.0]]), _features([-2.0], [[0.5]], seed=1)
     )
@@ -24,7 +24,7 @@ def test_one_dimension():
 
 
 def test_diagonal_covariances_add_up():
-    """A determinant for the trace, or a mean over dimensions."""
+    """Catch a determinant for the trace, or a mean over dimensions."""
     rng = np.random.default_rng(0)
     mean_a, mean_b = rng.normal(size=(2, 6))
     std_a, std_b = rng.uniform(0.1, 2, size=(2, 6))
@@ -36,7 +36,7 @@ def test_diagonal_covariances_add_up():
 
 
 def test_covariances_that_do_not_commute():
-    """Roots multiplied, tr(S_a^(1/2) S_b^(1/2)): right only where they commute."""
+    """Catch roots multiplied, tr(S_a^(1/2) S_b^(1/2)): right where they commute."""
     rng = np.random.default_rng(1)
     a, b = (rng.normal(size=(20, 4)) @ rng.normal(size=(4, 4)) for _ in range(2))
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
@@ -49,7 +49,7 @@ def test_covariances_that_do_not_commute():
 
 
 def test_rotating_both_changes_nothing():
-    """Something taken by coordinate."""
+    """Catch something taken by coordinate."""
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(2, 30, 5)) * np.arange(1, 6)
     rotation = stats.ortho_group.rvs(5, random_state=3)
@@ -60,14 +60,14 @@ def test_rotating_both_changes_nothing():
 
 @pytest.mark.parametrize('num', [3, 8, 100])
 def test_zero_from_itself(num):
-    """A distance below 0, complex or NaN, with fewer samples than dimensions too."""
+    """Catch a distance below 0, complex or NaN, also with few samples."""
     features = np.random.default_rng(4).normal(size=(num, 40))
     distance = frechet.frechet_distance(features, features[::-1])
     assert 0 <= distance < 1e-11
 
 
 def test_singular_covariances():
-    """Roots of eigenvalues that rounding made: 1e-8 for each missing dimension."""
+    """Catch roots of eigenvalues that rounding made: 1e-8 per missing dimension."""
     rotation = stats.ortho_group.rvs(150, random_state=5)
     std_a, std_b = np.zeros((2, 150))
     std_a[:4], std_b[2:7] = [1, 2, 3, 4], [5, 6, 7, 8, 9]
@@ -81,7 +81,7 @@ def test_singular_covariances():
 
 
 def test_fewer_samples_are_biased_upwards():
-    """The reason for the number of samples in a report, should it not hold."""
+    """Catch the reason for the number of samples in a report, should it not hold."""
     rng = np.random.default_rng(6)
     few, many = (
         frechet.frechet_distance(*rng.normal(size=(2, num, 10)))
@@ -92,7 +92,7 @@ def test_fewer_samples_are_biased_upwards():
 
 @pytest.mark.parametrize('dtype, offset', [(np.float32, 1e6), (np.float16, 100)])
 def test_features_of_less_precision_and_a_large_mean(dtype, offset):
-    """Sums of squares or float32, which lose all digits."""
+    """Catch sums of squares or float32, which lose all digits."""
     rng = np.random.default_rng(0)
     x, y = (
         (offset + 3 * rng.normal(size=(500, 5)) @ rng.normal(size=(5, 5))).astype(dtype)
@@ -105,7 +105,7 @@ def test_features_of_less_precision_and_a_large_mean(dtype, offset):
 
 
 def test_refusals():
-    """Two networks' features, one sample, and NaN from a network that diverged."""
+    """Catch two networks' features, one sample, and a network that gives NaN."""
     two = np.eye(2)
     with pytest.raises(AssertionError):
         frechet.frechet_distance(two, np.eye(3))

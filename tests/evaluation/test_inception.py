@@ -14,7 +14,7 @@ from gm_jax.evaluation import inception
 
 @pytest.fixture(name='weights', scope='module')
 def make_weights() -> dict[str, np.ndarray]:
-    """Weights at random, which keep the size of what passes through."""
+    """Draw weights that keep the size of what passes through."""
     rng, weights = np.random.default_rng(0), {}
     for name, shape in inception.shapes().items():
         if name.endswith('conv.weight'):
@@ -29,7 +29,7 @@ def make_weights() -> dict[str, np.ndarray]:
 
 @pytest.fixture(name='path', scope='module')
 def make_path(weights, tmp_path_factory) -> str:
-    """A weight file."""
+    """Write a file of weights."""
     path = tmp_path_factory.mktemp('inception') / 'inception.npz'
     np.savez(path, sha256=inception.digest(weights), **weights)
     return str(path)
@@ -37,12 +37,12 @@ def make_path(weights, tmp_path_factory) -> str:
 
 @pytest.fixture(name='images', scope='module')
 def make_images() -> np.ndarray:
-    """Two colour images at random."""
+    """Draw two colour images."""
     return np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
 
 
 def test_features_are_those_of_pytorch(weights, images):
-    """Catches a branch, a stride, a padding or a pool that is another's.
+    """Catch a branch, a stride, a padding or a pool that is another's.
 
     The numbers are torchvision 0.29's Inception3 in float64 with these weights, its
     averages without the padding and its last block pooled by the maximum.
@@ -64,14 +64,14 @@ def test_features_are_those_of_pytorch(weights, images):
 
 
 def test_means_leave_out_the_padding():
-    """Catches an average that takes the zeros around the image for pixels."""
+    """Catch an average that takes the zeros around the image for pixels."""
     x = jnp.arange(6.0).reshape(1, 2, 3, 1)
     pooled = inception._mean_pool(x)[0, :, :, 0]
     np.testing.assert_allclose(pooled, [[2, 2.5, 3], [2, 2.5, 3]], rtol=1e-6)
 
 
 def test_a_file_comes_back_and_damage_is_found(weights, path, tmp_path):
-    """Catches a changed weight, a missing one, and one of another shape."""
+    """Catch a changed weight, a missing one, and one of another shape."""
     loaded = inception.load(path)
     jax.tree.map(np.testing.assert_array_equal, loaded, weights)
     name = 'Mixed_7c.branch_pool.bn.bias'
@@ -90,7 +90,7 @@ def test_a_file_comes_back_and_damage_is_found(weights, path, tmp_path):
 
 
 def test_the_score_is_called_by_its_name(path, tmp_path, monkeypatch):
-    """Catches a score of these features under another name."""
+    """Catch a score of these features under another name."""
     def mean_colours(weights, images):
         assert set(weights) == set(inception.shapes())
         return images.mean(axis=(1, 2), dtype=np.float32)

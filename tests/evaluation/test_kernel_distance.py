@@ -7,7 +7,7 @@ from gm_jax.evaluation import kernel_distance
 
 
 def _double_sums(real, fake):
-    """The definition, pair by pair."""
+    """Compute the definition, pair by pair."""
     def kernel(x, y):
         return (sum(a * b for a, b in zip(x, y)) / len(x) + 1) ** 3
 
@@ -22,7 +22,7 @@ def _double_sums(real, fake):
 
 @pytest.mark.parametrize('dtype', [np.float64, np.float32])
 def test_squared_mmd_equals_its_double_sums(dtype):
-    """Sums in float32, another kernel, or means of sides of unequal size mixed up."""
+    """Catch sums in float32, another kernel, or means of unequal sizes mixed up."""
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(5, 3)), rng.normal(1, 2, size=(4, 3))
     real, fake = real.astype(dtype), fake.astype(dtype)
@@ -32,7 +32,7 @@ def test_squared_mmd_equals_its_double_sums(dtype):
 
 
 def test_whole_sets_as_subsets_give_the_double_sums():
-    """Rows drawn twice, which put pairs of a sample with itself into the sums."""
+    """Catch rows drawn twice, which put pairs of a sample with itself into the sums."""
     rng = np.random.default_rng(1)
     real, fake = rng.normal(size=(6, 2)), rng.normal(1, size=(6, 2))
     mean, error = kernel_distance.kernel_distance(
@@ -43,7 +43,7 @@ def test_whole_sets_as_subsets_give_the_double_sums():
 
 
 def test_unbiased_with_an_honest_error():
-    """The biased estimate, which keeps k(x, x), and an error without its root of n."""
+    """Catch the biased estimate, which keeps k(x, x), and an error without sqrt(n)."""
     rng = np.random.default_rng(2)
     draws = np.array([
         kernel_distance.kernel_distance(
@@ -59,7 +59,7 @@ def test_unbiased_with_an_honest_error():
 
 
 def test_different_distributions_are_apart():
-    """A sign, or a distance of the means alone."""
+    """Catch a sign, or a distance of the means alone."""
     rng = np.random.default_rng(3)
     real = rng.normal(size=(400, 4))
     for fake in (rng.normal(1, size=(400, 4)), rng.normal(0, 2, size=(400, 4))):
@@ -69,7 +69,7 @@ def test_different_distributions_are_apart():
 
 @pytest.mark.parametrize('num, whole', [(20, True), (10, False)])
 def test_subsets_are_disjoint_while_the_samples_last(num, whole, monkeypatch):
-    """Subsets that overlap without need, or with a sample twice."""
+    """Catch subsets that overlap without need, or with a sample twice."""
     seen = []
 
     def record(real, fake):
@@ -86,7 +86,7 @@ def test_subsets_are_disjoint_while_the_samples_last(num, whole, monkeypatch):
 
 
 def test_the_seed_alone_chooses():
-    """Numbers that no one can compute again."""
+    """Catch numbers that no one can compute again."""
     real, fake = np.random.default_rng(4).normal(size=(2, 30, 2))
     first, again, other = (
         kernel_distance.kernel_distance(real, fake, subset_size=5, seed=seed)
@@ -96,7 +96,7 @@ def test_the_seed_alone_chooses():
 
 
 def test_refusals():
-    """A subset silently made smaller, and a standard error of one number."""
+    """Catch a subset silently made smaller, and a standard error of one number."""
     real, fake = np.ones((10, 2)), np.ones((8, 2))
     with pytest.raises(ValueError, match='subsets of 9 from 10 real and 8 fake'):
         kernel_distance.kernel_distance(real, fake, subset_size=9)

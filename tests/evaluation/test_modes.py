@@ -9,7 +9,7 @@ CENTRES = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
 
 
 def test_perfect_samples():
-    """Coverage that misses a mode, or high quality by one coordinate.
+    """Catch coverage that misses a mode, or high quality by one coordinate.
 
     In two dimensions a share of exp(-3^2 / 2) lies more than 3 std away.
     """
@@ -24,7 +24,7 @@ def test_perfect_samples():
 
 
 def test_collapse_on_one_mode():
-    """A divergence over the modes that are covered alone: it would be 0."""
+    """Catch a divergence over the modes that are covered alone: it would be 0."""
     samples = np.tile(CENTRES[2], (7, 1))
     scores = modes.mode_coverage(samples, CENTRES, 0.5)
     assert scores['modes_covered'] == 1 and scores['high_quality_share'] == 1
@@ -32,7 +32,7 @@ def test_collapse_on_one_mode():
 
 
 def test_all_samples_far_away():
-    """A mean of no sample, or a perfect score for one."""
+    """Catch a mean of no sample, or a perfect score for one."""
     scores = modes.mode_coverage(CENTRES + 4, CENTRES, 0.5)
     assert scores == {
         'modes_covered': 0, 'high_quality_share': 0, 'kl_nats': np.inf,
@@ -40,7 +40,7 @@ def test_all_samples_far_away():
 
 
 def test_only_samples_of_high_quality_count():
-    """A mode covered by a sample far from it, or shares of all samples.
+    """Catch a mode covered by a sample far from it, or shares of all samples.
 
     Samples 3 std away count, those 3.1 away do not: 6 of 8, shares 4/6, 2/6 and 0.
     """
@@ -56,7 +56,7 @@ def test_only_samples_of_high_quality_count():
 
 
 def test_a_sample_belongs_to_one_mode():
-    """Balls that overlap: a sample in both counts for the nearer alone."""
+    """Catch balls that overlap: a sample in both counts for the nearer alone."""
     centres = np.array([[0.0], [1.0]])
     scores = modes.mode_coverage(np.array([[0.4]]), centres, 1.0)
     assert scores['modes_covered'] == 1
@@ -64,7 +64,7 @@ def test_a_sample_belongs_to_one_mode():
 
 
 def test_refusals():
-    """A share of no samples, and centres for other samples."""
+    """Catch a share of no samples, and centres for other samples."""
     for samples, std, within in (
         (CENTRES[:0], 1.0, 3.0), (CENTRES, 0.0, 3.0), (CENTRES, 1.0, -1.0),
     ):

@@ -23,7 +23,7 @@ def block(request, monkeypatch):
 @pytest.mark.parametrize('k', [1, 4, 23])
 @pytest.mark.parametrize('dtype', [np.float64, np.float32, np.uint8])
 def test_nearest_equals_brute_force(k, dtype, block):
-    """A k off by one, the farthest, unsigned differences, or a block's edge."""
+    """Catch a k off by one, the farthest, unsigned differences, or a block's edge."""
     rng = np.random.default_rng(0)
     queries, references = (rng.uniform(0, 255, (n, 5)).astype(dtype) for n in (17, 23))
     index, distance = neighbours.nearest(queries, references, k)
@@ -36,7 +36,7 @@ def test_nearest_equals_brute_force(k, dtype, block):
 
 
 def test_ties_go_to_the_lower_index(block):
-    """Ties that rounding or a partition decides: all 40 are at 0 or at one distance."""
+    """Catch ties that rounding or a partition decides: there are two distances."""
     rng = np.random.default_rng(1)
     point = rng.normal(1e3, 1, size=(1, 7))
     offset = rng.normal(size=(1, 7))
@@ -48,7 +48,7 @@ def test_ties_go_to_the_lower_index(block):
 
 
 def test_close_neighbours_far_from_the_origin(block):
-    """|q|^2 - 2 q.r + |r|^2 alone: its rounding at 1e6 hides distances of 1e-3."""
+    """Catch |q|^2 - 2 q.r + |r|^2 alone: rounding at 1e6 hides distances of 1e-3."""
     steps = np.random.default_rng(2).permutation(30)
     references = 1e6 + 1e-3 * steps[:, None] * np.ones(4)
     references[-1] = 0  # So that the middle is not at 1e6.
@@ -60,7 +60,7 @@ def test_close_neighbours_far_from_the_origin(block):
 
 
 def test_distances_do_not_depend_on_the_side(block):
-    """d(x, y) that differs from d(y, x) in its last digit decides a tie."""
+    """Catch d(x, y) that differs from d(y, x) in its last digit decides a tie."""
     x, y = np.random.default_rng(3).normal(size=(2, 9, 50))
     forth = neighbours.nearest(x, y, 9)
     back = neighbours.nearest(y, x, 9)
@@ -71,7 +71,7 @@ def test_distances_do_not_depend_on_the_side(block):
 
 
 def test_balls_and_their_spheres(block):
-    """A sphere decided by rounding: each radius is the distance of one of the points.
+    """Catch a sphere decided by rounding: each radius is the distance of a point.
 
     The points lie near one another and far from the centres, where the matrix product
     is at its worst.
@@ -88,7 +88,7 @@ def test_balls_and_their_spheres(block):
 
 
 def test_memory_is_bounded(monkeypatch):
-    """All distances at a time: 2000 x 2000 take 32 MB, their comparison 4 MB."""
+    """Catch all distances at a time: 2000 x 2000 take 32 MB, their comparison 4 MB."""
     monkeypatch.setattr(neighbours, '_BLOCK', 2**14)
     x = np.random.default_rng(5).normal(size=(2000, 3))
     neighbours.nearest(x[:2], x)  # What is imported or cached once.
@@ -101,7 +101,7 @@ def test_memory_is_bounded(monkeypatch):
 
 
 def test_refusals():
-    """A k past the end, images not yet flattened, and NaN, which is near nothing."""
+    """Catch a k past the end, images not yet flattened, and NaN."""
     x = np.zeros((3, 2))
     for k in (0, 4):
         with pytest.raises(ValueError, match=r'\[1, 3\]'):

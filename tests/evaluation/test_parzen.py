@@ -8,7 +8,7 @@ from gm_jax.evaluation import neighbours, parzen
 
 
 def test_integrates_to_one():
-    """A norm without its root, or a sum for the mean over samples."""
+    """Catch a norm without its root, or a sum for the mean over samples."""
     samples = np.array([[-1.0], [0.5], [0.6], [3.0]])
     x = np.linspace(-8, 10, 4001)[:, None]
     density = np.exp(parzen.log_prob(x, samples, 0.3))
@@ -16,7 +16,7 @@ def test_integrates_to_one():
 
 
 def test_one_sample_gives_its_gaussian():
-    """A norm for one dimension where there are five."""
+    """Catch a norm for one dimension where there are five."""
     rng = np.random.default_rng(0)
     x, sample = rng.normal(size=(7, 5)), rng.normal(size=(1, 5))
     gaussian = stats.multivariate_normal(sample[0], 0.4**2 * np.eye(5))
@@ -27,7 +27,7 @@ def test_one_sample_gives_its_gaussian():
 
 @pytest.mark.parametrize('block', [1, 50, 2**22])
 def test_equals_the_mean_of_gaussians(block, monkeypatch):
-    """A block that is written to the wrong rows."""
+    """Catch a block that is written to the wrong rows."""
     monkeypatch.setattr(neighbours, '_BLOCK', block)
     rng = np.random.default_rng(1)
     x, samples = rng.normal(size=(9, 2)), rng.normal(size=(20, 2))
@@ -39,7 +39,7 @@ def test_equals_the_mean_of_gaussians(block, monkeypatch):
 
 
 def test_far_examples_stay_finite():
-    """log(mean(exp)), which is -inf a few sigma away, and sums in float32."""
+    """Catch log(mean(exp)), which is -inf a few sigma away, and sums in float32."""
     x = np.full((1, 784), 1.0, np.float32)
     actual = parzen.log_prob(x, np.zeros((3, 784), np.float32), 0.1)
     expected = -784 * (0.5 / 0.1**2 + np.log(2 * np.pi) / 2 + np.log(0.1))
@@ -47,7 +47,7 @@ def test_far_examples_stay_finite():
 
 
 def test_sigma_of_data_about_their_samples():
-    """The worst sigma, or the first: here the data are N(s, 0.2^2) about samples s."""
+    """Catch the worst sigma, or the first: the data are N(s, 0.2^2) about samples s."""
     rng = np.random.default_rng(2)
     samples = rng.uniform(0, 10, size=(50, 4))
     validation = samples[rng.integers(50, size=400)] + rng.normal(0, 0.2, (400, 4))
@@ -61,7 +61,7 @@ def test_sigma_of_data_about_their_samples():
 
 
 def test_refusals():
-    """A variance of nothing, and a mean over no example, which is NaN."""
+    """Catch a variance of nothing, and a mean over no example, which is NaN."""
     x = np.zeros((3, 2))
     for sigma in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match='sigma'):

@@ -7,7 +7,7 @@ from gm_jax.evaluation import neighbours, precision_recall
 
 
 def _brute_force(real, fake, k):
-    """The definitions, point by point."""
+    """Compute the definitions, point by point."""
     def distance(x, y):
         return np.sqrt(np.sum(np.square(x - y)))
 
@@ -30,7 +30,7 @@ def _brute_force(real, fake, k):
 @pytest.mark.parametrize('k', [1, 3, 9])
 @pytest.mark.parametrize('block', [1, 2**22])
 def test_equal_their_definitions(k, block, monkeypatch):
-    """A k off by one, or one side's balls taken for the other's."""
+    """Catch a k off by one, or one side's balls taken for the other's."""
     monkeypatch.setattr(neighbours, '_BLOCK', block)
     rng = np.random.default_rng(k)
     real, fake = rng.normal(size=(25, 3)), rng.normal(0.8, 0.7, size=(14, 3))
@@ -42,7 +42,7 @@ def test_equal_their_definitions(k, block, monkeypatch):
 
 @pytest.mark.parametrize('k', [1, 3])
 def test_a_copy_of_the_data_has_1_in_all(k):
-    """Spheres decided by rounding, or counted in the density: (k + 1) / k."""
+    """Catch spheres decided by rounding, or counted in the density: (k + 1) / k."""
     real = np.random.default_rng(0).normal(100, 1, size=(40, 30))
     scores = precision_recall.precision_recall(real, real[::-1].copy(), k=k)
     ones = dict.fromkeys(('precision', 'recall', 'density', 'coverage'), 1.0)
@@ -50,7 +50,7 @@ def test_a_copy_of_the_data_has_1_in_all(k):
 
 
 def test_a_copy_of_data_with_repeats():
-    """Balls without their spheres: with k repeats they are points, and would be empty.
+    """Catch balls without their spheres: with k repeats they are points.
 
     Density has them so, as its docstring says.
     """
@@ -60,14 +60,14 @@ def test_a_copy_of_data_with_repeats():
 
 
 def test_sets_far_apart_have_0_in_all():
-    """Balls about the wrong set: each set lies in its own."""
+    """Catch balls about the wrong set: each set lies in its own."""
     real, fake = np.random.default_rng(1).normal(size=(2, 20, 2))
     scores = precision_recall.precision_recall(real, fake + 1e3)
     assert set(scores.values()) == {0.0}
 
 
 def test_half_of_the_modes():
-    """Precision and recall exchanged: all samples are like data, half the data missed.
+    """Catch precision and recall exchanged: half of the data are missed.
 
     The data are 0 to 9 and 1000 to 1009, the samples 0.5 to 8.5.
     """
@@ -81,7 +81,7 @@ def test_half_of_the_modes():
 
 
 def test_an_outlier_flatters_precision_but_not_density():
-    """Density by whether a sample is in any ball, which is precision again."""
+    """Catch density by whether a sample is in any ball, which is precision again."""
     real = np.append(np.arange(20.0), 1000.0)[:, None]
     fake = 500 + np.arange(20.0)[:, None]
     scores = precision_recall.precision_recall(real, fake, k=3)
@@ -90,7 +90,7 @@ def test_an_outlier_flatters_precision_but_not_density():
 
 
 def test_values_that_the_docstring_gives():
-    """Density 1 and coverage 1 - 2^-k, for two sets of one distribution."""
+    """Catch density 1 and coverage 1 - 2^-k, for two sets of one distribution."""
     rng = np.random.default_rng(2)
     draws = [
         precision_recall.precision_recall(*rng.normal(size=(2, 200, 2)), k=2)
@@ -103,7 +103,7 @@ def test_values_that_the_docstring_gives():
 
 
 def test_refusals():
-    """A radius that does not exist."""
+    """Catch a radius that does not exist."""
     x = np.zeros((5, 2))
     for real, fake, k in ((x, x, 5), (x, x[:2], 2), (x[:2], x, 2), (x, x, 0)):
         with pytest.raises(ValueError, match='k must be'):

@@ -12,7 +12,7 @@ def _labels():
 
 @pytest.mark.parametrize('num', [1, 9, 29])
 def test_balanced_rows_have_every_class_as_often(num):
-    """A plain random choice, a repeated row, or a class that always gets fewer."""
+    """Catch a plain random choice, a repeated row, or a class that gets fewer."""
     rows = probe.balanced_rows(_labels(), num, seed=0)
     assert len(set(rows.tolist())) == num
     counts = np.bincount(_labels()[rows], minlength=3)
@@ -20,14 +20,14 @@ def test_balanced_rows_have_every_class_as_often(num):
 
 
 def test_balanced_rows_take_what_a_rare_class_has():
-    """Fewer rows than asked for, where a class runs out."""
+    """Catch fewer rows than asked for, where a class runs out."""
     labels = np.array([0] * 50 + [1] * 2 + [2] * 20, np.int32)
     rows = probe.balanced_rows(labels, 32, seed=0)
     assert np.bincount(labels[rows]).tolist() == [15, 2, 15]
 
 
 def test_balanced_rows_are_nested_and_depend_on_the_seed_alone():
-    """A larger choice without the smaller one; a choice always of the first rows."""
+    """Catch a larger choice without the smaller one, or one of the first rows."""
     few, many = (probe.balanced_rows(_labels(), num, seed=1) for num in (9, 30))
     assert set(few) < set(many)
     assert np.array_equal(few, probe.balanced_rows(_labels(), 9, seed=1))
@@ -36,13 +36,13 @@ def test_balanced_rows_are_nested_and_depend_on_the_seed_alone():
 
 @pytest.mark.parametrize('num', [0, 91])
 def test_balanced_rows_refuse_impossible_numbers(num):
-    """A choice silently cut short."""
+    """Catch a choice silently cut short."""
     with pytest.raises(ValueError, match='90'):
         probe.balanced_rows(_labels(), num, seed=0)
 
 
 def test_linear_accuracy_finds_what_is_linear():
-    """Test labels used for fitting, or accuracy on what it was fitted to."""
+    """Catch test labels used for fitting, or accuracy on what it was fitted to."""
     rng = np.random.default_rng(0)
     centres = np.array([[0, 0], [9, 0], [0, 9]])
     labels, test_labels = rng.integers(0, 3, 60), rng.integers(0, 3, 400)
@@ -56,7 +56,7 @@ def test_linear_accuracy_finds_what_is_linear():
 
 
 def test_linear_accuracy_ignores_the_units_of_the_features():
-    """Regularisation that a code with small numbers pays more for."""
+    """Catch regularisation that a code with small numbers pays more for."""
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 2, 100)
     z = labels[:, None] + rng.normal(size=(100, 3))
@@ -66,7 +66,7 @@ def test_linear_accuracy_ignores_the_units_of_the_features():
 
 
 def test_linear_accuracy_refuses_labels_of_other_examples():
-    """One label broadcast over all examples."""
+    """Catch one label broadcast over all examples."""
     with pytest.raises(AssertionError):
         probe.linear_accuracy(
             np.zeros((4, 2)), np.zeros(1, int), np.zeros((4, 2)), np.zeros(4, int)

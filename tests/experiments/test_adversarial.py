@@ -30,7 +30,7 @@ CONVOLUTIONS = ('--features=4,8',)
     (wgan, (*CONVOLUTIONS, '--lipschitz=clip', '--k=2', '--ema=0.9')),
 ])
 def test_run_goes_on_with_the_same_bits(module, flags, tmp_path):
-    """Catches a player, a moment or a minibatch that a checkpoint does not hold."""
+    """Catch a player, a moment or a minibatch that a checkpoint does not hold."""
     whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
     assert module.main([f'--workdir={whole}', *TINY, *flags]) == 0
     shutil.copytree(whole, stopped)
@@ -56,7 +56,7 @@ def test_run_goes_on_with_the_same_bits(module, flags, tmp_path):
     (wgan, {'k': 1}), (gan, {'hidden': (8,), 'discriminator_hidden': (8,)}),
 ])
 def test_one_and_eight_devices_agree(module, settings):
-    """Catches BatchNorm's moments, noise or a penalty that belong to a device."""
+    """Catch BatchNorm's moments, noise or a penalty that belong to a device."""
     if module is not gan:
         settings = {'features': (4, 8), **settings}
     config = module.Config(
@@ -92,7 +92,7 @@ def test_one_and_eight_devices_agree(module, settings):
 
 
 def _rules(module=dcgan, **settings):
-    """A game on digits, its state and a batch of a step."""
+    """Return a game on digits, its state and a batch of a step."""
     config = module.Config(**{'features': (4, 8), 'latent_dim': 4, **settings})
     data = sources.load('digits')
     rules = adversarial.Game(
@@ -108,7 +108,7 @@ def _rules(module=dcgan, **settings):
 
 
 def test_real_and_generated_images_are_normalised_apart():
-    """Catches one BatchNorm over both: it would tell how many are generated.
+    """Catch one BatchNorm over both: it would tell how many are generated.
 
     The scores of real images do not depend on those of the generator.
     """
@@ -125,8 +125,22 @@ def test_real_and_generated_images_are_normalised_apart():
     assert metrics[0]['fake_score'] != metrics[1]['fake_score']
 
 
+def test_penalty_has_its_weight():
+    """Catch a weight of the gradient penalty that is not used."""
+    losses = []
+    for weight in (1.0, 10.0):
+        g, state, batch, rngs = _rules(wgan, penalty=weight)
+        out = adversarial.discriminator_loss(
+            g, state.params, state.model_state, batch, rngs, step=0, axis_name=None
+        )
+        losses.append(float(out.loss))
+    penalty = float(out.metrics['gradient_penalty'])
+    assert penalty > 0.01
+    np.testing.assert_allclose(losses[1] - losses[0], 9 * penalty, rtol=1e-4)
+
+
 def test_running_averages_are_each_players_own():
-    """Catches averages of the generator that move with the discriminator's turn."""
+    """Catch averages of the generator that move with the discriminator's turn."""
     rules, state, batch, rngs = _rules()
     for loss, moved in (
         (adversarial.discriminator_loss, 'discriminator'),
@@ -146,7 +160,7 @@ def test_running_averages_are_each_players_own():
     ('hinge', lambda d: 1.0),
 ])
 def test_the_slope_of_the_generators_loss(loss, slope):
-    """Catches an alarm that looks at another number than the lecture's picture."""
+    """Catch an alarm that looks at another number than the lecture's picture."""
     rules, state, batch, rngs = _rules(loss=loss, norm='none')
     params = jax.tree.map(lambda w: w, state.params)
     params['discriminator']['Dense_0']['bias'] -= 2.0  # nearly all samples are fake
@@ -158,7 +172,7 @@ def test_the_slope_of_the_generators_loss(loss, slope):
 
 
 def test_samples_are_drawn_with_the_average():
-    """Catches samples of the last parameters, with --ema."""
+    """Catch samples of the last parameters, with --ema."""
     rules, state, _, _ = _rules(ema=0.9)
     z, label = jax.random.normal(jax.random.key(2), (4, 4)), jnp.zeros(4, jnp.int32)
     before = adversarial.generate(rules, state, z, label)
@@ -170,7 +184,7 @@ def test_samples_are_drawn_with_the_average():
 
 
 def test_a_finished_run_goes_on_for_more_steps(tmp_path):
-    """Catches a longer run that starts anew, or is another than a long one."""
+    """Catch a longer run that starts anew, or is another than a long one."""
     grown, whole = tmp_path / 'grown', tmp_path / 'whole'
     flags = (*TINY, '--hidden=8', '--discriminator_hidden=8')
     assert gan.main([f'--workdir={grown}', *flags]) == 0
@@ -180,7 +194,7 @@ def test_a_finished_run_goes_on_for_more_steps(tmp_path):
 
 
 def test_alarms_ring_in_the_metrics(tmp_path, capsys):
-    """Catches alarms that reach no file: the game starts with samples all alike."""
+    """Catch alarms that reach no file: the game starts with samples all alike."""
     flags = (
         f'--workdir={tmp_path}', *TINY, '--hidden=8', '--generator_loss=minimax',
         '--discriminator_learning_rate=0.5', '--learning_rate=0', '--num_steps=30',
@@ -202,6 +216,6 @@ def test_alarms_ring_in_the_metrics(tmp_path, capsys):
     (wgan, ('--features=4,',), 'must be sizes such as'),
 ])
 def test_settings_that_do_not_fit(module, flags, sentence, tmp_path, capsys):
-    """Catches a traceback for what the user can mend."""
+    """Catch a traceback for what the user can mend."""
     assert module.main([f'--workdir={tmp_path}/run', *flags]) == 2
     assert sentence in capsys.readouterr().err

@@ -17,7 +17,7 @@ V = 5
 
 
 def _split(num, seed):
-    """Rows of noise; the label is the row that is bright."""
+    """Return rows of noise; the label is the row that is bright."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, num).astype(np.int32)
     images = rng.integers(0, 3, (num, 3, 4, 1))
@@ -57,7 +57,7 @@ def _ignore(sentence):
 
 
 def test_the_loss_is_of_pixels_from_0_to_1(rng):
-    """Pixels divided by V or by 255, or an error averaged over pixels."""
+    """Catch pixels divided by V or by 255, or an error averaged over pixels."""
     data = _data()
     config = _config()
     experiment, state = _start(config, data)
@@ -79,7 +79,7 @@ def test_the_loss_is_of_pixels_from_0_to_1(rng):
 
 @pytest.mark.parametrize('binarize', ['none', 'dynamic'])
 def test_training_learns(binarize, rng):
-    """A gradient of the wrong sign, or dynamic pixels scaled as grey ones."""
+    """Catch a gradient of the wrong sign, or dynamic pixels scaled as grey ones."""
     data = _data(binarize=binarize)
     config = _config(binarize=binarize, learning_rate=1e-2, num_steps=200)
     experiment, state = _start(config, data)
@@ -97,7 +97,7 @@ def test_training_learns(binarize, rng):
 
 
 def test_samples_lie_between_codes_of_training_images(rng):
-    """Noise that is decoded, or a sample that others generated with it change."""
+    """Catch noise that is decoded, or a sample that others generated with it change."""
     data = _data(num_train=1)
     experiment, state = _start(_config(), data)
     rngs = jax.random.split(rng, 4)
@@ -117,7 +117,7 @@ def test_samples_lie_between_codes_of_training_images(rng):
 
 
 def test_probes_repeat_and_leave_the_autoencoder_alone():
-    """A probe that trains the encoder it is given, or whose buffers it overwrites."""
+    """Catch a probe that trains the encoder it is given, or overwrites its buffers."""
     data = _data()
     experiment, state = _start(_config(), data)
     before = jax.tree.map(np.array, state.params)
@@ -129,7 +129,7 @@ def test_probes_repeat_and_leave_the_autoencoder_alone():
 
 
 def test_fine_tuning_starts_from_the_autoencoder():
-    """A classifier from scratch under both names; a head that differs between them."""
+    """Catch a classifier from scratch under both names, or two different heads."""
     data = _data()
     # Nothing is learned, so the accuracy is that of where the training starts.
     config = _config(learning_rate=0.0)
@@ -157,14 +157,14 @@ def test_fine_tuning_starts_from_the_autoencoder():
 
 @pytest.mark.parametrize('network', ['deep', 'conv'])
 def test_classifiers_learn_what_is_easy(network):
-    """Images and labels of different examples in a batch."""
+    """Catch images and labels of different examples in a batch."""
     config = _config(network=network, learning_rate=3e-2, probe_steps=60)
     fit = _fit(config, _data())
     assert fit(np.arange(48), None) > 0.9
 
 
 def test_a_set_without_labels_has_no_probes():
-    """An error at the end of a long run."""
+    """Catch an error at the end of a long run."""
     said = []
     experiment, state = _start(_config(), _data(num_classes=0))
     assert experiment.finish(state, said.append) == ({}, {})
@@ -173,7 +173,7 @@ def test_a_set_without_labels_has_no_probes():
 
 
 def test_the_command_trains_evaluates_and_samples(tmp_path, monkeypatch):
-    """A work directory that lacks a file, or an evaluation that does not repeat."""
+    """Catch a work directory that lacks a file, or evaluations that differ."""
     flags = [
         f'--workdir={tmp_path}', '--num_steps=2', '--probe_steps=1', '--hidden=8',
         '--latent_dim=2', '--num_samples=8',

@@ -31,7 +31,7 @@ V = 256
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory) -> str:
-    """Returns the flag of a set of 4 x 3 images of two classes."""
+    """Return the flag of a set of 4 x 3 images of two classes."""
     path = tmp_path_factory.mktemp('data') / 'images.npz'
     rng = np.random.default_rng(0)
     images = rng.integers(0, V, (30, 4, 3, 1), dtype=np.uint8)
@@ -41,7 +41,7 @@ def data(tmp_path_factory) -> str:
 
 @pytest.fixture(scope='module', params=EXPERIMENTS)
 def run(request, data, tmp_path_factory):
-    """Returns (main, workdir, flags) of a trained class-conditional model."""
+    """Return (main, workdir, flags) of a trained class-conditional model."""
     main, more = EXPERIMENTS[request.param]
     workdir = tmp_path_factory.mktemp(request.param)
     flags = (f'--workdir={workdir}', data, '--class_conditional', *TINY, *more)
@@ -57,7 +57,7 @@ def _samples(run, *flags):
 
 
 def test_results(run):
-    """Catches a number that is no exact likelihood, or not of the whole test set."""
+    """Catch a number that is no exact likelihood, or not of the whole test set."""
     main, workdir, flags = run
     results = json.loads((workdir / 'results.json').read_text())
     numbers = results['metrics']
@@ -70,7 +70,7 @@ def test_results(run):
 
 
 def test_three_samplers_give_the_same_images(run, tmp_path, monkeypatch):
-    """Catches a flag that a sampler ignores, and given pixels that are not kept."""
+    """Catch a flag that a sampler ignores, and given pixels that are not kept."""
     monkeypatch.delattr(sources, 'load')
     rng = np.random.default_rng(1)
     images, mask = rng.integers(0, V, (2, 4, 3, 1)), rng.random((4, 3)) < 0.4
@@ -90,7 +90,7 @@ def test_three_samplers_give_the_same_images(run, tmp_path, monkeypatch):
 
 
 def test_trained_samplers_agree_in_float64(run):
-    """Catches what random weights of one scale hide."""
+    """Catch what random weights of one scale hide."""
     _, workdir, _ = run
     name = json.loads((workdir / 'results.json').read_text())['experiment']
     data, make_model, variables = sampling.trained(name, str(workdir))
@@ -99,7 +99,7 @@ def test_trained_samplers_agree_in_float64(run):
 
 
 def test_samplers_compute_in_float32(monkeypatch):
-    """Catches draws that differ because a GPU, a TPU or --dtype rounds to less."""
+    """Catch draws that differ because a GPU, a TPU or --dtype rounds to less."""
     config = gated_pixel_cnn.Config(
         features=4, num_layers=1, head=4, first_kernel=3, dtype='bfloat16'
     )
@@ -143,7 +143,7 @@ def test_samplers_compute_in_float32(monkeypatch):
     (('--given=nowhere.npz',), 'There is no file'),
 ])
 def test_mistakes(run, flags, sentence, capfd):
-    """Catches a traceback, or a mistake that is taken for something else."""
+    """Catch a traceback, or a mistake that is taken for something else."""
     main, _, given = run
     assert main([*given, '--mode=sample', *flags]) == 2
     error = capfd.readouterr().err
@@ -160,7 +160,7 @@ def test_mistakes(run, flags, sentence, capfd):
     (np.zeros((9, 4, 3, 1), int), np.ones((4, 3)), 'num_samples must be'),
 ])
 def test_partial_images_that_do_not_fit(images, mask, sentence, run, tmp_path, capfd):
-    """Catches an image that is completed although it is none of the model's."""
+    """Catch an image that is completed although it is none of the model's."""
     np.savez(tmp_path / 'given.npz', images=images, mask=mask)
     main, _, given = run
     assert main([*given, '--mode=sample', f'--given={tmp_path / "given.npz"}']) == 2
@@ -170,7 +170,7 @@ def test_partial_images_that_do_not_fit(images, mask, sentence, run, tmp_path, c
 
 @pytest.mark.parametrize('content', [b'', b'no archive', b'PK\x05\x06' + bytes(18)])
 def test_partial_images_that_cannot_be_read(content, run, tmp_path, capfd):
-    """Catches a traceback for a damaged file, and for one without the arrays."""
+    """Catch a traceback for a damaged file, and for one without the arrays."""
     main, _, given = run
     path = tmp_path / 'given.npz'
     path.write_bytes(content)
@@ -180,7 +180,7 @@ def test_partial_images_that_cannot_be_read(content, run, tmp_path, capfd):
 
 
 def test_settings_that_contradict_the_data(data, tmp_path, capfd):
-    """Catches labels that the set lacks, a label without a condition, a lost rest."""
+    """Catch labels that the set lacks, a label without a condition, a lost rest."""
     main, more = EXPERIMENTS['gated_pixel_cnn']
     flags = [f'--workdir={tmp_path}', *TINY, *more]
     path = tmp_path / 'no_labels.npz'

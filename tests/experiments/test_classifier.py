@@ -18,7 +18,7 @@ TINY = (
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory) -> str:
-    """The work directory of a classifier of digits."""
+    """Return the work directory of a classifier of digits."""
     workdir = str(tmp_path_factory.mktemp('classifier'))
     flags = (f'--workdir={workdir}', '--num_steps=150', '--eval_every=75', *TINY)
     assert classifier.main(list(flags)) == 0
@@ -26,7 +26,7 @@ def trained(tmp_path_factory) -> str:
 
 
 def test_it_learns_and_its_features_tell_digits_apart(trained):
-    """Catches features of an untrained network, or of images scaled otherwise."""
+    """Catch features of an untrained network, or of images scaled otherwise."""
     with open(f'{trained}/results.json', encoding='utf-8') as file:
         assert json.load(file)['metrics']['accuracy'] > 0.9
     data = sources.load('digits')
@@ -45,7 +45,7 @@ def test_it_learns_and_its_features_tell_digits_apart(trained):
 
 
 def test_the_score_is_called_by_its_name(trained, tmp_path):
-    """Catches a score that could be taken for another network's."""
+    """Catch a score that could be taken for another network's."""
     flags = (
         f'--workdir={tmp_path}', f'--classifier={trained}', '--num_steps=2',
         '--hidden=8', '--num_samples=8', '--score_samples=40', '--batch_size=8',
@@ -59,7 +59,7 @@ def test_the_score_is_called_by_its_name(trained, tmp_path):
 
 
 def test_arithmetic_on_the_codes_of_images(trained, tmp_path):
-    """Catches codes that are not those of the images, or that lose the category."""
+    """Catch codes that are not those of the images, or that lose the category."""
     flags = (
         f'--workdir={tmp_path}', f'--classifier={trained}', '--num_steps=400',
         '--hidden=64', '--num_labels=400', '--log_every=100', '--eval_every=400',
@@ -78,13 +78,13 @@ def test_arithmetic_on_the_codes_of_images(trained, tmp_path):
     ('digits', 'holds no run'),
 ])
 def test_a_classifier_that_does_not_fit(name, sentence, trained, tmp_path):
-    """Catches features of another set, and a traceback where there are none."""
+    """Catch features of another set, and a traceback where there are none."""
     workdir = str(tmp_path) if name == 'digits' else trained
     with pytest.raises(UserError, match=sentence):
         load(workdir, sources.load(name))
 
 
 def test_it_generates_nothing(trained, capsys):
-    """Catches a traceback for a mode that it has not."""
+    """Catch a traceback for a mode that it has not."""
     assert classifier.main([f'--workdir={trained}', '--mode=sample']) == 2
     assert 'generates nothing' in capsys.readouterr().err

@@ -30,7 +30,7 @@ TASKS = {
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
-    """Returns the path of a set of 4 x 4 colour images."""
+    """Return the path of a set of 4 x 4 colour images."""
     path = tmp_path_factory.mktemp('data') / 'images.npz'
     rng = np.random.default_rng(0)
     np.savez(path, images=rng.integers(0, 256, (30, 4, 4, 3), dtype=np.uint8))
@@ -42,7 +42,7 @@ def images(tmp_path_factory):
     ('pixel_cnn_pp', 'super_resolution'),
 ])
 def test_from_training_to_samples(name, task, images, tmp_path, monkeypatch, capfd):
-    """Catches given pixels that change, and samplers that are given other things."""
+    """Catch given pixels that change, and samplers that are given other things."""
     main, more = EXPERIMENTS[name]
     workdir = tmp_path / 'run'
     flags = [f'--workdir={workdir}', f'--dataset=npz:{images}', *NARROW, *more]
@@ -101,7 +101,7 @@ def _built(task, image_shape, num_values):
 
 
 def test_conditional_densities_are_normalised():
-    """Catches given values that are counted, and an observer that sees the others."""
+    """Catch given values that are counted, and an observer that sees the others."""
     made, log_prob = _built('completion', (2, 2, 1), 4)
     lower = np.random.default_rng(0).integers(0, 4, 2)
     x = np.array([[*upper, *lower] for upper in itertools.product(range(4), repeat=2)])
@@ -117,7 +117,7 @@ def test_conditional_densities_are_normalised():
 
 
 def test_what_comes_later_in_raster_order_is_seen_where_it_is_given():
-    """Catches a condition that reaches a pixel only at its own place."""
+    """Catch a condition that reaches a pixel only at its own place."""
     made, log_prob = _built('completion', (4, 4, 1), 2)
     x = np.zeros((2, 4, 4, 1), int)
     x[1, 3, 3] = 1  # missing are the first two rows
@@ -131,7 +131,7 @@ def test_what_comes_later_in_raster_order_is_seen_where_it_is_given():
     (('--task=completion', '--class_conditional'), 'do not go together'),
 ])
 def test_mistakes(flags, sentence, tmp_path, capfd):
-    """Catches a traceback, and a task that means nothing for the images."""
+    """Catch a traceback, and a task that means nothing for the images."""
     assert gated_pixel_cnn.main([f'--workdir={tmp_path}', *flags]) == 2
     error = capfd.readouterr().err
     assert sentence in error and error.count('\n') == 1

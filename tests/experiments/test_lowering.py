@@ -33,7 +33,7 @@ _MARKS = {'Sharding', 'SPMDFullToShardShape', 'SPMDShardToFullShape'}
 
 @pytest.mark.parametrize('name', SMALL)
 def test_lowers_for_tpu_and_cuda(name, monkeypatch):
-    """Catches an operation that only a CPU has, or that runs on the host."""
+    """Catch an operation that only a CPU has, or that runs on the host."""
     command = importlib.import_module(f'experiments.{name}').main
     config = command.config_class(**SMALL[name])
     data = sources.load(config.dataset)

@@ -18,7 +18,7 @@ TINY = (
     ('none', 10, 256), ('threshold', 0, 1),
 ])
 def test_run(binarize, least, most, tmp_path):
-    """Catches a truth in other values than the forecasts, and a missing picture."""
+    """Catch a truth in other values than the forecasts, and a missing picture."""
     series = tmp_path / 'series.npz'
     x = np.random.default_rng(0).integers(0, 256, (20, 1, 12, 1), dtype=np.uint8)
     np.savez(series, images=x)
@@ -34,7 +34,7 @@ def test_run(binarize, least, most, tmp_path):
 
 @pytest.mark.parametrize('dataset,horizon', [('digits', 3), ('npz', 12)])
 def test_what_is_no_time_series(dataset, horizon, tmp_path, capsys):
-    """Catches images and too long a horizon, by a sentence."""
+    """Catch images and too long a horizon, by a sentence."""
     if dataset == 'npz':
         path = tmp_path / 'series.npz'
         np.savez(path, images=np.zeros((20, 1, 12, 1), np.uint8))

@@ -21,7 +21,7 @@ GRID = np.linspace(-9, 9, 1201)
 
 
 def _model(latent_dims, **kwargs) -> tuple[VAE, dict]:
-    """A model of 2x2 images whose output depends on z strongly, and its variables."""
+    """Return a model of 2x2 images that depends on z strongly, and its variables."""
     defaults = dict(image_shape=(2, 2, 1), hidden=(6,), hidden2=(4,))
     model = VAE(latent_dims=latent_dims, activation=jnp.tanh, **(defaults | kwargs))
     variables = model.init(jax.random.key(4), jnp.zeros((1, *model.image_shape)))
@@ -32,7 +32,7 @@ def _model(latent_dims, **kwargs) -> tuple[VAE, dict]:
 
 
 def _widened(variables: dict) -> dict:
-    """Widens q beyond the posterior, so that no weight is far from the others."""
+    """Widen q beyond the posterior, so that no weight is far from the others."""
     params = dict(variables['params'])
     for name in {'posterior', 'posterior2'} & set(params):
         kernel, bias = (params[name]['Dense_0'][key] for key in ('kernel', 'bias'))
@@ -53,7 +53,7 @@ def _terms(model, variables, x, target, num, seed=0) -> variational.Terms:
 
 
 def _exact_log_px(model, variables, target) -> np.ndarray:
-    """Integrates p(x, z) over z on a grid, [B]."""
+    """Integrate p(x, z) over z on a grid, [B]."""
     step = GRID[1] - GRID[0]
     z = jnp.asarray(GRID[:, None], jnp.float32)
     log_prior = stats.norm.logpdf(GRID)
@@ -76,7 +76,7 @@ def _exact_log_px(model, variables, target) -> np.ndarray:
     ((1,), 'bernoulli'), ((1, 1), 'bernoulli'), ((1,), 'categorical'),
 ])
 def test_many_samples_approach_the_exact_likelihood(latent_dims, likelihood):
-    """Catches any term of log w that is missing, doubled or of the wrong sign."""
+    """Catch any term of log w that is missing, doubled or of the wrong sign."""
     num_values = 2 if likelihood == 'bernoulli' else 3
     model, variables = _model(
         latent_dims, likelihood=likelihood, num_values=num_values
@@ -100,7 +100,7 @@ def test_many_samples_approach_the_exact_likelihood(latent_dims, likelihood):
 
 @pytest.mark.parametrize('latent_dims', [(3,), (3, 2)])
 def test_one_sample_is_the_elbo_in_expectation(latent_dims):
-    """Catches a KL that belongs to other distributions than the samples."""
+    """Catch a KL that belongs to other distributions than the samples."""
     model, variables = _model(latent_dims)
     target = _all_images()
     terms = _terms(model, variables, target.astype(np.float32), target, 5000)
@@ -126,7 +126,7 @@ def _log_normal(z, mean, logvar) -> np.ndarray:
 
 @pytest.mark.parametrize('latent_dims', [(3,), (3, 2)])
 def test_terms_equal_the_float64_formula(latent_dims, monkeypatch):
-    """Catches samples that are paired with another example, and wrong networks."""
+    """Catch samples that are paired with another example, and wrong networks."""
     drawn = []
     gaussian_sample = likelihoods.gaussian_sample
 
@@ -165,7 +165,7 @@ def test_terms_equal_the_float64_formula(latent_dims, monkeypatch):
 
 
 def test_samples_belong_to_the_example():
-    """Catches noise that depends on the batch or on the place in it."""
+    """Catch noise that depends on the batch or on the place in it."""
     model, variables = _model((3, 2))
     target = _all_images()
     x = target.astype(np.float32)
@@ -193,7 +193,7 @@ def _made_up_terms() -> variational.Terms:
     ({'kl_warmup_steps': 10}, 1000, 1.0),
 ])
 def test_beta_weighs_the_kl(settings, step, beta):
-    """Catches a weight on the wrong term and a warm-up that goes past its end."""
+    """Catch a weight on the wrong term and a warm-up that goes past its end."""
     terms = _made_up_terms()
     loss, metrics = vae.objective(vae.Config(**settings), terms, jnp.int32(step), None)
     kl = terms.kl.sum(1).mean()
@@ -203,7 +203,7 @@ def test_beta_weighs_the_kl(settings, step, beta):
 
 
 def test_free_bits_and_iwae_objectives():
-    """Catches a minimum for each example instead of each unit, and mixed-up axes."""
+    """Catch a minimum for each example instead of each unit, and mixed-up axes."""
     terms = _made_up_terms()
     config = vae.Config(free_bits=0.3, beta=2.0)
     kl = np.asarray(terms.kl, np.float64).mean(0)
@@ -220,14 +220,14 @@ def test_free_bits_and_iwae_objectives():
     {'beta': 0.5}, {'free_bits': 0.1}, {'kl_warmup_steps': 3},
 ])
 def test_iwae_has_no_kl_to_weigh(settings):
-    """Catches a setting that is silently without effect."""
+    """Catch a setting that is silently without effect."""
     vae.Config(**settings)
     with pytest.raises(UserError, match='--objective=iwae does not have'):
         vae.Config(objective='iwae', **settings)
 
 
 def test_gaussian_density_bounds_the_probability_of_the_pixel():
-    """Catches a density reported as if it were a probability, or scaled twice."""
+    """Catch a density reported as if it were a probability, or scaled twice."""
     num_values, num = 5, 2000
     model, _ = _model((1,), image_shape=(1, 1, 1), likelihood='gaussian',
                       num_values=num_values)
@@ -249,7 +249,7 @@ def test_gaussian_density_bounds_the_probability_of_the_pixel():
 
 
 def test_mean_image():
-    """Catches levels that are off by one, and logits taken for means."""
+    """Catch levels that are off by one, and logits taken for means."""
     model, _ = _model((1,), likelihood='categorical', num_values=3)
     logits = np.random.default_rng(0).normal(size=(2, 2, 2, 1, 3)).astype(np.float32)
     expected = special.softmax(logits, -1) @ np.array([0, 0.5, 1])
@@ -267,7 +267,7 @@ def test_mean_image():
     ('threshold', 'bernoulli', 2), ('static', 'bernoulli', 2),
 ])
 def test_likelihood_fits_the_pixels(binarize, likelihood, num_values):
-    """Catches a Bernoulli of grey values, whose nats mean nothing."""
+    """Catch a Bernoulli of grey values, whose nats mean nothing."""
     data = sources.load('digits', binarize=binarize)
     model = vae.make_model(vae.Config(binarize=binarize), data)
     assert (model.likelihood, model.num_values) == (likelihood, num_values)
@@ -277,7 +277,7 @@ def test_likelihood_fits_the_pixels(binarize, likelihood, num_values):
 
 
 def test_output_starts_from_the_mean_image():
-    """Catches logits of another scale of pixels, or of unclipped means."""
+    """Catch logits of another scale of pixels, or of unclipped means."""
     images = np.array([[0, 16, 8, 4], [0, 16, 8, 8]], np.uint8).reshape(2, 2, 2, 1)
     examples = sources.ArrayExamples(images, np.zeros(2, np.int32))
     data = sources.ImageSet(
@@ -289,7 +289,7 @@ def test_output_starts_from_the_mean_image():
 
 
 def test_bfloat16_keeps_parameters_and_likelihoods_in_float32():
-    """Catches parameters, moments or nats that are rounded to eight bits."""
+    """Catch parameters, moments or nats that are rounded to eight bits."""
     data = sources.load('digits')
     batch = data.splits['train'].fetch(np.arange(16))
     batch['index'] = np.arange(16, dtype=np.int32)
@@ -315,7 +315,7 @@ def test_bfloat16_keeps_parameters_and_likelihoods_in_float32():
     {'likelihood': 'gaussian'}, {'objective': 'iwae', 'k': 3, 'activation': 'tanh'},
 ])
 def test_every_kind_trains_and_samples(settings):
-    """Catches a combination of settings that no other test runs."""
+    """Catch a combination of settings that no other test runs."""
     config = vae.Config(**({'hidden': (16,), 'learning_rate': 1e-2} | settings))
     data = sources.load('digits')
     train = data.splits['train']
@@ -336,7 +336,7 @@ def test_every_kind_trains_and_samples(settings):
 
 
 def test_manifold_needs_two_units_with_a_normal_prior():
-    """Catches a grid through quantiles of N(0, I) where the prior is another one."""
+    """Catch a grid through quantiles of N(0, I) where the prior is another one."""
     def decode(z):
         return np.zeros((len(z), 4, 4, 1), np.uint8)
 

@@ -11,7 +11,7 @@ CLASSES, EACH = 4, 40
 
 
 def draw(codes, label=None):
-    """Draws [N, 2, 4, 1]: above one lit pixel of the class, below a grey bar."""
+    """Draw [N, 2, 4, 1]: above one lit pixel of the class, below a grey bar."""
     images = np.zeros((len(codes), 2, CLASSES, 1), np.uint8)
     images[:, 0, :, 0] = np.rint(100 * np.clip(codes[:, :CLASSES], 0, 1))
     images[:, 1] = np.rint(255 * np.clip(codes[:, CLASSES, None, None], 0, 1))
@@ -19,7 +19,7 @@ def draw(codes, label=None):
 
 
 def classify(images):
-    """Returns which pixel is lit."""
+    """Return which pixel is lit."""
     return np.argmax(images[:, 0, :, 0], axis=1)
 
 
@@ -33,7 +33,7 @@ def make_codes() -> jax.Array:
 
 
 def test_linear_codes_score_one(codes):
-    """Catches a sign, a class or a threshold that is another's."""
+    """Catch a sign, a class or a threshold that is another's."""
     numbers, pictures = attributes.compare(codes, draw, classify, CLASSES)
     assert numbers == {
         'analogies': 10 * CLASSES * (CLASSES - 1),
@@ -45,7 +45,7 @@ def test_linear_codes_score_one(codes):
 
 
 def test_labels_that_the_generator_is_given_are_kept(codes):
-    """Catches a class-conditional generator that is given other classes."""
+    """Catch a class-conditional generator that is given other classes."""
     labels = np.repeat(np.arange(CLASSES), EACH)
 
     def conditional(codes, label):
@@ -57,7 +57,7 @@ def test_labels_that_the_generator_is_given_are_kept(codes):
 
 
 def test_a_class_that_moves_with_brightness_is_seen(codes):
-    """Catches a share of the class that cannot fall."""
+    """Catch a share of the class that cannot fall."""
     def entangled(codes, label):
         codes = np.asarray(codes)
         bright = codes[:, CLASSES:] > 0.5
@@ -70,7 +70,7 @@ def test_a_class_that_moves_with_brightness_is_seen(codes):
 
 
 def test_analogies_are_of_the_right_kinds(codes):
-    """Catches rows of another class or brightness, and one exemplar taken twice."""
+    """Catch rows of another class or brightness, and one exemplar taken twice."""
     is_bright = np.asarray(codes[:, CLASSES] > 0.5)
     labels = np.repeat(np.arange(CLASSES), EACH)
     a, b, c, label = attributes.draw_analogies(
@@ -83,7 +83,7 @@ def test_analogies_are_of_the_right_kinds(codes):
 
 
 def test_without_two_whole_classes_there_is_nothing_to_compare(codes):
-    """Catches a crash where a generator draws one class only."""
+    """Catch a crash where a generator draws one class only."""
     assert attributes.compare(codes[:EACH], draw, classify, CLASSES) == (
         {'analogies': 0}, {}
     )

@@ -16,7 +16,7 @@ def _draw_from(examples, data):
 
 
 def test_the_data_score_better_than_noise():
-    """Catches samples compared in other units than the images."""
+    """Catch samples compared in other units than the images."""
     data = sources.load('digits')
     test, settings = data.splits['test'], dict(
         most=1000, data=data, features=scores.PIXELS
@@ -36,8 +36,20 @@ def test_the_data_score_better_than_noise():
     assert 'precision' not in noise
 
 
+def test_samples_that_miss_classes_are_precise():
+    """Catch precision and recall exchanged."""
+    data = sources.load('digits')
+    train = data.splits['train']
+    few = train.images[train.labels < 3]
+    found = scores.score(
+        _draw_from(sources.ArrayExamples(few, train.labels[train.labels < 3]), data),
+        train, True, most=len(few), data=data, features=scores.PIXELS,
+    )
+    assert found['precision'] > 0.9 and found['recall'] < 0.6
+
+
 def test_a_sorted_set_is_not_compared_by_its_first_classes():
-    """Catches the first images of a folder, which are all of one class."""
+    """Catch the first images of a folder, which are all of one class."""
     data = sources.load('digits')
     train = data.splits['train']
     order = np.argsort(train.labels, kind='stable')
@@ -55,7 +67,7 @@ def test_a_sorted_set_is_not_compared_by_its_first_classes():
 
 
 def test_images_are_seen_as_the_model_sees_them():
-    """Catches grey images set against samples of a model of binary ones."""
+    """Catch grey images set against samples of a model of binary ones."""
     data = sources.load('digits', binarize='dynamic')
     rows = np.arange(50)
     x = scores.as_seen(data.splits['test'], rows, data)
@@ -72,7 +84,7 @@ def test_images_are_seen_as_the_model_sees_them():
 
 
 def test_large_images_are_averaged():
-    """Catches features of 12288 pixels, and a mean over the wrong pixels."""
+    """Catch features of 12288 pixels, and a mean over the wrong pixels."""
     x = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     features = scores.pixels(x)
     assert features.shape == (2, 32 * 32 * 3)
@@ -83,7 +95,7 @@ def test_large_images_are_averaged():
 
 
 def test_splits_too_small_to_compare():
-    """Catches a traceback at the end of a run."""
+    """Catch a traceback at the end of a run."""
     data = sources.load('digits')
     test = data.splits['test']
     few = sources.ArrayExamples(test.images[:4], test.labels[:4])
@@ -93,7 +105,7 @@ def test_splits_too_small_to_compare():
 
 
 def test_the_nearest_image_of_an_image_is_itself():
-    """Catches rows that are mixed up."""
+    """Catch rows that are mixed up."""
     data = sources.load('digits')
     samples = scores.as_seen(data.splits['train'], np.array([3, 700]), data)
     picture = scores.nearest_images(samples, data, scores.PIXELS)

@@ -32,7 +32,7 @@ FLAGS = (
 
 
 def run(workdir: pathlib.Path, processes: int) -> tuple[int, str]:
-    """Runs the experiment; returns the first exit status, and what all wrote."""
+    """Run the experiment; return the first exit status, and what all wrote."""
     ended = launch.finish(launch.start(
         processes, 1, launch.experiment('vae'), (f'--workdir={workdir}', *FLAGS)
     ))
@@ -40,7 +40,7 @@ def run(workdir: pathlib.Path, processes: int) -> tuple[int, str]:
 
 
 def trial(whole: pathlib.Path, disk: pathlib.Path, size: int, processes: int) -> dict:
-    """Runs on a disk of so many bytes, then on a large one."""
+    """Run on a disk of so many bytes, then on a large one."""
     mount = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(disk)]
     subprocess.run(mount, check=True)
     try:
@@ -61,7 +61,7 @@ def trial(whole: pathlib.Path, disk: pathlib.Path, size: int, processes: int) ->
 
 
 def main(argv: list[str]) -> int:
-    """Runs the trials; the exit status is 1 if one of them ended otherwise."""
+    """Run the trials; the exit status is 1 if one of them ended otherwise."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--trials', type=int, default=8)
     parser.add_argument('--processes', type=int, default=1)

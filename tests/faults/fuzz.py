@@ -28,7 +28,7 @@ CORPUS = pathlib.Path(__file__).parent / 'corpus'
 
 
 def _read_idx(path: str) -> None:
-    """Reads the file as images, and as a compressed file of labels."""
+    """Read the file as images, and as a compressed file of labels."""
     with tempfile.TemporaryDirectory() as directory:
         data = pathlib.Path(path).read_bytes()
         for name in ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte.gz'):
@@ -52,7 +52,7 @@ def _read_image(path: str) -> None:
 
 
 def _read_setting(path: str) -> None:
-    """Reads the file as the JSON of one setting, which its first byte chooses."""
+    """Read the file as the JSON of one setting, which its first byte chooses."""
     data = pathlib.Path(path).read_bytes()
     names = [f.name for f in dataclasses.fields(settings.Config)]
     name = names[data[0] % len(names)] if data else 'seed'
@@ -71,7 +71,7 @@ TARGETS: dict[str, Callable[[str], object]] = {
 
 
 def good_files(name: str) -> list[bytes]:
-    """Returns files that are as they should be, to start from."""
+    """Return files that are as they should be, to start from."""
     images = np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4)
     if name == 'config':
         return [settings.to_json(settings.Config()).encode(), b'{}']
@@ -98,7 +98,7 @@ def good_files(name: str) -> list[bytes]:
 
 
 def try_one(name: str, data: bytes) -> None:
-    """Reads one file; raises what the reader raises, but for a UserError."""
+    """Read one file; raise what the reader raises, but for a UserError."""
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, 'file')
         with open(path, 'wb') as file:
@@ -110,7 +110,7 @@ def try_one(name: str, data: bytes) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Fuzzes one reader."""
+    """Fuzz one reader."""
     import atheris
 
     name, *rest = argv

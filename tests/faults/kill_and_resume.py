@@ -1,6 +1,6 @@
-"""Kills a real run at random moments; what it leaves must not show it.
+r"""Kills a real run at random moments; what it leaves must not show it.
 
-    python -m tests.faults.kill_and_resume --trials=20 --num_steps=400 \\
+    python -m tests.faults.kill_and_resume --trials=20 --num_steps=400 \
         --out=results/kill_and_resume.json
 
 Each trial starts `python -m experiments.vae` with EMA, dropout, BatchNorm and frequent
@@ -42,7 +42,7 @@ FLAGS = (
 
 
 def main() -> int:
-    """Runs the trials; the exit status is 1 if one ended otherwise or lost too much."""
+    """Run the trials; the exit status is 1 if one ended otherwise or lost too much."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--trials', type=int, default=20)
     parser.add_argument('--num_steps', type=int, default=400)
@@ -79,7 +79,12 @@ def main() -> int:
 
 
 class Kill(NamedTuple):
-    """When to kill: so many seconds after the step is logged (0: after the start)."""
+    """When to kill a run.
+
+    Attributes:
+        step: the step that must be logged first; 0: none.
+        seconds: how long after that.
+    """
 
     step: int
     seconds: float
@@ -88,7 +93,7 @@ class Kill(NamedTuple):
 def try_once(
     base: pathlib.Path, trial: int, num_steps: int, kill: Kill
 ) -> dict[str, object] | None:
-    """Kills one run, lets it end, and compares it; None if it ended unkilled."""
+    """Kill one run, let it end, and compare it; None if it ended unkilled."""
     workdir = base / f'trial{trial}'
     if not run(workdir, num_steps, kill):
         shutil.rmtree(workdir)
@@ -115,13 +120,13 @@ def try_once(
 
 
 def command(workdir: pathlib.Path, num_steps: int) -> list[str]:
-    """Returns the arguments of python for a run."""
+    """Return the arguments of python for a run."""
     flags = [f'--workdir={workdir}', f'--num_steps={num_steps}', *FLAGS]
     return ['-m', 'experiments.vae', *flags]
 
 
 def logged_step(workdir: pathlib.Path) -> int:
-    """Returns the last step in metrics.jsonl, 0 without."""
+    """Return the last step in metrics.jsonl, 0 without."""
     log = workdir / 'metrics.jsonl'
     # The last line may be half-written: it is not counted.
     lines = log.read_text().split('\n')[:-1] if log.exists() else []
@@ -129,7 +134,7 @@ def logged_step(workdir: pathlib.Path) -> int:
 
 
 def run(workdir: pathlib.Path, num_steps: int, kill: Kill | None = None) -> bool:
-    """Runs to the end or to where it is to be killed; returns whether it was killed.
+    """Run to the end or to where it is to be killed; return whether it was killed.
 
     Raises:
         RuntimeError: the run failed.

@@ -16,13 +16,13 @@ FOUND = [
 
 @pytest.mark.parametrize('target, name', FOUND)
 def test_what_was_found(target, name):
-    """Catches the errors of old coming back."""
+    """Catch the errors of old coming back."""
     fuzz.try_one(target, (fuzz.CORPUS / target / name).read_bytes())
 
 
 @pytest.mark.parametrize('target', fuzz.TARGETS)
 def test_good_files_damaged(target):
-    """Catches an error other than a sentence for a file that is cut or changed."""
+    """Catch an error other than a sentence for a file that is cut or changed."""
     rng = np.random.default_rng(0)
     for data in fuzz.good_files(target):
         fuzz.try_one(target, data)
@@ -34,7 +34,7 @@ def test_good_files_damaged(target):
 
 
 def test_a_bomb_is_refused(tmp_path, monkeypatch):
-    """Catches an archive of a few kilobytes being unpacked to 12 GiB."""
+    """Catch an archive of a few kilobytes being unpacked to 12 GiB."""
     path = tmp_path / 'bomb.npz'
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
         for number in range(3):

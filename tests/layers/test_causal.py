@@ -22,7 +22,7 @@ def _conv(x, kernel, pad, stride=1):
     ((3, 2), ((0, 0), (2, 0))),
 ])
 def test_correlate_is_a_convolution(size, pad, stride):
-    """Catches a tap, a pad or a stride that is one off, in values and gradients."""
+    """Catch a tap, a pad or a stride that is one off, in values and gradients."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 7, 6, 3)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(*size, 3, 5)), jnp.float32)
@@ -38,7 +38,7 @@ def test_correlate_is_a_convolution(size, pad, stride):
 @pytest.mark.parametrize('channels', [1, 3])
 @pytest.mark.parametrize('strict', [True, False])
 def test_three_parts_are_a_masked_convolution(channels, strict):
-    """Catches mask A taken for B, groups of colours mixed up, and a shifted part."""
+    """Catch mask A taken for B, groups of colours mixed up, and a shifted part."""
     layer = MaskedConv(6, 5, channels, strict)
     x = jax.random.normal(jax.random.key(0), (2, 6, 7, 9))
     params = layer.init(jax.random.key(1), x)['params']
@@ -60,7 +60,7 @@ def test_three_parts_are_a_masked_convolution(channels, strict):
 
 
 def test_window():
-    """Catches a cache that forgets the newest in place of the oldest."""
+    """Catch a cache that forgets the newest in place of the oldest."""
     rows = jnp.arange(6.0).reshape(1, 3, 2)
     got = causal.window(rows, jnp.array([[7.0, 8.0]]))
     np.testing.assert_array_equal(got, [[[2, 3], [4, 5], [7, 8]]])

@@ -17,7 +17,7 @@ class _Layers(nn.Module):
 
     @nn.compact
     def __call__(self, x, keys):
-        return [Dropout(self.rate)(x, rngs=keys) for _ in range(self.num)]
+        return [Dropout(self.rate)(x, rng=keys) for _ in range(self.num)]
 
 
 def _drop(x, rngs, rate=0.3):
@@ -29,7 +29,7 @@ def _rngs(num):
 
 
 def test_share_and_scale():
-    """Catches rate and 1 - rate exchanged, and a mean that is not kept."""
+    """Catch rate and 1 - rate exchanged, and a mean that is not kept."""
     x = jnp.full((200, 100), 3.0)
     y = _drop(x, _rngs(200))
     np.testing.assert_allclose(y[y != 0], 3 / 0.7, rtol=1e-6)
@@ -38,7 +38,7 @@ def test_share_and_scale():
 
 
 def test_mask_belongs_to_the_example():
-    """Catches masks that depend on the batch, and so on the number of devices."""
+    """Catch masks that depend on the batch, and so on the number of devices."""
     x, rngs = jnp.ones((8, 50)), _rngs(8)
     y = _drop(x, rngs)
     np.testing.assert_array_equal(_drop(x[2:4], rngs[2:4]), y[2:4])
@@ -49,7 +49,7 @@ def test_mask_belongs_to_the_example():
 
 
 def test_rows_and_layers_differ():
-    """Catches one mask for all samples of an example, or for all layers."""
+    """Catch one mask for all samples of an example, or for all layers."""
     y = _drop(jnp.ones((6, 50)), _rngs(2))
     assert len(np.unique(y, axis=0)) == 6
     np.testing.assert_array_equal(_drop(jnp.ones((3, 50)), _rngs(2)[:1]), y[:3])
@@ -58,7 +58,7 @@ def test_rows_and_layers_differ():
 
 
 def test_nothing_is_dropped_in_evaluation():
-    """Catches dropout that stays on, and NaN passed on by a product with the mask."""
+    """Catch dropout that stays on, and NaN passed on by a product with the mask."""
     x = jnp.ones((4, 5))
     np.testing.assert_array_equal(_drop(x, None), x)
     np.testing.assert_array_equal(_drop(x, _rngs(4), rate=0.0), x)
@@ -67,7 +67,7 @@ def test_nothing_is_dropped_in_evaluation():
 
 
 def test_gradient_is_zero_where_dropped():
-    """Catches a mask that is not the same backwards."""
+    """Catch a mask that is not the same backwards."""
     def total(x):
         return _Layers().apply({}, x, _rngs(4))[0].sum()
 

@@ -15,7 +15,7 @@ def _image(seed=0):
 
 
 def _weights(module, *args):
-    """Returns the variables with a bias that is not zero."""
+    """Return the variables with a bias that is not zero."""
     variables = module.init(jax.random.key(2), *args)
     bias = variables['params']['bias']
     return {'params': variables['params'] | {'bias': bias + 0.5}}
@@ -26,7 +26,7 @@ def _weights(module, *args):
     ((2, 3), True, 2), ((2, 2), False, 2),
 ])
 def test_is_the_convolution_of_a_padded_image(size, centred, stride):
-    """Catches a shift, and a row or pixel that is another function."""
+    """Catch a shift, and a row or pixel that is another function."""
     conv, x = shifted.ShiftedConv(G, size, centred, stride), _image()
     variables = _weights(conv, x)
     kernel, bias = (variables['params'][name] for name in ('kernel', 'bias'))
@@ -59,7 +59,7 @@ def test_is_the_convolution_of_a_padded_image(size, centred, stride):
 
 @pytest.mark.parametrize('centred', [False, True])
 def test_upsample_is_a_transposed_convolution(centred):
-    """Catches a kernel that is mirrored or a column off, in any face."""
+    """Catch a kernel that is mirrored or a column off, in any face."""
     layer, x = shifted.Upsample(G, centred), _image()
     variables = _weights(layer, x)
     kernel = variables['params']['kernel']
@@ -83,7 +83,7 @@ def test_upsample_is_a_transposed_convolution(centred):
 
 
 def test_nin_adds_up_its_parts():
-    """Catches a bias that is added twice."""
+    """Catch a bias that is added twice."""
     layer, inputs = shifted.Nin(G, 2), (_image(), _image(1))
     variables = _weights(layer, *inputs)
     kernel = np.asarray(variables['params']['kernel'])
@@ -96,7 +96,7 @@ def test_nin_adds_up_its_parts():
 
 
 def test_shifts():
-    """Catches a shift in the other direction."""
+    """Catch a shift in the other direction."""
     x = np.asarray(_image())
     np.testing.assert_array_equal(shifted.shift_down(x)[:, 1:], x[:, :-1])
     np.testing.assert_array_equal(shifted.shift_right(x)[:, :, 1:], x[:, :, :-1])

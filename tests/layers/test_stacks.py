@@ -8,11 +8,11 @@ from flax import linen as nn
 
 from gm_jax.layers import stacks
 
-OFF = dict(train=False, dropout_rngs=None, axis_name=None)
+OFF = dict(train=False, dropout_rng=None, axis_name=None)
 
 
 def test_depth_to_space():
-    """Catches rows and columns exchanged, and maps that are mixed."""
+    """Catch rows and columns exchanged, and maps that are mixed."""
     x = np.random.default_rng(0).normal(size=(2, 3, 5, 8)).astype(np.float32)
     y = np.asarray(stacks.depth_to_space(x))
     assert y.shape == (2, 6, 10, 2)
@@ -28,7 +28,7 @@ def test_depth_to_space():
     ((8, 8), (2, 2)), ((7, 5), (2, 2)), ((1, 9), (1, 3)), ((28, 28), (7, 7)),
 ])
 def test_convolutions_halve_and_double(shape, expected):
-    """Catches sizes that are rounded down, and pictures cropped to another size."""
+    """Catch sizes that are rounded down, and pictures cropped to another size."""
     down = stacks.ConvStack((3, 4), nn.relu)
     h, _ = down.init_with_output(jax.random.key(0), jnp.ones((2, *shape, 1)), **OFF)
     assert h.shape == (2, *expected, 4)
@@ -40,7 +40,7 @@ def test_convolutions_halve_and_double(shape, expected):
 
 
 def test_every_output_pixel_sees_the_latent():
-    """Catches rows or columns that the cropping leaves constant."""
+    """Catch rows or columns that the cropping leaves constant."""
     up = stacks.UpConvStack((3, 4), (7, 5), 1, jnp.tanh)
     z = jax.random.normal(jax.random.key(1), (6, 4))
     x, _ = up.init_with_output(jax.random.key(0), z, **OFF)
@@ -57,7 +57,7 @@ def _stack(kind, **kwargs):
 
 @pytest.mark.parametrize('kind', ['dense', 'conv', 'up'])
 def test_batch_norm_is_over_all_devices(kind):
-    """Catches moments of a device's part, and variances averaged without the means."""
+    """Catch moments of a device's part, and variances averaged without the means."""
     stack, shape = _stack(kind, batch_norm=True, dropout=0.2)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(8, *shape)) + np.arange(8).reshape(8, *[1] * len(shape))
@@ -66,7 +66,7 @@ def test_batch_norm_is_over_all_devices(kind):
 
     def apply(x, rngs, axis_name):
         return stack.apply(
-            variables, x, train=True, dropout_rngs=rngs, axis_name=axis_name,
+            variables, x, train=True, dropout_rng=rngs, axis_name=axis_name,
             mutable=['batch_stats'],
         )
 
@@ -85,12 +85,12 @@ def test_batch_norm_is_over_all_devices(kind):
 
 @pytest.mark.parametrize('kind', ['dense', 'conv', 'up'])
 def test_evaluation_treats_each_example_alone(kind):
-    """Catches moments of the batch, or dropout, in evaluation."""
+    """Catch moments of the batch, or dropout, in evaluation."""
     stack, shape = _stack(kind, batch_norm=True, dropout=0.5)
     x = jax.random.normal(jax.random.key(1), (4, *shape))
     y, variables = stack.init_with_output(jax.random.key(0), x, **OFF)
     rngs = jax.random.split(jax.random.key(2), 4)
-    again = stack.apply(variables, x, train=False, dropout_rngs=rngs, axis_name=None)
+    again = stack.apply(variables, x, train=False, dropout_rng=rngs, axis_name=None)
     np.testing.assert_array_equal(again, y)
     alone = stack.apply(variables, x[1:2], **OFF)
     np.testing.assert_allclose(alone, y[1:2], rtol=1e-4, atol=1e-6)
@@ -98,7 +98,7 @@ def test_evaluation_treats_each_example_alone(kind):
 
 @pytest.mark.parametrize('kind', ['dense', 'conv', 'up'])
 def test_bfloat16_computes_in_it_and_keeps_float32(kind):
-    """Catches a cast that is lost on the way, and rounded parameters or moments."""
+    """Catch a cast that is lost on the way, and rounded parameters or moments."""
     stack, shape = _stack(kind, batch_norm=True, dtype=jnp.bfloat16)
     x = jax.random.normal(jax.random.key(1), (4, *shape))
     y, variables = stack.init_with_output(jax.random.key(0), x, **OFF)

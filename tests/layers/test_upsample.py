@@ -9,6 +9,7 @@ from gm_jax.layers import upsample
 
 
 def lax_conv_transpose(x, kernel, stride):
+    """Apply JAX's own transposed convolution."""
     return jax.lax.conv_transpose(
         x, kernel, (stride, stride), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
     )
@@ -17,7 +18,7 @@ def lax_conv_transpose(x, kernel, stride):
 @pytest.mark.parametrize('size', [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize('stride', [1, 2, 3, 4])
 def test_equals_lax(size, stride):
-    """Catches what is off by one: the picture moves by a pixel, no more."""
+    """Catch what is off by one: the picture moves by a pixel, no more."""
     x = jax.random.normal(jax.random.key(0), (2, 3, 5, 2))
     kernel = jax.random.normal(jax.random.key(1), (size, size + 1, 2, 3))
 
@@ -36,7 +37,7 @@ def test_equals_lax(size, stride):
 
 
 def test_gradient_of_a_gradient_equals_lax():
-    """Catches a backward pass that is no function to differentiate, as penalties do."""
+    """Catch a backward pass that is no function to differentiate, as penalties do."""
     x = jax.random.normal(jax.random.key(0), (2, 3, 5, 2))
     kernel = jax.random.normal(jax.random.key(1), (4, 4, 2, 3))
 
@@ -53,7 +54,7 @@ def test_gradient_of_a_gradient_equals_lax():
 
 
 def test_module():
-    """Catches a layer that grows by another factor than its stride."""
+    """Catch a layer that grows by another factor than its stride."""
     layer = upsample.ConvTranspose(features=3, kernel_size=4)
     y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 3, 5, 4)))
     assert y.shape == (2, 6, 10, 3)

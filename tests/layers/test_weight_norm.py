@@ -30,7 +30,7 @@ def _initialised():
 
 
 def test_outputs_of_the_first_batch():
-    """Catches a layer that was set by what came before the layers under it were."""
+    """Catch a layer that was set by what came before the layers under it were."""
     params, _, x = _initialised()
     _, kept = _Stack().apply({'params': params}, x, mutable='intermediates')
     for out, scale in zip(kept['intermediates']['out'], (1.0, 0.1, 1.0)):
@@ -40,14 +40,14 @@ def test_outputs_of_the_first_batch():
 
 
 def test_only_layers_with_a_bias_change():
-    """Catches a change of what is no weight-normalised layer."""
+    """Catch a change of what is no weight-normalised layer."""
     params, before, _ = _initialised()
     np.testing.assert_array_equal(params['bare']['kernel'], before['bare']['kernel'])
     assert not np.allclose(params['dense']['kernel'], before['dense']['kernel'])
 
 
 def test_merge_inverts_split():
-    """Catches a norm over the wrong axes, and a length that is not the kernel's."""
+    """Catch a norm over the wrong axes, and a length that is not the kernel's."""
     params, _, _ = _initialised()
     parts = weight_norm.split(params)
     assert set(parts['conv0']) == {'v', 'g', 'bias'} and 'kernel' in parts['bare']
@@ -61,7 +61,7 @@ def test_merge_inverts_split():
 
 
 def test_the_size_of_a_direction_does_not_matter():
-    """Catches a merge that does not divide by the norm."""
+    """Catch a merge that does not divide by the norm."""
     params, _, _ = _initialised()
     parts = weight_norm.split(params)
     longer = parts | {'dense': parts['dense'] | {'v': 3 * parts['dense']['v']}}
@@ -72,7 +72,7 @@ def test_the_size_of_a_direction_does_not_matter():
 
 
 def test_pixel_cnn_pp_starts_normalised():
-    """Catches a layer of the model that the initialisation does not reach."""
+    """Catch a layer of the model that the initialisation does not reach."""
     model = PixelCNNpp((8, 6, 1), features=8, num_resnets=1, num_levels=2)
     x = np.random.default_rng(0).integers(0, 256, (16, 8, 6, 1))
     params = weight_norm.directions(jax.random.key(0), model, x)

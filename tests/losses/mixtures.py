@@ -30,6 +30,7 @@ def mixture(shape=(2, 2, 2), channels=3, num_components=3, seed=0):
 
 
 def data(mixture, num_values, seed=0):
+    """Return random pixels that fit a mixture."""
     rng = np.random.default_rng(seed)
     return rng.integers(num_values, size=mixture.means.shape[:-1], dtype=np.int32)
 

@@ -24,7 +24,7 @@ def _sigmoid(x):
 
 
 def test_values_equal_their_definitions_in_float64():
-    """Catches a generator's loss with the sign or the label of the other one."""
+    """Catch a generator's loss with the sign or the label of the other one."""
     d, real = _sigmoid(LOGITS), LOGITS[::-1] + 1
     with jax.enable_x64(True):
         expected = {
@@ -48,7 +48,7 @@ def test_values_equal_their_definitions_in_float64():
 
 
 def test_an_ignorant_discriminator_pays_log_4():
-    """Catches a mean over both halves: the value of the game at D = 1/2 is -log 4."""
+    """Catch a mean over both halves: the value of the game at D = 1/2 is -log 4."""
     zeros = jnp.zeros(7)
     loss = adversarial.discriminator_loss(zeros, zeros[:3])
     np.testing.assert_allclose(loss, np.log(4), rtol=1e-6)
@@ -57,7 +57,7 @@ def test_an_ignorant_discriminator_pays_log_4():
 
 
 def test_the_best_discriminator_gives_the_jensen_shannon_divergence():
-    """Catches losses that belong to different games: V(D*) = 2 JS - log 4.
+    """Catch losses that belong to different games: V(D*) = 2 JS - log 4.
 
     Over three outcomes with D* = p / (p + q), every outcome weighed by its count.
     """
@@ -74,7 +74,7 @@ def test_the_best_discriminator_gives_the_jensen_shannon_divergence():
 
 
 def test_gradients_of_the_lecture_s_picture():
-    """Catches the non-saturating loss under the other's name.
+    """Catch the non-saturating loss under the other's name.
 
     As a function of D(G(z)): -D for the minimax loss, which is flat where samples are
     seen to be fake, and -(1 - D) for the other, which is steepest there.
@@ -90,7 +90,7 @@ def test_gradients_of_the_lecture_s_picture():
 
 
 def test_a_player_s_step_leaves_the_other_alone():
-    """Catches a loss by which one optimizer trains both players."""
+    """Catch a loss by which one optimizer trains both players."""
     params = {'d': jnp.array([0.3, -0.2]), 'g': jnp.array(0.7)}
     z, x = jnp.linspace(-1, 1, 5), jnp.linspace(0, 2, 5)
 
@@ -105,7 +105,7 @@ def test_a_player_s_step_leaves_the_other_alone():
 
 @pytest.mark.parametrize('fn', OF_FAKES + OF_BOTH)
 def test_extreme_logits(fn):
-    """Catches log(sigmoid(x) + 1e-8): no gradient at -100, and infinities in others."""
+    """Catch log(sigmoid(x) + 1e-8): no gradient at -100, and infinities in others."""
     number = 2 if fn in OF_BOTH else 1
     for logit in (-1e4, -100.0, 100.0, 1e4):
         args = (jnp.array([logit, -logit]),) * number
@@ -117,7 +117,7 @@ def test_extreme_logits(fn):
 
 @pytest.mark.parametrize('fn', OF_FAKES + OF_BOTH)
 def test_bfloat16_and_wrong_ranks(fn):
-    """Catches sums in half precision, and [B, 1], of which a mean would be right."""
+    """Catch sums in half precision, and [B, 1], of which a mean would be right."""
     number = 2 if fn in OF_BOTH else 1
     assert fn(*(jnp.zeros(3, jnp.bfloat16),) * number).dtype == jnp.float32
     with pytest.raises(AssertionError):
@@ -129,7 +129,7 @@ def _quadratic(y):
 
 
 def test_penalty_of_critics_whose_slope_is_known():
-    """Catches one norm of the whole batch, and a norm without its root."""
+    """Catch one norm of the whole batch, and a norm without its root."""
     real, fake = (jax.random.normal(jax.random.key(n), (6, 2, 3, 1)) for n in (0, 1))
     for slope in (0.0, 0.25, 1.0, 3.0):
 
@@ -148,7 +148,7 @@ def test_penalty_of_critics_whose_slope_is_known():
 
 
 def test_penalty_has_a_gradient_where_the_critic_is_flat():
-    """Catches the root at 0, whose gradient is NaN."""
+    """Catch the root at 0, whose gradient is NaN."""
     x = jnp.ones((4, 3))
 
     def penalty(scale):
@@ -166,7 +166,7 @@ def test_penalty_has_a_gradient_where_the_critic_is_flat():
 
 
 def test_gradient_of_the_penalty():
-    """Catches a second derivative that is lost on the way, by finite differences."""
+    """Catch a second derivative that is lost on the way, by finite differences."""
     with jax.enable_x64(True):
         real, fake = (
             jax.random.normal(jax.random.key(n), (3, 4), dtype=float) for n in (0, 1)
@@ -182,7 +182,7 @@ def test_gradient_of_the_penalty():
 
 
 def test_penalty_under_pmap_equals_that_of_one_device():
-    """Catches u that depend on the device, by an average over two of them."""
+    """Catch u that depend on the device, by an average over two of them."""
     real, fake = (jax.random.normal(jax.random.key(n), (8, 3)) for n in (0, 1))
     keys = jax.random.split(jax.random.key(2), 8)
 
@@ -203,7 +203,7 @@ def test_penalty_under_pmap_equals_that_of_one_device():
 
 
 def test_penalty_refuses_other_shapes():
-    """Catches shapes that would only broadcast, and a critic of [B, 1]."""
+    """Catch shapes that would only broadcast, and a critic of [B, 1]."""
     x = jnp.ones((4, 3))
     with pytest.raises(AssertionError):
         adversarial.gradient_penalty(_quadratic, jax.random.key(0), x, x[:1])

@@ -31,7 +31,7 @@ def _normal(num, shape=(3, 4), seed=0):
 
 
 def test_kl_equals_the_float64_reference():
-    """Catches a wrong sign or factor, and q and p exchanged."""
+    """Catch a wrong sign or factor, and q and p exchanged."""
     args = _normal(4)
     zero = np.zeros_like(args[0])
     kl = elbo.gaussian_kl(*args[:2])
@@ -44,7 +44,7 @@ def test_kl_equals_the_float64_reference():
 
 
 def test_kl_is_the_expected_log_ratio():
-    """Catches a closed form that does not fit gaussian_log_prob; 5 standard errors."""
+    """Catch a closed form that does not fit gaussian_log_prob; 5 standard errors."""
     args = [np.tile(a, (20_000, 1)) for a in _normal(4, shape=(1, 2))]
     rngs = jax.random.split(jax.random.key(0), 20_000)
     z = likelihoods.gaussian_sample(rngs, *args[:2])
@@ -56,7 +56,7 @@ def test_kl_is_the_expected_log_ratio():
 
 
 def test_kl_of_an_unused_unit_keeps_its_precision():
-    """Catches exp(s) - 1 - s by subtraction: it gives 0 or 1e-7 here, not 5e-9."""
+    """Catch exp(s) - 1 - s by subtraction: it gives 0 or 1e-7 here, not 5e-9."""
     logvar = jnp.full((1, 1), 1e-4)
     exact = (np.expm1(np.float64(np.float32(1e-4))) - np.float32(1e-4)) / 2
     kl = elbo.gaussian_kl(jnp.zeros((1, 1)), logvar)[0]
@@ -65,7 +65,7 @@ def test_kl_of_an_unused_unit_keeps_its_precision():
 
 @pytest.mark.parametrize('logvar', [60.0, -60.0, 100.0, -100.0, 1e4, -1e4])
 def test_kl_extremes(logvar):
-    """Catches overflow, and a saturation that turns the gradient round."""
+    """Catch overflow, and a saturation that turns the gradient round."""
     mean, logvars = (np.full((1, 50), v, np.float32) for v in (100, logvar))
     for kl_fn in (
         elbo.gaussian_kl,
@@ -82,7 +82,7 @@ def test_kl_extremes(logvar):
 
 
 def test_iwae_bound_of_extreme_weights():
-    """Catches exp without its maximum taken out, and a sum instead of a mean."""
+    """Catch exp without its maximum taken out, and a sum instead of a mean."""
     log_w = np.array([[-1e4, 100.0, 0.0], [-1e4, -100.0, 1e4]], np.float32)
     exact = np.logaddexp.reduce(log_w.astype(np.float64), axis=0) - np.log(2)
     np.testing.assert_allclose(elbo.iwae_bound(log_w), exact, rtol=1e-6)
@@ -91,7 +91,7 @@ def test_iwae_bound_of_extreme_weights():
 
 
 def test_iwae_bound_of_bfloat16_is_float32():
-    """Catches a log-mean-exp in bfloat16, whose steps at 90 nats are half a nat."""
+    """Catch a log-mean-exp in bfloat16, whose steps at 90 nats are half a nat."""
     log_w = jnp.full((1000, 2), -90.0, jnp.bfloat16)
     out = elbo.iwae_bound(log_w)
     assert out.dtype == jnp.float32
@@ -99,7 +99,7 @@ def test_iwae_bound_of_bfloat16_is_float32():
 
 
 def test_elbo_weighs_the_kl():
-    """Catches beta on the wrong term, or not traceable for warm-up."""
+    """Catch beta on the wrong term, or not traceable for warm-up."""
     log_px, kl = jnp.array([-3.0, -5.0]), jnp.array([1.0, 2.0])
     np.testing.assert_allclose(elbo.elbo(log_px, kl), [-4, -7])
     warm = jax.jit(lambda beta: elbo.elbo(log_px, kl, beta=beta))(0.5)
@@ -107,7 +107,7 @@ def test_elbo_weighs_the_kl():
 
 
 def test_free_bits():
-    """Catches a minimum per example rather than per unit of the batch's mean."""
+    """Catch a minimum per example rather than per unit of the batch's mean."""
     kl = jnp.array([[0.0, 1.0, 0.1], [0.4, 3.0, 0.1]])
     out, gradient = jax.value_and_grad(lambda kl: elbo.free_bits(kl, 0.15))(kl)
     np.testing.assert_allclose(out, 0.2 + 2 + 0.15, rtol=1e-6)
@@ -116,7 +116,7 @@ def test_free_bits():
 
 
 def test_free_bits_over_devices():
-    """Catches a mean over one device's part of the batch, in value or gradient."""
+    """Catch a mean over one device's part of the batch, in value or gradient."""
     mean, logvar = _normal(2, shape=(16, 3))
     mean *= np.array([0.1, 1, 3], np.float32)
 
@@ -158,7 +158,7 @@ zeros = jnp.zeros
     lambda: elbo.free_bits(zeros((4,)), 1.0),
 ])
 def test_wrong_shapes_raise(call):
-    """Catches silent broadcasting, which gives a number and no error."""
+    """Catch silent broadcasting, which gives a number and no error."""
     with pytest.raises(AssertionError):
         call()
 
@@ -171,7 +171,7 @@ def test_wrong_shapes_raise(call):
     (lambda a: elbo.elbo(a[:, 0], a[:, 1]), 1, 0),
 ])
 def test_transforms_change_nothing(function, num_args, batch_axis):
-    """Catches checks or Python branches that need concrete values."""
+    """Catch checks or Python branches that need concrete values."""
     args = _normal(num_args, shape=(16, 16))
     expected = function(*args)
     split = [np.stack(np.split(a, 8, axis=batch_axis)) for a in args]
@@ -185,17 +185,23 @@ def test_transforms_change_nothing(function, num_args, batch_axis):
     (elbo.gaussian_kl, 2), (elbo.gaussian_kl_between, 4), (elbo.iwae_bound, 1)
 ])
 def test_gradients(function, num_args):
-    """Catches a gradient that is not that of the value."""
+    """Catch a gradient that is not that of the value."""
     with jax.enable_x64(True):
         args = tuple(_normal(num_args, shape=(2, 2)).astype(np.float64))
         check_grads(jax.jit(function), args, order=2, modes=['rev'])
 
 
 class LinearGaussian(NamedTuple):
-    """z ~ N(0, I), x | z ~ N(W z + m, v I), W with orthogonal columns."""
+    """z ~ N(0, I), x | z ~ N(W z + m, v I), W with orthogonal columns.
 
-    weight: np.ndarray  # [D, Z]
-    mean: np.ndarray  # [D]
+    Attributes:
+        weight: [D, Z] W.
+        mean: [D] m.
+        variance: v.
+    """
+
+    weight: np.ndarray
+    mean: np.ndarray
     variance: float
 
     def log_px(self, x):
@@ -244,6 +250,7 @@ _log_w = jax.jit(jax.vmap(LinearGaussian.log_w, in_axes=(None, 0, None, None, No
 
 @pytest.fixture
 def model():
+    """Return a model whose posterior is known."""
     rng = np.random.default_rng(0)
     columns, _ = np.linalg.qr(rng.normal(size=(5, 2)))
     return LinearGaussian(columns * [2.0, 1.0], rng.normal(size=5), 0.3)
@@ -251,14 +258,17 @@ def model():
 
 @pytest.fixture
 def x(model):
+    """Return four draws from the model."""
     rng = np.random.default_rng(1)
     z, noise = rng.normal(size=(4, 2)), rng.normal(size=(4, 5))
     return z @ model.weight.T + model.mean + np.sqrt(model.variance) * noise
 
 
 def test_three_terms_make_the_log_likelihood(model, x):
-    """The lecture's identity, with no sampling: catches any error in the two KLs, the
-    ELBO or the Gaussian likelihood that the others do not make good."""
+    """Catch an error in a KL, the ELBO or the likelihood: the lecture's identity.
+
+    Nothing is sampled, so no error is small enough to hide.
+    """
     with jax.enable_x64(True):
         q = _normal(2, shape=(4, 2)).astype(np.float64)
         gap = elbo.gaussian_kl_between(*q, *model.posterior(x))
@@ -269,7 +279,7 @@ def test_three_terms_make_the_log_likelihood(model, x):
 
 
 def test_true_posterior_makes_the_bounds_exact(model, x):
-    """Catches any inconsistent term of log w: it must not vary with z at all."""
+    """Catch any inconsistent term of log w: it must not vary with z at all."""
     with jax.enable_x64(True):
         posterior, exact = model.posterior(x), model.log_px(x)
         rngs = jax.random.split(jax.random.key(0), (4096, 4))
@@ -280,7 +290,7 @@ def test_true_posterior_makes_the_bounds_exact(model, x):
 
 
 def test_iwae_rises_from_elbo_to_log_likelihood(model, x):
-    """Catches a bound that is not one: a sum for the mean, a max, the mean of logs."""
+    """Catch a bound that is not one: a sum for the mean, a max, the mean of logs."""
     with jax.enable_x64(True):
         mean, logvar = model.posterior(x)
         q, exact = (mean + 0.3, logvar + 0.5), model.log_px(x)

@@ -41,7 +41,7 @@ def _quantile_reference(mixture, x, noise, num_values):
 @pytest.mark.parametrize('channels', [1, 3])
 @pytest.mark.parametrize('num_values', [2, 256])
 def test_quantile_inverts_the_cdf(channels, num_values):
-    """Catches bins half a level off, and a component drawn for each channel."""
+    """Catch bins half a level off, and a component drawn for each channel."""
     mixture = mixtures.mixture((2, 20, 20), channels=channels)
     x = mixtures.data(mixture, num_values)
     noise = np.random.default_rng(1).uniform(size=(2, 20, 20, channels + 1))
@@ -57,7 +57,7 @@ def test_quantile_inverts_the_cdf(channels, num_values):
 
 
 def test_quantile_rises_with_the_noise():
-    """Catches 1 - u for u, and a value above V-1 or below 0 at the ends."""
+    """Catch 1 - u for u, and a value above V-1 or below 0 at the ends."""
     mixture = mixtures.repeat(mixtures.mixture(num_components=1), 1, 1, 201)
     x = np.zeros((1, 1, 201, 3), np.int32)
     grid = np.concatenate([np.linspace(0, 0.99, 200), [SHARP]]).astype(np.float32)
@@ -68,7 +68,7 @@ def test_quantile_rises_with_the_noise():
 
 
 def test_quantile_extremes():
-    """Catches inf * 0, and the lowest value drawn at u = 0 however improbable."""
+    """Catch inf * 0, and the lowest value drawn at u = 0 however improbable."""
     values = itertools.product([100, -100, 0], [100, -100], [0, 0.5, SHARP], [0, SHARP])
     means, log_scales, u, u0 = np.float32(list(values)).T[:, :, None, None, None]
     mixture = LogisticMixture(
@@ -88,7 +88,7 @@ def test_quantile_extremes():
 
 
 def test_a_component_of_probability_zero_never_comes():
-    """Catches a cumulative sum that rounds to below 1, or <= in the place of <."""
+    """Catch a cumulative sum that rounds to below 1, or <= in the place of <."""
     logits = np.float32([-np.inf, 0, -np.inf, 0.1, 0.2, -np.inf])
     means = np.float32([-1, 1, -1, 1, 1, -1])
     u = np.concatenate([np.linspace(0, 0.99, 100), [SHARP]])[None, None, :, None]
@@ -103,7 +103,7 @@ def test_a_component_of_probability_zero_never_comes():
 
 
 def test_a_channel_depends_on_those_before_it_alone():
-    """Catches a sampler that reads what it has not drawn yet."""
+    """Catch a sampler that reads what it has not drawn yet."""
     mixture = mixtures.mixture((1, 8, 8))
     noise = np.random.default_rng(0).uniform(size=(1, 8, 8, 4)).astype(np.float32)
     x = mixtures.data(mixture, 256)
@@ -117,7 +117,7 @@ def test_a_channel_depends_on_those_before_it_alone():
 
 
 def test_a_pixel_is_its_own():
-    """Catches arithmetic across pixels: one alone has to give the same value."""
+    """Catch arithmetic across pixels: one alone has to give the same value."""
     mixture = mixtures.mixture((2, 3, 3))
     noise = np.random.default_rng(0).uniform(size=(2, 3, 3, 4)).astype(np.float32)
     x = mixtures.data(mixture, 256)
@@ -141,7 +141,7 @@ def _chi_square(counts, probs):
 
 
 def test_grey_samples_have_the_probabilities_of_the_likelihood(rng):
-    """Catches a sampler and a likelihood that are of two distributions."""
+    """Catch a sampler and a likelihood that are of two distributions."""
     mixture = mixtures.mixture((1, 1, 1), channels=1)._replace(
         means=np.float32([-1.1, -0.2, 0.7]).reshape(1, 1, 1, 1, 3),
         log_scales=np.float32([-2, -5.5, -3]).reshape(1, 1, 1, 1, 3),
@@ -157,7 +157,7 @@ def test_grey_samples_have_the_probabilities_of_the_likelihood(rng):
 
 
 def test_colour_samples_have_the_probabilities_of_the_likelihood(rng):
-    """Catches channels drawn apart, or given another component's means."""
+    """Catch channels drawn apart, or given another component's means."""
     mixture = mixtures.mixture((1, 1, 1), seed=1)
     mixture = mixture._replace(log_scales=mixture.log_scales / 2)
     probs = mixtures.joint(mixture, 4)
@@ -172,7 +172,7 @@ def test_colour_samples_have_the_probabilities_of_the_likelihood(rng):
 
 
 def test_a_sample_is_its_own(rng):
-    """Catches noise drawn for the batch: it would change with the batch's size."""
+    """Catch noise drawn for the batch: it would change with the batch's size."""
     mixture = mixtures.repeat(mixtures.mixture(), 5, 4, 4)
     every = np.asarray(sample(rng, mixture))
     some = sample(rng, mixtures.repeat(mixture, 2, 4, 4))
@@ -182,7 +182,7 @@ def test_a_sample_is_its_own(rng):
 
 
 def test_temper():
-    """Catches a temperature of the logits alone, or of scales that are not in force."""
+    """Catch a temperature of the logits alone, or of scales that are not in force."""
     mixture = mixtures.mixture()
     mixture.log_scales[..., 0] = -20
     warm = likelihoods.logistic_mixture_temper(mixture, 4.0)

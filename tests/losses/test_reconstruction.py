@@ -14,7 +14,7 @@ def _pair(dtype=np.float32):
 
 
 def test_squared_error_sums_the_pixels_of_each_example():
-    """A mean over pixels, a sum over the batch or a root."""
+    """Catch a mean over pixels, a sum over the batch or a root."""
     x_hat, x = _pair()
     expected = np.array([
         np.linalg.norm((a.astype(np.float64) - b).ravel()) ** 2
@@ -25,14 +25,14 @@ def test_squared_error_sums_the_pixels_of_each_example():
 
 
 def test_squared_error_has_gradient_twice_the_difference():
-    """A factor 1/2, or a gradient that is cut off."""
+    """Catch a factor 1/2, or a gradient that is cut off."""
     x_hat, x = _pair()
     grad = jax.grad(lambda a: reconstruction.squared_error(a, x).sum())(x_hat)
     np.testing.assert_allclose(grad, 2 * (x_hat - x), rtol=1e-6)
 
 
 def test_squared_error_is_summed_in_float32():
-    """A sum in bfloat16, which stops growing at 256 terms of one."""
+    """Catch a sum in bfloat16, which stops growing at 256 terms of one."""
     x = jnp.ones((1, 1000), jnp.bfloat16)
     assert reconstruction.squared_error(jnp.zeros_like(x), x)[0] == 1000
 
@@ -41,6 +41,6 @@ def test_squared_error_is_summed_in_float32():
     'shapes', [((3, 4), (3, 1)), ((3, 4), (4,)), ((3,), (3, 1)), ((), ())]
 )
 def test_squared_error_refuses_shapes_that_would_broadcast(shapes):
-    """[B, 1] against [B]: a matrix of errors of every pair."""
+    """Catch [B, 1] against [B]: a matrix of errors of every pair."""
     with pytest.raises(AssertionError):
         reconstruction.squared_error(*map(jnp.zeros, shapes))

@@ -27,12 +27,22 @@ _CONDITIONED = {'nade': 'start', 'made': 'pixel'}
 
 
 class Density(NamedTuple):
-    """A network with its weights, as functions of images."""
+    """A network with its weights, as functions of images.
 
-    params: Callable  # x -> parameters of the distribution of every value
-    log_prob: Callable  # x -> [B]
-    terms: Callable  # (x float, target) -> [B, H, W, C] log p(target_i | x_<i)
-    quantile: Callable  # (params, x, noise) -> values
+    Attributes:
+        params: x -> parameters of the distribution of every value.
+        log_prob: x -> [B].
+        terms: (x float, target) -> [B, H, W, C] log p(target_i | x_<i).
+        quantile: (params, x, noise) -> values.
+        network: by rows and pixels.
+        order: [D] the flat positions; None: raster.
+        num_noise: N, uniform numbers per pixel.
+    """
+
+    params: Callable
+    log_prob: Callable
+    terms: Callable
+    quantile: Callable
     network: Network
     order: np.ndarray | None = None
     num_noise: int = 1

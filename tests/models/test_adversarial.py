@@ -24,7 +24,7 @@ DISCRIMINATORS = {
 
 @pytest.mark.parametrize('name', GENERATORS)
 def test_an_image_belongs_to_its_z(name, rng):
-    """Catches images that depend on those drawn with them, or leave [-1, 1]."""
+    """Catch images that depend on those drawn with them, or leave [-1, 1]."""
     z = jax.random.normal(rng, (4, 5))
     x, variables = GENERATORS[name].init_with_output(rng, z)
     assert x.shape == (4, 8, 12, 3) and x.dtype == jnp.float32
@@ -35,7 +35,7 @@ def test_an_image_belongs_to_its_z(name, rng):
 
 @pytest.mark.parametrize('name', DISCRIMINATORS)
 def test_a_score_belongs_to_its_image(name, rng):
-    """Catches scores that depend on the batch outside training."""
+    """Catch scores that depend on the batch outside training."""
     x = jax.random.uniform(rng, (4, 8, 12, 3), minval=-1)
     scores, variables = DISCRIMINATORS[name].init_with_output(rng, x)
     assert scores.shape == (4,) and scores.dtype == jnp.float32
@@ -44,7 +44,7 @@ def test_a_score_belongs_to_its_image(name, rng):
 
 
 def test_maxout_is_the_largest_piece(rng):
-    """Catches pieces that are mixed between units."""
+    """Catch pieces that are mixed between units."""
     x = jax.random.normal(rng, (3, 4))
     y, variables = gan.Maxout(features=2, pieces=3).init_with_output(rng, x)
     kernel = np.asarray(variables['params']['Dense_0']['kernel'])
@@ -54,7 +54,7 @@ def test_maxout_is_the_largest_piece(rng):
 
 
 def test_spectral_norm_bounds_the_slope(rng):
-    """Catches a kernel that is left out: no two scores further apart than points."""
+    """Catch a kernel that is left out: no two scores further apart than points."""
     critic = gan.Critic(hidden=(32, 32), spectral=True)
     x = 5 * jax.random.normal(rng, (64, 2, 2, 1))
     variables = critic.init(rng, x)
@@ -70,7 +70,7 @@ def test_spectral_norm_bounds_the_slope(rng):
 
 @pytest.mark.parametrize('name', ['dcgan', 'infogan'])
 def test_moments_of_the_batch_are_those_of_all_devices(name, rng):
-    """Catches BatchNorm that takes each device's part for the batch."""
+    """Catch BatchNorm that takes each device's part for the batch."""
     generator, z = GENERATORS[name], jax.random.normal(rng, (16, 5))
     variables = generator.init(rng, z)
     whole, stats = generator.apply(variables, z, train=True, mutable=['batch_stats'])
@@ -87,7 +87,7 @@ def test_moments_of_the_batch_are_those_of_all_devices(name, rng):
 
 
 def test_labels_are_seen(rng):
-    """Catches a label that does not reach a network."""
+    """Catch a label that does not reach a network."""
     z = jnp.tile(jax.random.normal(rng, (1, 5)), (2, 1))
     label = jnp.array([0, 1])
     generator = dcgan.Generator((8, 8, 1), features=(8, 4), num_classes=2)

@@ -29,7 +29,7 @@ def _make(network, shape, latent_dim=2, **kwargs):
 
 
 def test_the_linear_optimum_is_pca():
-    """A hidden nonlinearity, a missing bias or another loss than the squared error.
+    """Catch a hidden nonlinearity, a missing bias or another loss than squared error.
 
     Without sigmoids, the best decoder and encoder of Z numbers are the Z leading
     principal components: the error is the sum of the other eigenvalues, and there is no
@@ -59,7 +59,7 @@ def test_the_linear_optimum_is_pca():
 
 
 def test_linear_is_one_layer_and_a_sigmoid_each_way():
-    """A hidden layer, or a sigmoid left out of the code or of the output."""
+    """Catch a hidden layer, or a sigmoid left out of the code or of the output."""
     x = _images(12, (4, 3, 1))
     model, variables = _make('linear', (4, 3, 1), latent_dim=3)
     z = model.apply(variables, x, method=Autoencoder.encode)
@@ -75,7 +75,7 @@ def test_linear_is_one_layer_and_a_sigmoid_each_way():
 @pytest.mark.parametrize('network', NETWORKS)
 @pytest.mark.parametrize('shape', [(7, 9, 3), (5, 4, 1)])
 def test_odd_images_come_back_in_their_shape(network, shape):
-    """A transposed or rounded side, or one example that sees another."""
+    """Catch a transposed or rounded side, or one example that sees another."""
     x = _images(3, shape)
     model, variables = _make(network, shape)
     z, x_hat = jax.jit(lambda x: (
@@ -90,7 +90,7 @@ def test_odd_images_come_back_in_their_shape(network, shape):
 
 @pytest.mark.parametrize('network', NETWORKS)
 def test_every_pixel_is_written(network):
-    """A border of the image that no number of the code reaches."""
+    """Catch a border of the image that no number of the code reaches."""
     model, variables = _make(network, (7, 9, 1), latent_dim=8)
     grad = jax.jit(jax.jacfwd(
         lambda z: model.apply(variables, z, method=Autoencoder.decode)
@@ -99,7 +99,7 @@ def test_every_pixel_is_written(network):
 
 
 def test_deep_has_the_layers_it_is_given():
-    """Widths not mirrored in the decoder, for 784-1000-500-250-30 and back."""
+    """Catch widths not mirrored in the decoder, for 784-1000-500-250-30 and back."""
     model = Autoencoder((28, 28, 1), hidden=(1000, 500, 250), latent_dim=30)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     sizes = [784, 1000, 500, 250, 30, 250, 500, 1000, 784]
@@ -108,7 +108,7 @@ def test_deep_has_the_layers_it_is_given():
 
 
 def test_wrong_shapes_raise():
-    """An image with its sides swapped, which flattens to as many numbers."""
+    """Catch an image with its sides swapped, which flattens to as many numbers."""
     model, variables = _make('deep', (4, 3, 1))
     with pytest.raises(AssertionError):
         model.apply(variables, jnp.zeros((2, 3, 4, 1)))
@@ -118,7 +118,7 @@ def test_wrong_shapes_raise():
 
 @pytest.mark.parametrize('network', NETWORKS)
 def test_the_classifier_is_a_linear_layer_on_the_codes(network):
-    """A decoder in the classifier, or an encoder unlike the autoencoder's."""
+    """Catch a decoder in the classifier, or an encoder unlike the autoencoder's."""
     x = _images(3, (4, 5, 1))
     model, variables = _make(network, (4, 5, 1))
     classifier = Classifier(model, num_classes=4)

@@ -15,7 +15,7 @@ every_model = pytest.mark.parametrize('name', densities.NAMES)
 
 
 def _reached(name, height, width, channels):
-    """Returns [D, D]: the values that two layers reach after a 3 x 3 mask A.
+    """Return [D, D]: the values that two layers reach after a 3 x 3 mask A.
 
     All but the first may stay at the pixel (mask B).
     """
@@ -36,7 +36,7 @@ def _reached(name, height, width, channels):
 
 
 def _visible(name, shape):
-    """Returns what a model must see of what comes before; None for all of it."""
+    """Return what a model must see of what comes before; None for all of it."""
     if name in ('pixel_cnn', 'row_lstm'):  # which have their blind spots
         return _reached(name, *shape)
     if name == 'pixel_cnn_pp' and shape[2] > 1:  # whose mixture links the colours
@@ -48,7 +48,7 @@ def _visible(name, shape):
 @pytest.mark.parametrize('channels, num_values', [(1, 2), (3, 4)])
 @every_model
 def test_sees_the_past_and_nothing_else(name, channels, num_values):
-    """Catches a wrong shift, swapped masks, mixed colours, and a blind spot."""
+    """Catch a wrong shift, swapped masks, mixed colours, and a blind spot."""
     shape = (2, 4, 4, channels)
     model = densities.make(name, shape[1:], num_values)
     target = np.random.default_rng(0).integers(0, num_values, shape)
@@ -59,7 +59,7 @@ def test_sees_the_past_and_nothing_else(name, channels, num_values):
 
 
 def test_blind_spot():
-    """Catches a check that does not look for it: the PixelCNN cannot see up right."""
+    """Catch a check that does not look for it: the PixelCNN cannot see up right."""
     shape = (2, 3, 4, 1)
     model = densities.make('pixel_cnn', shape[1:], 2)
     with pytest.raises(AssertionError, match='blind spot'):
@@ -70,13 +70,13 @@ def test_blind_spot():
                                                ((1, 1, 3), 4), ((1, 2, 3), 2)])
 @every_model
 def test_is_normalised(name, shape, num_values):
-    """Catches a pixel or a colour that sees itself, which is no future."""
+    """Catch a pixel or a colour that sees itself, which is no future."""
     model = densities.make(name, shape, num_values)
     checks.assert_normalized(model.log_prob, shape, num_values)
 
 
 def _plant(monkeypatch, cls, **fields):
-    """Makes every instance of a layer ignore what it was told."""
+    """Make every instance of a layer ignore what it was told."""
     original = cls.__post_init__
 
     def changed(self):
@@ -104,14 +104,14 @@ def _leaks(name, shape=(2, 3, 3, 3)):
     ('pixel_cnn', causal.Here, {'channels': 1}),
 ])
 def test_planted_leaks_are_found(name, layer, fields, monkeypatch):
-    """Catches a check that would pass anything."""
+    """Catch a check that would pass anything."""
     _plant(monkeypatch, layer, **fields)
     _leaks(name)
 
 
 @pytest.mark.parametrize('shift', ['shift_down', 'shift_right'])
 def test_planted_lack_of_a_shift_is_found(shift, monkeypatch):
-    """Catches a check that would pass a PixelCNN++ that sees the pixel itself."""
+    """Catch a check that would pass a PixelCNN++ that sees the pixel itself."""
     monkeypatch.setattr(pixel_cnn_pp, shift, lambda x: x)
     if shift == 'shift_down':
         _leaks('pixel_cnn_pp')
@@ -121,13 +121,13 @@ def test_planted_lack_of_a_shift_is_found(shift, monkeypatch):
 
 
 def test_planted_lack_of_the_shift_of_the_mirrored_copy_is_found(monkeypatch):
-    """Catches a check that would pass what everyone forgets of the Diagonal BiLSTM."""
+    """Catch a check that would pass what everyone forgets of the Diagonal BiLSTM."""
     monkeypatch.setattr(pixel_rnn, 'shift_down', lambda x: x)
     _leaks('diagonal_bilstm')
 
 
 def test_skew():
-    """Catches a row that is shifted by another number than its own."""
+    """Catch a row that is shifted by another number than its own."""
     x = np.arange(1, 25.0).reshape(2, 3, 4, 1)
     skewed = lstm.skew(x)
     expected = [[1, 2, 3, 4, 0, 0], [0, 5, 6, 7, 8, 0], [0, 0, 9, 10, 11, 12]]
@@ -137,7 +137,7 @@ def test_skew():
 
 @pytest.mark.parametrize('batch', [2, 3])
 def test_images_side_by_side_do_not_meet(batch):
-    """Catches a diagonal that carries the states of one image into the next."""
+    """Catch a diagonal that carries the states of one image into the next."""
     layer = pixel_rnn.Diagonals(features=3)
     gates = jax.random.normal(jax.random.key(0), (batch, 4, 5, 12))
     params = layer.init(jax.random.key(1), gates)
@@ -148,7 +148,7 @@ def test_images_side_by_side_do_not_meet(batch):
 
 
 def test_planted_degrees_are_found(monkeypatch):
-    """Catches a check that would pass a MADE whose masks keep one degree too many."""
+    """Catch a check that would pass a MADE whose masks keep one degree too many."""
     masked = made.MADE._masked
     monkeypatch.setattr(
         made.MADE, '_masked',
@@ -158,7 +158,7 @@ def test_planted_degrees_are_found(monkeypatch):
 
 
 def test_several_masks_of_made():
-    """Catches masks that are nearly one, of which an average gains nothing."""
+    """Catch masks that are nearly one, of which an average gains nothing."""
     rng = np.random.default_rng(0)
     masks = [made.draw_masks(rng, 4, (900,), shuffle=False) for _ in range(2)]
     first, second = (m.rank[:, None] < m.degrees[0] for m in masks)
@@ -182,7 +182,7 @@ def test_several_masks_of_made():
 
 @pytest.mark.parametrize('name', ['pixel_cnn', 'gated_pixel_cnn'])
 def test_planted_mask_b_is_found(name, monkeypatch):
-    """Catches mask B in the first layer: a colour that sees its own value."""
+    """Catch mask B in the first layer: a colour that sees its own value."""
     _plant(monkeypatch, causal.Here, strict=False)
     model = densities.make(name, (1, 1, 3), 3)
     with pytest.raises(AssertionError):
@@ -190,7 +190,7 @@ def test_planted_mask_b_is_found(name, monkeypatch):
 
 
 def test_planted_swap_of_masks_is_found(monkeypatch):
-    """Catches masks A and B swapped, where there are no colours to tell."""
+    """Catch masks A and B swapped, where there are no colours to tell."""
     setup = pixel_cnn.MaskedConv.setup
 
     def swapped(self):
@@ -210,7 +210,7 @@ def test_planted_swap_of_masks_is_found(monkeypatch):
     *((name, 1, 'map') for name in densities.NAMES if name not in ('nade', 'made')),
 ])
 def test_rows_and_pixels_are_the_same_network(name, channels, condition):
-    """Catches a cache that is a row or a pixel off, at any position."""
+    """Catch a cache that is a row or a pixel off, at any position."""
     shape = (5, 6, channels)
     h = {
         None: None,
@@ -243,7 +243,7 @@ def test_rows_and_pixels_are_the_same_network(name, channels, condition):
 
 @every_model
 def test_condition_matters(name):
-    """Catches a condition that reaches nothing, and an image of another shape."""
+    """Catch a condition that reaches nothing, and an image of another shape."""
     shape = (4, 4, 1)
     model = densities.make(name, shape, 2, h=jnp.eye(2))
     params = jax.jit(model.params)(jnp.ones((2, *shape), jnp.int32))

@@ -19,7 +19,7 @@ both_kinds = pytest.mark.parametrize('stages', ['parallel', 'raster'])
 
 
 def _make(stages, image_shape, num_values, num_stages=1, dtype='float32'):
-    """Returns (model, variables) away from where training starts."""
+    """Return (model, variables) away from where training starts."""
     config = vars(multiscale_pixel_cnn.Config(
         stages=stages, num_stages=num_stages, features=24, num_layers=1, head=24
     ))
@@ -45,7 +45,7 @@ def _logits(model, variables):
 @pytest.mark.parametrize('channels, num_values', [(1, 2), (3, 4)])
 @both_kinds
 def test_sees_the_past_and_nothing_else(stages, channels, num_values):
-    """Catches a group that sees itself, mixed colours, and a group left out."""
+    """Catch a group that sees itself, mixed colours, and a group left out."""
     shape = (2, 4, 4, channels)
     model, variables = _make(stages, shape[1:], num_values)
     logits = _logits(model, variables)
@@ -72,7 +72,7 @@ def test_sees_the_past_and_nothing_else(stages, channels, num_values):
                                                ((2, 2, 3), 2), ((4, 4, 1), 2)])
 @both_kinds
 def test_is_normalised(stages, shape, num_values):
-    """Catches a factor that is counted twice, or not at all."""
+    """Catch a factor that is counted twice, or not at all."""
     num_stages = 2 if shape[0] == 4 else 1
     model, variables = _make(stages, shape, num_values, num_stages)
     logits = _logits(model, variables)
@@ -82,7 +82,7 @@ def test_is_normalised(stages, shape, num_values):
 
 
 def test_planted_group_that_sees_itself_is_found(monkeypatch):
-    """Catches a check that would pass pixels that are generated from themselves."""
+    """Catch a check that would pass pixels that are generated from themselves."""
     original = ParallelStage.logits
     monkeypatch.setattr(
         ParallelStage, 'logits', lambda self, n, y, x: original(self, n, y + x, x)
@@ -100,7 +100,7 @@ def test_planted_group_that_sees_itself_is_found(monkeypatch):
 ])
 @both_kinds
 def test_same_integers(stages, shape, num_values, num_stages):
-    """Catches noise that goes to another pixel, and given pixels that are not kept."""
+    """Catch noise that goes to another pixel, and given pixels that are not kept."""
     with jax.enable_x64(True):
         model, variables = _make(stages, shape, num_values, num_stages, 'float64')
         generate, sweep = map(jax.jit, generate_and_sweep(model))
@@ -122,7 +122,7 @@ def test_same_integers(stages, shape, num_values, num_stages):
 
 
 def test_quarters():
-    """Catches rows that are taken for columns."""
+    """Catch rows that are taken for columns."""
     x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
     parts = quarters(x)
     np.testing.assert_array_equal(parts[1], x[:, ::2, 1::2])

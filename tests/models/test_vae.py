@@ -22,7 +22,7 @@ def _start(**kwargs):
 @pytest.mark.parametrize('likelihood', ['bernoulli', 'categorical', 'gaussian'])
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_parameters_of_each_distribution(network, likelihood, dtype):
-    """Catches odd sizes, missing channels, and logits rounded to eight bits."""
+    """Catch odd sizes, missing channels, and logits rounded to eight bits."""
     model, variables, x = _start(
         network=network, likelihood=likelihood, dtype=dtype, hidden=(8, 4)
     )
@@ -40,7 +40,7 @@ def test_parameters_of_each_distribution(network, likelihood, dtype):
 
 @pytest.mark.parametrize('network', ['mlp', 'conv'])
 def test_each_example_alone(network):
-    """Catches a reshape that mixes examples or pixels of different examples."""
+    """Catch a reshape that mixes examples or pixels of different examples."""
     model, variables, x = _start(network=network, latent_dims=(3, 2))
     q = model.apply(variables, x, method=VAE.encode)
     logits = model.apply(variables, q.mean, method=VAE.decode)
@@ -53,7 +53,7 @@ def test_each_example_alone(network):
 
 
 def test_two_layers():
-    """Catches sizes of the layers exchanged, and a network used for another."""
+    """Catch sizes of the layers exchanged, and a network used for another."""
     model, variables, x = _start(latent_dims=(3, 2), hidden=(9, 8), hidden2=(7, 6))
     z1 = model.apply(variables, x, method=VAE.encode).mean
     q2 = model.apply(variables, z1, method=VAE.encode2)
@@ -71,13 +71,13 @@ def test_two_layers():
 
 
 def test_dropout_and_batch_norm_are_for_training():
-    """Catches a mode that does not reach every network."""
+    """Catch a mode that does not reach every network."""
     model, variables, x = _start(latent_dims=(3, 2), batch_norm=True, dropout=0.5)
     rngs = jax.random.split(jax.random.key(2), 4)
-    quiet = model.apply(variables, x, dropout_rngs=rngs)
+    quiet = model.apply(variables, x, dropout_rng=rngs)
     np.testing.assert_array_equal(quiet, model.apply(variables, x))
     logits, updated = model.apply(
-        variables, x, train=True, dropout_rngs=rngs, mutable=['batch_stats']
+        variables, x, train=True, dropout_rng=rngs, mutable=['batch_stats']
     )
     assert not np.allclose(logits, quiet)
     stats = updated['batch_stats']

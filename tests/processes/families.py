@@ -38,7 +38,7 @@ FAMILIES = {
 def run(
     workdir: str | os.PathLike[str], steps: int, names: Sequence[str], *flags: str
 ) -> None:
-    """Runs families in directories of their names.
+    """Run families in directories of their names.
 
     Raises:
         RuntimeError: one has failed.
@@ -51,7 +51,7 @@ def run(
 
 
 def differences(one: pathlib.Path, other: pathlib.Path) -> dict[str, Any]:
-    """Returns how far two runs are apart.
+    """Return how far two runs are apart.
 
     Returns:
         The largest relative difference of a loss and of any other number in the lines
@@ -84,7 +84,7 @@ def _largest(pairs: list[tuple[float, float]]) -> float:
 
 
 def _read(workdir: pathlib.Path) -> tuple[list[dict], dict[str, Any], np.ndarray]:
-    """Returns lines of metrics, final results and the last samples."""
+    """Return lines of metrics, final results and the last samples."""
     text = (workdir / 'metrics.jsonl').read_text()
     results = json.loads((workdir / 'results.json').read_text())
     with Image.open(max(workdir.glob('samples/samples_*.png'))) as image:

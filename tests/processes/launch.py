@@ -9,7 +9,7 @@ from typing import IO
 
 
 def experiment(name: str) -> tuple[str, ...]:
-    """Returns the command that runs an experiment."""
+    """Return the command that runs an experiment."""
     return sys.executable, '-m', f'experiments.{name}'
 
 
@@ -21,7 +21,7 @@ def start(
     *,
     log: IO[bytes] | int = subprocess.PIPE,
 ) -> list[subprocess.Popen]:
-    """Starts the processes of a run, with as many devices each.
+    """Start the processes of a run, with as many devices each.
 
     Args:
         processes: how many.
@@ -54,7 +54,7 @@ def start(
 def finish(
     started: Sequence[subprocess.Popen], timeout: float = 600
 ) -> list[tuple[int, str]]:
-    """Waits for processes that write to pipes; returns exit statuses and outputs."""
+    """Wait for processes that write to pipes; return exit statuses and outputs."""
     try:
         outputs = [process.communicate(timeout=timeout)[0] for process in started]
     finally:

@@ -21,7 +21,7 @@ _NAMES = 'vae', 'dcgan'
 
 @pytest.fixture(name='by_two', scope='module')
 def make_by_two(tmp_path_factory):
-    """Directories of three steps of each family, run by 2 processes x 4 devices."""
+    """Run three steps of each family by 2 processes x 4 devices."""
     workdir = tmp_path_factory.mktemp('two')
     program = (sys.executable, '-m', 'tests.processes.families')
     started = launch.start(2, 4, program, (str(workdir), '3', ','.join(_NAMES)))
@@ -32,7 +32,7 @@ def make_by_two(tmp_path_factory):
 
 @pytest.fixture(name='by_one', scope='module')
 def make_by_one(tmp_path_factory):
-    """The same by this process with its 8 devices."""
+    """Return the same, computed by this process with its 8 devices."""
     workdir = tmp_path_factory.mktemp('one')
     families.run(workdir, 3, _NAMES)
     return workdir
@@ -40,7 +40,7 @@ def make_by_one(tmp_path_factory):
 
 @pytest.mark.parametrize('name', _NAMES)
 def test_two_processes_run_as_one(name, by_one, by_two):
-    """Catches a part of a batch, noise, moments or samples that belong to a process."""
+    """Catch a part of a batch, noise, moments or samples that belong to a process."""
     found = families.differences(by_one / name, by_two / name)
     assert found['lines'] == 4
     assert found['losses'] < 1e-5 and found['final'] < 1e-5, found
@@ -54,7 +54,7 @@ def _last_step(workdir):
 
 
 def _start(processes, devices, workdir, argv):
-    """Starts a run, and waits until it is some steps further than it was."""
+    """Start a run, and wait until it is some steps further than it was."""
     before = _last_step(workdir)
     started = launch.start(processes, devices, launch.experiment('vae'), argv)
     deadline = time.monotonic() + 300
@@ -66,7 +66,7 @@ def _start(processes, devices, workdir, argv):
 
 
 def test_killed_and_stopped_and_taken_over_by_one(tmp_path):
-    """Catches a hang, a traceback, a lost step, or a checkpoint bound to a process."""
+    """Catch a hang, a traceback, a lost step, or a checkpoint bound to a process."""
     flags = list(tiny.FLAGS)
     flags[flags.index('--num_steps=36')] = '--num_steps=600'
     whole, workdir = tmp_path / 'whole', tmp_path / 'run'
@@ -102,13 +102,13 @@ def test_killed_and_stopped_and_taken_over_by_one(tmp_path):
     (('', -3, -1), 'belong together'),
 ])
 def test_flags_that_do_not_fit(given, sentence):
-    """Catches a wait for processes that will never come."""
+    """Catch a wait for processes that will never come."""
     with pytest.raises(UserError, match=sentence):
         distributed.initialize(*given)
 
 
 def test_a_port_that_is_taken():
-    """Catches a crash of JAX."""
+    """Catch a crash of JAX."""
     with socket.create_server(('', 0)) as taken:
         address = f'localhost:{taken.getsockname()[1]}'
         with pytest.raises(UserError, match='the port cannot be used'):
@@ -117,7 +117,7 @@ def test_a_port_that_is_taken():
 
 @pytest.mark.parametrize('process', [0, 1])
 def test_peers_that_never_come(process):
-    """Catches an abort by JAX, or a wait without an end."""
+    """Catch an abort by JAX, or a wait without an end."""
     with socket.create_server(('', 0)) as probe:
         address = f'localhost:{probe.getsockname()[1]}'
     program = (
@@ -135,14 +135,14 @@ def test_peers_that_never_come(process):
 
 
 def test_processes_of_mpi_that_jax_does_not_find(monkeypatch):
-    """Catches four runs in one directory that think themselves alone."""
+    """Catch four runs in one directory that think themselves alone."""
     monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '4')
     with pytest.raises(UserError, match='pass --coordinator_address'):
         distributed._check_alone()
 
 
 def test_of_one_process_there_is_nothing_to_start(monkeypatch):
-    """Catches a run on a laptop, or one task of Slurm, that looks for others."""
+    """Catch a run on a laptop, or one task of Slurm, that looks for others."""
     distributed.initialize()
     distributed.initialize('localhost:1', 1, 0)
     assert not processes.several() and processes.is_primary()

@@ -21,7 +21,7 @@ TOPOLOGIES = ((1, 1), (1, 8), (2, 4), (4, 2))
 def run(
     processes: int, devices: int, workdir: pathlib.Path, steps: int, names: str
 ) -> None:
-    """Runs families, whose names have commas between them.
+    """Run families, whose names have commas between them.
 
     Raises:
         RuntimeError: one has failed.
@@ -36,7 +36,7 @@ def run(
 
 
 def main(argv: list[str]) -> None:
-    """Compares all of them."""
+    """Compare all of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--num_steps', type=int, default=50)
     parser.add_argument('--families', default=','.join(families.FAMILIES))

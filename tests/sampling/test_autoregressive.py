@@ -16,7 +16,7 @@ BATCH = 3
 
 
 def _setup(name, image_shape, num_values, dtype=jnp.float32):
-    """Returns (sampler, sweep, x, known) of a model: an image, half of it known."""
+    """Return (sampler, sweep, x, known) of a model: an image, half of it known."""
     model = densities.make(name, image_shape, num_values, scale=2.0, dtype=dtype)
     rngs = jax.random.split(jax.random.key(2), BATCH)
     uniform = autoregressive.noise(rngs, image_shape, model.num_noise)
@@ -36,7 +36,7 @@ def _setup(name, image_shape, num_values, dtype=jnp.float32):
 ])
 @pytest.mark.parametrize('name', densities.NAMES)
 def test_same_integers(name, image_shape, num_values):
-    """Catches noise that depends on the order of calls, and any error of a cache."""
+    """Catch noise that depends on the order of calls, and any error of a cache."""
     with jax.enable_x64(True):
         sampler, sweep, x, given, order = _setup(
             name, image_shape, num_values, jnp.float64
@@ -58,7 +58,7 @@ def test_same_integers(name, image_shape, num_values):
     ('gated_pixel_cnn', 3, 256), ('pixel_cnn_pp', 3, 256),
 ])
 def test_same_integers_at_the_size_of_cifar(name, channels, num_values):
-    """Catches what only many rows show: a state that drifts, a parity that slips."""
+    """Catch what only many rows show: a state that drifts, a parity that slips."""
     shape = (32, 32, channels)
     with jax.enable_x64(True):
         sampler, sweep, x, known, _ = _setup(name, shape, num_values, jnp.float64)
@@ -68,7 +68,7 @@ def test_same_integers_at_the_size_of_cifar(name, channels, num_values):
 
 
 def test_an_image_does_not_depend_on_the_others():
-    """Catches noise that is drawn for the whole batch at once."""
+    """Catch noise that is drawn for the whole batch at once."""
     model = densities.make('gated_pixel_cnn', (4, 4, 1), 4)
     rngs = jax.random.split(jax.random.key(2), BATCH)
     uniform = autoregressive.noise(rngs, (4, 4, 1), 1)
@@ -85,7 +85,7 @@ def test_an_image_does_not_depend_on_the_others():
 
 
 def test_samples_have_the_probabilities_of_the_model():
-    """Catches a biased quantile: all 16 images of 2 x 2, by a chi-square test."""
+    """Catch a biased quantile: all 16 images of 2 x 2, by a chi-square test."""
     model = GatedPixelCNN(
         (2, 2, 1), 2, features=4, num_layers=1, first_kernel=3, kernel_sizes=(3,)
     )
@@ -113,7 +113,7 @@ def test_samples_have_the_probabilities_of_the_model():
 
 
 def test_ancestral_reports_every_value():
-    """Catches a progress bar that stops at what is known, or short of the end."""
+    """Catch a progress bar that stops at what is known, or short of the end."""
     x, known, told = np.zeros((1, 2, 2, 1), np.int32), np.zeros((1, 2, 2, 1), bool), []
     known[0, 1] = True
     autoregressive.ancestral(lambda x: x, x, known, report=told.append)
@@ -121,14 +121,14 @@ def test_ancestral_reports_every_value():
 
 
 def test_fixed_point_of_a_function_that_is_not_causal():
-    """Catches an endless loop where there is no fixed point."""
+    """Catch an endless loop where there is no fixed point."""
     x = np.zeros((1, 2, 2, 1), np.int32)
     with pytest.raises(ValueError, match='not causal'):
         autoregressive.fixed_point(lambda x: 1 - x, x, x > 0)
 
 
 def test_order():
-    """Catches values that are generated in another order than the model's."""
+    """Catch values that are generated in another order than the model's."""
     order = np.array([2, 0, 3, 1])
     x = np.zeros((1, 2, 2, 1), np.int32)
     # Each value counts the values before it.
@@ -140,7 +140,6 @@ def test_order():
     np.testing.assert_array_equal(got.ravel(), rank + 1)
     network = autoregressive.Network(
         start=lambda size: ((), jnp.zeros((size, 1), int), ()),
-        row=lambda state, features, x, r: (state, jnp.zeros((1, 4))),
         pixel=lambda left, context, x, r, w: (left + 1, left + 1, ()),
     )
     got = autoregressive.incremental(

@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
     ('center', (2, 1), (3, 3), 6),
 ])
 def test_regions(region, first, last, size):
-    """Catches rows that are taken for columns, and a center that is none."""
+    """Catch rows that are taken for columns, and a center that is none."""
     missing = conditional.missing_region((6, 5, 1), region)
     places = np.argwhere(missing)
     assert len(places) == size
@@ -22,7 +22,7 @@ def test_regions(region, first, last, size):
 
 
 def test_completion_hides_what_is_missing():
-    """Catches a value that leaks, and a given value that looks like a missing one."""
+    """Catch a value that leaks, and a given value that looks like a missing one."""
     x = RNG.integers(0, 4, (2, 4, 4, 3))
     missing = conditional.missing_region((4, 4, 3), 'left')
     other = np.where(missing[..., None], 3 - x, x)
@@ -35,7 +35,7 @@ def test_completion_hides_what_is_missing():
 
 
 def test_colorization_gives_the_brightness():
-    """Catches weights that do not add up to one: grey stays what it is."""
+    """Catch weights that do not add up to one: grey stays what it is."""
     grey = np.repeat(np.arange(256).reshape(1, 16, 16, 1), 3, axis=3)
     given = np.asarray(conditional.colorization(grey, num_values=256))
     np.testing.assert_allclose(given, 2 * grey[..., :1] / 255 - 1, atol=1e-6)
@@ -45,7 +45,7 @@ def test_colorization_gives_the_brightness():
 
 
 def test_super_resolution_gives_the_means():
-    """Catches blocks that straddle, and an image that is given whole."""
+    """Catch blocks that straddle, and an image that is given whole."""
     x = RNG.integers(0, 256, (2, 4, 6, 3))
     given = np.asarray(conditional.super_resolution(x, 2, num_values=256))
     for r in range(0, 4, 2):

@@ -15,7 +15,7 @@ def _decode(z):
 
 
 def test_prior_sample_is_its_own():
-    """Catches noise drawn for the whole batch, or one draw shared by all."""
+    """Catch noise drawn for the whole batch, or one draw shared by all."""
     rngs = jax.random.split(jax.random.key(0), 6)
     z = latent.prior_sample(rngs, 3)
     assert z.shape == (6, 3) and z.dtype == jnp.float32
@@ -24,14 +24,14 @@ def test_prior_sample_is_its_own():
 
 
 def test_prior_sample_moments():
-    """Catches a wrong mean or scale; tolerances are 5 standard errors."""
+    """Catch a wrong mean or scale; tolerances are 5 standard errors."""
     z = latent.prior_sample(jax.random.split(jax.random.key(0), 10_000), 1)
     np.testing.assert_allclose(z.mean(), 0, atol=5 / 100)
     np.testing.assert_allclose(z.std(), 1, atol=5 / np.sqrt(2) / 100)
 
 
 def test_manifold_grid_is_even_in_probability():
-    """Catches values even in z, and a grid that is turned over or transposed."""
+    """Catch values even in z, and a grid that is turned over or transposed."""
     grid = np.asarray(latent.manifold_grid(5, low=0.1, high=0.9)).reshape(5, 5, 2)
     quantiles = stats.norm.cdf(grid)
     even = np.linspace(0.1, 0.9, 5)
@@ -43,7 +43,7 @@ def test_manifold_grid_is_even_in_probability():
 
 
 def test_manifold_decodes_the_grid_in_its_order():
-    """Catches rows taken for columns."""
+    """Catch rows taken for columns."""
     pictures = latent.manifold(_decode, 3)
     assert pictures.shape == (3, 3, 1, 2)
     grid = latent.manifold_grid(3).reshape(3, 3, 1, 2)
@@ -51,7 +51,7 @@ def test_manifold_decodes_the_grid_in_its_order():
 
 
 def test_traverse_changes_one_coordinate():
-    """Catches a change that is added, or that stays for the next coordinate."""
+    """Catch a change that is added, or that stays for the next coordinate."""
     z, values = jnp.array([1.0, 2.0, 3.0]), jnp.array([-5.0, 0.0])
     out = np.asarray(latent.traverse(_decode, z, [2, 0], values))[:, :, 0]
     expected = [[[1, 2, -5], [1, 2, 0]], [[-5, 2, 3], [0, 2, 3]]]
@@ -60,7 +60,7 @@ def test_traverse_changes_one_coordinate():
 
 @pytest.mark.parametrize('spherical', [False, True])
 def test_interpolation_keeps_both_ends(spherical):
-    """Catches a path that stops a step early, or runs backwards."""
+    """Catch a path that stops a step early, or runs backwards."""
     z0, z1 = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
     out = latent.interpolate(z0, z1, 7, spherical=spherical)
     assert out.shape == (7, 4, 3)
@@ -71,13 +71,13 @@ def test_interpolation_keeps_both_ends(spherical):
 
 
 def test_line_has_equal_steps():
-    """Catches a line that is not one."""
+    """Catch a line that is not one."""
     out = latent.interpolate(jnp.array([0.0, 4.0]), jnp.array([4.0, 0.0]), 5)
     np.testing.assert_allclose(out, [[0, 4], [1, 3], [2, 2], [3, 1], [4, 0]])
 
 
 def test_arc_keeps_norm_and_has_equal_angles():
-    """Catches a line, and an angle that is not measured on unit vectors."""
+    """Catch a line, and an angle that is not measured on unit vectors."""
     z0, z1 = jnp.array([2.0, 0.0, 0.0]), jnp.array([0.0, -2.0, 0.0])
     out = np.asarray(latent.interpolate(z0, z1, 7, spherical=True))
     np.testing.assert_allclose(np.linalg.norm(out, axis=1), np.full(7, 2.0), rtol=1e-6)
@@ -87,7 +87,7 @@ def test_arc_keeps_norm_and_has_equal_angles():
 
 @pytest.mark.parametrize('z1', [[3.0, 4.0], [6.0, 8.0], [0.0, 0.0], [-3.0, -4.0]])
 def test_arc_of_vectors_without_one_is_the_line(z1):
-    """Catches 0 / 0 for parallel, zero and opposite vectors."""
+    """Catch 0 / 0 for parallel, zero and opposite vectors."""
     z0, z1 = jnp.array([3.0, 4.0]), jnp.array(z1)
     out = latent.interpolate(z0, z1, 5, spherical=True)
     np.testing.assert_allclose(out, latent.interpolate(z0, z1, 5), atol=1e-5)
@@ -95,7 +95,7 @@ def test_arc_of_vectors_without_one_is_the_line(z1):
 
 @pytest.mark.parametrize('angle', [1e-4, np.pi - 1e-3])
 def test_arc_of_nearly_parallel_or_opposite_vectors(angle):
-    """Catches arccos: near pi its error makes the arc's middle several per cent off."""
+    """Catch arccos: near pi its error makes the arc's middle several per cent off."""
     z0, z1 = jnp.array([1.0, 0.0]), jnp.array([np.cos(angle), np.sin(angle)])
     out = np.asarray(latent.interpolate(z0, z1, 3, spherical=True))
     middle = [np.cos(angle / 2), np.sin(angle / 2)]
@@ -103,7 +103,7 @@ def test_arc_of_nearly_parallel_or_opposite_vectors(angle):
 
 
 def test_interpolate_under_jit():
-    """Catches branches on values: parallel rows sit in the same batch as others."""
+    """Catch branches on values: parallel rows sit in the same batch as others."""
     z0 = jnp.array([[1.0, 0.0], [1.0, 0.0]])
     z1 = jnp.array([[0.0, 1.0], [1.0, 0.0]])
     out = jax.jit(lambda a, b: latent.interpolate(a, b, 3, spherical=True))(z0, z1)
@@ -112,7 +112,7 @@ def test_interpolate_under_jit():
 
 
 def test_arithmetic_averages_each_group():
-    """Catches sums for means, and a sign on the wrong group."""
+    """Catch sums for means, and a sign on the wrong group."""
     a = jnp.array([[1.0, 0.0], [3.0, 0.0]])
     b = jnp.array([[1.0, 1.0]])
     c = jnp.array([[0.0, 5.0], [0.0, 7.0], [0.0, 9.0]])
@@ -133,7 +133,7 @@ zeros = jnp.zeros
     lambda: latent.arithmetic(zeros((2, 3)), zeros((2, 1)), zeros((2, 3))),
 ])
 def test_wrong_shapes_raise(call):
-    """Catches silent broadcasting."""
+    """Catch silent broadcasting."""
     with pytest.raises(AssertionError):
         call()
 
@@ -147,6 +147,6 @@ def test_wrong_shapes_raise(call):
     lambda: latent.interpolate(zeros((3,)), zeros((3,)), 1),
 ])
 def test_wrong_values_raise(call):
-    """Catches infinite latents, and coordinates that are left out in silence."""
+    """Catch infinite latents, and coordinates that are left out in silence."""
     with pytest.raises(ValueError):
         call()

@@ -19,7 +19,7 @@ TX = optax.chain(
 
 
 def _state(seed: int, *, ema: bool = True, batch_norm: bool = True, width: int = 50):
-    """A state with numbers in every leaf, after a step of a chain with EmptyState."""
+    """Return a state with a number in every leaf, after a step of a chain."""
     rng = np.random.default_rng(seed)
     params = {
         'dense': {
@@ -67,7 +67,7 @@ def _same(found, step: int) -> bool:
 @pytest.mark.parametrize('ema', [False, True])
 @pytest.mark.parametrize('batch_norm', [False, True])
 def test_round_trip(tmp_path, ema, batch_norm):
-    """Catches a leaf that is dropped, cast or exchanged, and empty containers."""
+    """Catch a leaf that is dropped, cast or exchanged, and empty containers."""
     state = _state(1, ema=ema, batch_norm=batch_norm)
     manager = checkpoints.open_directory(str(tmp_path))
     assert checkpoints.restore(manager, state) is None
@@ -90,7 +90,7 @@ def test_round_trip(tmp_path, ema, batch_norm):
 
 
 def test_best_and_last_are_kept(tmp_path):
-    """Catches keeping the worst, and a disk that fills."""
+    """Catch keeping the worst, and a disk that fills."""
     _save(tmp_path, range(1, 9), [5.0, 1.0, 4.0, None, 3.0, 2.0, 9.0, None])
     kept = {int(path.name) for path in (tmp_path / 'checkpoints').iterdir()}
     assert kept == {2, 7, 8}
@@ -99,7 +99,7 @@ def test_best_and_last_are_kept(tmp_path):
 
 
 def test_flipped_bit_is_never_trained_on(tmp_path):
-    """Catches damage that decodes to other numbers."""
+    """Catch damage that decodes to other numbers."""
     _save(tmp_path, [1, 2])
     path = _largest_file(tmp_path / 'checkpoints' / '2' / 'state')
     content = path.read_bytes()
@@ -117,7 +117,7 @@ def test_flipped_bit_is_never_trained_on(tmp_path):
 
 
 def test_other_numbers_in_whole_files_are_noticed(tmp_path, monkeypatch):
-    """Catches a checksum that is not compared."""
+    """Catch a checksum that is not compared."""
     _save(tmp_path, [1])
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, '_checksum', lambda arrays: 12345)
@@ -129,7 +129,7 @@ def test_other_numbers_in_whole_files_are_noticed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('how', ['truncated', 'empty', 'lost', 'no note'])
 def test_damaged_file_gives_the_one_before(tmp_path, how):
-    """Catches a reader's exception that ends the run."""
+    """Catch a reader's exception that ends the run."""
     _save(tmp_path, [1, 2])
     damaged = tmp_path / 'checkpoints' / '2'
     path = _largest_file(damaged / 'state')
@@ -145,7 +145,7 @@ def test_damaged_file_gives_the_one_before(tmp_path, how):
 
 
 def test_steps_after_a_damaged_one_are_saved_again(tmp_path):
-    """Catches a run that saves nothing until it has passed the damaged checkpoint."""
+    """Catch a run that saves nothing until it has passed the damaged checkpoint."""
     _save(tmp_path, [1, 3])
     _largest_file(tmp_path / 'checkpoints' / '3' / 'state').write_bytes(b'')
     manager = checkpoints.open_directory(str(tmp_path))
@@ -163,7 +163,7 @@ def test_steps_after_a_damaged_one_are_saved_again(tmp_path):
     dict(width=51), dict(ema=False), dict(batch_norm=False),
 ])
 def test_another_model_is_refused(tmp_path, template):
-    """Catches numbers of another model that fit by chance, and a lost checkpoint."""
+    """Catch numbers of another model that fit by chance, and a lost checkpoint."""
     _save(tmp_path, [1, 2])
     with pytest.raises(UserError, match='checkpoints/2 .*checkpoints/1 .* --workdir'):
         _restore(tmp_path, _state(0, **template))
@@ -171,7 +171,7 @@ def test_another_model_is_refused(tmp_path, template):
 
 
 def test_best_that_is_damaged_is_not_replaced_in_silence(tmp_path):
-    """Catches an evaluation of another checkpoint than the one that was named."""
+    """Catch an evaluation of another checkpoint than the one that was named."""
     _save(tmp_path, [1, 2, 3], [1.0, 3.0, 2.0])
     _largest_file(tmp_path / 'checkpoints' / '1' / 'state').write_bytes(b'')
     with pytest.raises(UserError, match='checkpoints/1 cannot be used'):
@@ -179,7 +179,7 @@ def test_best_that_is_damaged_is_not_replaced_in_silence(tmp_path):
 
 
 def test_killed_during_a_write(tmp_path):
-    """Catches a half-written checkpoint that is read, or that blocks the next one."""
+    """Catch a half-written checkpoint that is read, or that blocks the next one."""
     _save(tmp_path, [1, 2])
     base = tmp_path / 'checkpoints'
     # Orbax writes under this name and renames what is complete.

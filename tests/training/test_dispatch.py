@@ -28,7 +28,7 @@ class _OnDisk:
 
 @pytest.mark.parametrize('per_dispatch', [1, 4])
 def test_minibatches_of_a_step_follow_each_other(per_dispatch):
-    """Catches a minibatch that comes twice, and devices that mix minibatches."""
+    """Catch a minibatch that comes twice, and devices that mix minibatches."""
     train = sources.load('digits').splits['train']
     config = dataclasses.replace(CONFIG, num_steps=8)
     rows, images = (

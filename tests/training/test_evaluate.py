@@ -11,7 +11,7 @@ from gm_jax.training import evaluate, parallel
 
 @pytest.mark.parametrize('batch_size', [1, 7, 13, 64])
 def test_every_example_counts_once_in_order(batch_size):
-    """Catches padding that is kept, a lost last batch, and parts out of order."""
+    """Catch padding that is kept, a lost last batch, and parts out of order."""
     images = np.arange(13, dtype=np.uint8).reshape(13, 1, 1, 1)
     examples = sources.ArrayExamples(images, np.arange(13, dtype=np.int32))
 
@@ -38,7 +38,7 @@ def test_every_example_counts_once_in_order(batch_size):
 
 
 def test_image_does_not_depend_on_how_many_or_on_the_batch():
-    """Catches keys that are split by their number, and padding that is returned."""
+    """Catch keys that are split by their number, and padding that is returned."""
     def sample(state, rngs, index):
         return jax.vmap(lambda rng: jax.random.uniform(rng, (2, 2, 1)))(rngs)
 

@@ -19,7 +19,7 @@ def _noise(rngs):
 
 
 def _hunter_loss(params, model_state, batch, rngs, *, step, axis_name):
-    """Moves to the data; both players' parameters have a gradient."""
+    """Move to the data; both players' parameters have a gradient."""
     gap = params['hunter']['w'] - batch['x'] - 0.1 * _noise(rngs)
     loss = jnp.mean(gap**2) + params['hare']['w'] * params['hunter']['w']
     calls = jax.tree.map(lambda n: n + 1, model_state['calls'])
@@ -27,7 +27,7 @@ def _hunter_loss(params, model_state, batch, rngs, *, step, axis_name):
 
 
 def _hare_loss(params, model_state, batch, rngs, *, step, axis_name):
-    """Moves away from the hunter."""
+    """Move away from the hunter."""
     loss = -jnp.mean((params['hare']['w'] - params['hunter']['w'] + _noise(rngs))**2)
     return train_state.LossOutput(loss, {}, model_state)
 
@@ -54,7 +54,7 @@ def _batch(num=16):
 
 
 def test_equals_the_algorithm_by_hand():
-    """Catches a shared minibatch or noise, a frozen player that moves, a lost turn."""
+    """Catch a shared minibatch or noise, a frozen player that moves, a lost turn."""
     turns, batch, rng = _turns(), _batch(), jax.random.key(3)
     state = _start(turns, ema=True)
     new, metrics = jax.jit(game.make_game_step(turns, ema_decay=0.5))(state, batch, rng)
@@ -90,7 +90,7 @@ def test_equals_the_algorithm_by_hand():
 
 
 def test_a_player_who_has_no_turn_stays():
-    """Catches a gradient that reaches the other player's parameters or moments."""
+    """Catch a gradient that reaches the other player's parameters or moments."""
     turns = _turns()[:K]
     state = _start(_turns())
     new, _ = jax.jit(game.make_game_step(turns))(state, _batch(), jax.random.key(0))
@@ -101,7 +101,7 @@ def test_a_player_who_has_no_turn_stays():
 
 @pytest.mark.parametrize('minibatch', range(K))
 def test_nothing_of_a_step_is_kept_where_one_turn_is_not_finite(minibatch):
-    """Catches a step that is kept in part, and a turn that is not looked at."""
+    """Catch a step that is kept in part, and a turn that is not looked at."""
     turns, batch = _turns(), _batch()
     state = _start(turns, ema=True)
     batch['x'] = batch['x'].at[minibatch, 2].set(jnp.nan)
@@ -115,7 +115,7 @@ def test_nothing_of_a_step_is_kept_where_one_turn_is_not_finite(minibatch):
 
 @pytest.mark.parametrize('turn', range(K + 1))
 def test_a_loss_that_is_not_finite_is_seen_where_its_gradient_is(turn):
-    """Catches a turn whose loss the next one of the same name hides."""
+    """Catch a turn whose loss the next one of the same name hides."""
     def plant(planted):
         def loss_fn(*args, **kwargs):
             output = planted.loss_fn(*args, **kwargs)
@@ -133,14 +133,14 @@ def test_a_loss_that_is_not_finite_is_seen_where_its_gradient_is(turn):
 
 
 def test_turns_of_a_name_have_the_same_players():
-    """Catches an optimizer whose state would be of other parameters."""
+    """Catch an optimizer whose state would be of other parameters."""
     turns = [*_turns(), Turn('hunt', ('hare',), _hare_loss)]
     with pytest.raises(ValueError, match='hunt has two kinds of players'):
         game.optimizers(turns, TX)
 
 
 def test_a_projection_follows_the_move():
-    """Catches weights that are clipped before they are moved, or not at all."""
+    """Catch weights that are clipped before they are moved, or not at all."""
     turns = [
         turn._replace(project=lambda own: jax.tree.map(
             lambda w: jnp.clip(w, -0.25, 0.25), own
@@ -153,7 +153,7 @@ def test_a_projection_follows_the_move():
 
 
 def test_devices_share_the_work():
-    """Catches noise that belongs to a device, and gradients that are not averaged."""
+    """Catch noise that belongs to a device, and gradients that are not averaged."""
     turns, batch, rng = _turns(), _batch(), jax.random.key(1)
     step, state = game.make_game_step(turns), _start(turns)
     one, expected = jax.jit(step)(state, batch, rng)

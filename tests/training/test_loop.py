@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from PIL import Image
 
 from experiments import vae
 from gm_jax.data import sources
-from gm_jax.training import checkpoints, loop, recorder, settings
+from gm_jax.training import checkpoints, loop, parallel, recorder, settings
 from tests.training import tiny
 
 # Without what makes compilation slow.
@@ -33,7 +34,7 @@ PLAIN = (
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory) -> pathlib.Path:
-    """The work directory of a run that nothing disturbed."""
+    """Return the work directory of a run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp('whole')
     assert vae.main([f'--workdir={workdir}', *tiny.FLAGS]) == 0
     return workdir
@@ -41,7 +42,7 @@ def whole(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def finished(whole, tmp_path) -> pathlib.Path:
-    """A copy of it, to be changed."""
+    """Return a copy of it, to be changed."""
     return shutil.copytree(whole, tmp_path / 'finished')
 
 
@@ -51,7 +52,7 @@ def _content(directory: pathlib.Path) -> dict[str, bytes]:
 
 
 def test_work_directory(whole):
-    """Catches any departure from what scripts expect to find there."""
+    """Catch any departure from what scripts expect to find there."""
     config = settings.load(str(whole / 'config.json'), vae.Config)
     assert (config.num_steps, config.batch_norm, config.ema) == (36, True, 0.9)
     lines = [(line['step'], line['split']) for line in tiny.metrics(whole)]
@@ -76,7 +77,7 @@ def test_work_directory(whole):
 
 
 def test_validation_split_chooses_the_best_checkpoint(tmp_path, monkeypatch):
-    """Catches a test set that is looked at before the end."""
+    """Catch a test set that is looked at before the end."""
     data = sources.load('digits', binarize='threshold')
     test = data.splits['test']
     other = sources.ArrayExamples(test.images[:9] * 0, test.labels[:9])
@@ -95,7 +96,7 @@ def test_validation_split_chooses_the_best_checkpoint(tmp_path, monkeypatch):
 
 
 def test_results(whole):
-    """Catches a field that is missing, or a number that contradicts another."""
+    """Catch a field that is missing, or a number that contradicts another."""
     results = json.loads((whole / 'results.json').read_text())
     assert set(results) >= {
         'experiment', 'dataset', 'split', 'step', 'num_examples', 'num_parameters',
@@ -124,7 +125,7 @@ def test_results(whole):
 
 
 def test_stopped_twice_ends_with_the_same_bits(whole, tmp_path, monkeypatch, capfd):
-    """Catches a state that is not saved whole, and data or noise that starts anew."""
+    """Catch a state that is not saved whole, and data or noise that starts anew."""
     add = recorder.Recorder.add
     stops = {17: signal.SIGTERM, 29: signal.SIGINT}
 
@@ -149,7 +150,7 @@ def test_stopped_twice_ends_with_the_same_bits(whole, tmp_path, monkeypatch, cap
 
 
 def test_killed_ends_with_the_same_bits(whole, tmp_path):
-    """Catches a file that only an orderly end leaves whole."""
+    """Catch a file that only an orderly end leaves whole."""
     argv = [f'--workdir={tmp_path}', *tiny.FLAGS]
     process = subprocess.Popen(
         [sys.executable, '-m', 'experiments.vae', *argv],
@@ -168,7 +169,7 @@ def test_killed_ends_with_the_same_bits(whole, tmp_path):
 
 
 def test_streamed_data_trains_to_the_same_bits(whole, tmp_path, monkeypatch):
-    """Catches another order, another keying of noise, or a batch read twice."""
+    """Catch another order, another keying of noise, or a batch read twice."""
     streamed = functools.partial(sources.load, memory_limit=0)
     monkeypatch.setattr(sources, 'load', streamed)
     assert vae.main([f'--workdir={tmp_path}', *tiny.FLAGS]) == 0
@@ -176,7 +177,7 @@ def test_streamed_data_trains_to_the_same_bits(whole, tmp_path, monkeypatch):
 
 
 def test_another_run_in_the_directory_is_refused(whole, capfd):
-    """Catches a run that goes on with other settings, or overwrites what is there."""
+    """Catch a run that goes on with other settings, or overwrites what is there."""
     before = _content(whole)
     assert vae.main([f'--workdir={whole}', *tiny.FLAGS, '--seed=1', '--beta=2']) == 2
     error = capfd.readouterr().err
@@ -186,7 +187,7 @@ def test_another_run_in_the_directory_is_refused(whole, capfd):
 
 
 def test_changed_data_is_refused(tmp_path, capfd):
-    """Catches a run that goes on, or is evaluated, with images of another kind."""
+    """Catch a run that goes on, or is evaluated, with images of another kind."""
     images = np.random.default_rng(0).integers(0, 2, (30, 4, 4, 1), dtype=np.uint8)
     data, workdir = tmp_path / 'data.npz', tmp_path / 'run'
     np.savez(data, images=images)
@@ -204,7 +205,7 @@ def test_changed_data_is_refused(tmp_path, capfd):
 
 
 def test_damaged_checkpoint_is_replaced(finished, whole, capfd):
-    """Catches a run that never saves again because a damaged checkpoint is in the way.
+    """Catch a run that never saves again because a damaged checkpoint is in the way.
 
     Orbax refuses to save a step that is not after the last one there is.
     """
@@ -219,7 +220,7 @@ def test_damaged_checkpoint_is_replaced(finished, whole, capfd):
 
 
 def test_stop_while_reading_a_checkpoint_damages_none(finished, monkeypatch):
-    """Catches a signal that is taken for a damaged file, and the file set aside."""
+    """Catch a signal that is taken for a damaged file, and the file set aside."""
     read = checkpoints._read
 
     def stopped(manager, step, template):
@@ -234,7 +235,7 @@ def test_stop_while_reading_a_checkpoint_damages_none(finished, monkeypatch):
 
 @pytest.mark.parametrize('eval_batch_size', [7, 297])
 def test_evaluation_needs_only_the_directory(whole, finished, eval_batch_size):
-    """Catches padding that counts, noise keyed by the batch, and settings not saved."""
+    """Catch padding that counts, noise keyed by the batch, and settings not saved."""
     (finished / 'results.json').unlink()
     flags = ['--mode=eval', f'--eval_batch_size={eval_batch_size}']
     assert vae.main([f'--workdir={finished}', *flags]) == 0
@@ -251,7 +252,7 @@ def test_evaluation_needs_only_the_directory(whole, finished, eval_batch_size):
 
 
 def test_samples_do_not_depend_on_how_many(whole, finished, monkeypatch):
-    """Catches keys split by the number of images, batches cut to it, data needed."""
+    """Catch keys split by the number of images, batches cut to it, data needed."""
     images = []
     monkeypatch.delattr(sources, 'load')
     for num in (3, 21):
@@ -271,14 +272,44 @@ def test_samples_do_not_depend_on_how_many(whole, finished, monkeypatch):
             assert content == kept[name], name
 
 
+def test_parameters_are_made_once_and_never_to_be_thrown_away(
+    finished, tmp_path, monkeypatch, capfd
+):
+    """Catch a checkpoint that is read into parameters made for it, and silence."""
+    made = []
+
+    def once(make):
+        def counted(rng):
+            made.append(isinstance(rng, jax.core.Tracer))
+            return make(rng)
+
+        return init(counted)
+
+    init = parallel.init
+    monkeypatch.setattr(parallel, 'init', once)
+    assert vae.main([f'--workdir={tmp_path}/run', *PLAIN]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert made == [True]
+    assert 'compiling the initialisation and the training step' in lines
+    assert 'compiling the evaluation' in lines and 'compiling the sampler' in lines
+    assert lines.index('compiling the sampler') < lines.index('drawing the pictures')
+    # An initialisation that is only ever traced.
+    monkeypatch.setattr(parallel, 'init', lambda make: lambda rng: make(
+        rng if isinstance(rng, jax.core.Tracer) else pytest.fail('made for nothing')
+    ))
+    for mode in ('sample', 'eval', 'train'):
+        flags = [f'--workdir={finished}', f'--mode={mode}', *tiny.FLAGS]
+        assert vae.main(flags) == 0
+
+
 def _plant(monkeypatch, is_bad) -> list[int]:
-    """Makes the loss NaN where is_bad(attempt, step); returns the attempts' starts."""
+    """Make the loss NaN where is_bad(attempt, step); return the attempts' starts."""
     starts = []
     train_from, objective = loop._train_from, vae.objective
 
-    def counted(job, state, note):
-        starts.append(int(state.step))
-        return train_from(job, state, note)
+    def counted(job, beginning):
+        starts.append(0 if beginning.state is None else int(beginning.state.step))
+        return train_from(job, beginning)
 
     def planted(config, terms, step, axis_name):
         loss, values = objective(config, terms, step, axis_name)
@@ -290,7 +321,7 @@ def _plant(monkeypatch, is_bad) -> list[int]:
 
 
 def test_non_finite_losses_are_skipped_then_left_behind(tmp_path, monkeypatch, capfd):
-    """Catches a NaN that reaches the parameters or the metrics, or is not counted."""
+    """Catch a NaN that reaches the parameters or the metrics, or is not counted."""
     starts = _plant(
         monkeypatch, lambda attempt, step: (step == 7) | ((step >= 20) & (attempt == 1))
     )
@@ -313,7 +344,7 @@ def test_non_finite_losses_are_skipped_then_left_behind(tmp_path, monkeypatch, c
     lambda attempt, step: (step >= 20) & (step % 5 > 1),  # never ten in a row
 ])
 def test_run_that_keeps_diverging_ends(tmp_path, monkeypatch, capfd, is_bad):
-    """Catches an endless skip, an endless going back, and a traceback."""
+    """Catch an endless skip, an endless going back, and a traceback."""
     starts = _plant(monkeypatch, is_bad)
     assert vae.main([f'--workdir={tmp_path}', *PLAIN]) == 1
     assert starts == [0] + [20] * loop.MAX_ROLLBACKS
@@ -325,7 +356,7 @@ def test_run_that_keeps_diverging_ends(tmp_path, monkeypatch, capfd, is_bad):
 
 
 def test_full_disk_is_a_sentence(tmp_path, monkeypatch, capfd):
-    """Catches a traceback where the user has to make space, and a swallowed error.
+    """Catch a traceback where the user has to make space, and a swallowed error.
 
     tests.faults.full_disk fills a real one.
     """
@@ -347,7 +378,7 @@ def test_full_disk_is_a_sentence(tmp_path, monkeypatch, capfd):
 
 
 def test_a_save_that_fails_ends_the_run(tmp_path, monkeypatch, capfd):
-    """Catches training that goes on without a checkpoint."""
+    """Catch training that goes on without a checkpoint."""
     write = type_handlers.NumpyHandler._background_serialize
 
     async def fail(*args, **kwargs):

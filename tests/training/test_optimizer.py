@@ -17,7 +17,7 @@ def _rates(steps, **settings) -> np.ndarray:
 
 
 def test_stages():
-    """Catches a stage too many, one step off, or of another length."""
+    """Catch a stage too many, one step off, or of another length."""
     # Stage i of 3^i steps: 3280 in all.
     starts = [(3**i - 1) // 2 for i in range(9)]
     assert starts[8] == 3280
@@ -33,7 +33,7 @@ def test_stages():
 
 
 def test_cosine():
-    """Catches a schedule that ends before or after the run."""
+    """Catch a schedule that ends before or after the run."""
     settings = dict(schedule='cosine', learning_rate=0.2, num_steps=100)
     rates = _rates([0, 25, 50, 100], **settings)
     expected = 0.1 * (1 + np.cos(np.pi * np.array([0, 0.25, 0.5, 1])))
@@ -41,7 +41,7 @@ def test_cosine():
 
 
 def test_warmup():
-    """Catches a warm-up that jumps, or that makes the schedule after it too long."""
+    """Catch a warm-up that jumps, or that makes the schedule after it too long."""
     settings = dict(learning_rate=0.2, num_steps=100, warmup_steps=10)
     rates = _rates([0, 5, 10, 99], schedule='constant', **settings)
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.2], rtol=1e-6)
@@ -50,7 +50,7 @@ def test_warmup():
 
 
 def test_adam_follows_the_settings():
-    """Catches a constant that is not passed on, and clipping after the moments."""
+    """Catch a constant that is not passed on, and clipping after the moments."""
     config = Config(
         learning_rate=0.1, adam_b1=0.5, adam_b2=0.75, adam_eps=0.01, grad_clip=1.0
     )
@@ -75,7 +75,7 @@ def test_adam_follows_the_settings():
 
 
 def test_muon_steps_by_orthogonal_matrices():
-    """Catches a kernel taken for another matrix, a bias that is none, and the scale."""
+    """Catch a kernel taken for another matrix, a bias that is none, and the scale."""
     config = Config(
         learning_rate=0.1, optimizer='muon', schedule='constant'
     )
@@ -102,7 +102,7 @@ def test_muon_steps_by_orthogonal_matrices():
 
 @pytest.mark.parametrize('name', ['adam', 'muon'])
 def test_weight_decay_is_of_kernels(name):
-    """Catches a decay of biases, and one that goes through the moments."""
+    """Catch a decay of biases, and one that goes through the moments."""
     params = {'kernel': jnp.full((4, 3), 2.0), 'bias': jnp.full((3,), 2.0)}
     grads = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size)).reshape(x.shape), params)
 
@@ -120,7 +120,7 @@ def test_weight_decay_is_of_kernels(name):
 
 
 def test_several_updates_a_step_share_its_learning_rate():
-    """Catches a schedule that runs k times as fast for who moves k times a step."""
+    """Catch a schedule that runs k times as fast for who moves k times a step."""
     config = Config(learning_rate=1.0, num_steps=4, adam_eps=1e-20)
     tx = optimizer.make(config, updates_per_step=3)
     params = {'w': jnp.zeros((1, 1))}

@@ -39,7 +39,7 @@ def _rows(num_steps):
 
 
 def _on_one_device(config, num_steps):
-    """Runs the step without an axis, each batch whole."""
+    """Run the step without an axis, each batch whole."""
     train_step, state = _start(config)
     step, losses = jax.jit(train_step), []
     for row in _rows(num_steps):
@@ -51,7 +51,7 @@ def _on_one_device(config, num_steps):
 
 
 def _on_all_devices(config, dispatches, per_dispatch):
-    """Runs dispatches of the given numbers of steps, the data on the devices."""
+    """Run dispatches of the given numbers of steps, the data on the devices."""
     train_step, state = _start(config)
     train = _digits().splits['train']
     data = parallel.replicate({'image': train.images, 'label': train.labels})
@@ -72,7 +72,7 @@ def _on_all_devices(config, dispatches, per_dispatch):
     'config, num_steps, per_dispatch', [(CONFIG, 50, 10), (CONV, 10, 1)]
 )
 def test_one_and_eight_devices_agree(config, num_steps, per_dispatch):
-    """Catches noise, dropout or BatchNorm's moments that belong to a device.
+    """Catch noise, dropout or BatchNorm's moments that belong to a device.
 
     Also a loss, a gradient or free bits averaged over the devices' parts wrongly.
     """
@@ -88,7 +88,7 @@ def test_one_and_eight_devices_agree(config, num_steps, per_dispatch):
 
 
 def test_dispatches_of_any_length_give_the_same_bits():
-    """Catches a step that is run twice, left out, or given another step's batch."""
+    """Catch a step that is run twice, left out, or given another step's batch."""
     state, losses = _on_all_devices(CONFIG, [5, 5], 5)
     for dispatches in ([1] * 10, [3, 5, 2]):
         other, others = _on_all_devices(CONFIG, dispatches, 5)
@@ -101,7 +101,7 @@ def test_dispatches_of_any_length_give_the_same_bits():
 
 
 def test_split_gives_each_device_consecutive_examples_and_join_undoes_it():
-    """Catches axes that are exchanged, which a reshape alone does not notice."""
+    """Catch axes that are exchanged, which a reshape alone does not notice."""
     x = np.arange(16 * 3).reshape(16, 3)
     parts = parallel.split({'x': x})['x']
     for device in range(8):
@@ -115,7 +115,7 @@ def test_split_gives_each_device_consecutive_examples_and_join_undoes_it():
 
 
 def test_image_has_the_key_of_its_place():
-    """Catches images that depend on the device or on how many there are."""
+    """Catch images that depend on the device or on how many there are."""
     def sample(state, rngs, index):
         return jax.vmap(jax.random.uniform)(rngs) + state
 
@@ -127,7 +127,7 @@ def test_image_has_the_key_of_its_place():
 
 
 def test_batch_that_the_devices_do_not_divide():
-    """Catches a mistake that would end in a reshape's traceback."""
+    """Catch a mistake that would end in a reshape's traceback."""
     parallel.check_batch_size(24)
     with pytest.raises(UserError, match=r'--batch_size=12 .* 8 devices: .* of 8\.'):
         parallel.check_batch_size(12)

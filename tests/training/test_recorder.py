@@ -31,7 +31,7 @@ def _write(workdir, first_step, steps) -> None:
     '\n', '{"split": "train"}\n', '{"step": 30, "split": "train"}\n',
 ])
 def test_going_on_leaves_the_bytes_of_a_run_that_was_not_stopped(tmp_path, tail):
-    """Catches a half-written line that stays, and lines after the checkpoint."""
+    """Catch a half-written line that stays, and lines after the checkpoint."""
     _write(tmp_path / 'whole', 0, [10, 20, 30, 40])
     _write(tmp_path / 'killed', 0, [10, 20])
     path = tmp_path / 'killed' / 'metrics.jsonl'
@@ -42,7 +42,7 @@ def test_going_on_leaves_the_bytes_of_a_run_that_was_not_stopped(tmp_path, tail)
 
 
 def test_timing_is_not_in_the_file_and_nan_is_null(tmp_path):
-    """Catches what makes two runs differ, and what no JSON reader takes."""
+    """Catch what makes two runs differ, and what no JSON reader takes."""
     writer = Writer(str(tmp_path), 0)
     writer.write(1, 'test', {'loss': float('nan'), 'kl': np.inf, 'x': 0.5}, rate=3.0)
     writer.close()
@@ -68,7 +68,7 @@ def _events(workdir) -> list[event_pb2.Event]:
 
 
 def test_events_for_tensorboard(tmp_path):
-    """Catches events that only the end of a run writes, and no word of going on."""
+    """Catch events that only the end of a run writes, and no word of going on."""
     writer = Writer(str(tmp_path), 20)
     writer.write(30, 'train', {'loss': 0.5}, ['an alarm'], images_per_s=3.0)
     writer.sync()
@@ -85,7 +85,7 @@ def test_events_for_tensorboard(tmp_path):
 
 @needs_dev_full
 def test_full_disk_is_told_to_the_run(tmp_path, monkeypatch):
-    """Catches a thread that alone learns of it, and that the run then waits for."""
+    """Catch a thread that alone learns of it, and that the run then waits for."""
     full = open('/dev/full', 'wb')
     monkeypatch.setattr(record_writer, 'open_file', lambda path: full)
     threads = threading.enumerate()
@@ -103,7 +103,7 @@ def test_full_disk_is_told_to_the_run(tmp_path, monkeypatch):
 
 @needs_dev_full
 def test_full_disk_is_the_last_that_is_told(tmp_path):
-    """Catches what a library still tries to write, in vain, as Python exits."""
+    """Catch what a library still tries to write, in vain, as Python exits."""
     program = (
         'import sys; from tensorboardX import record_writer; '
         'record_writer.open_file = lambda path: open("/dev/full", "wb"); '
@@ -119,7 +119,7 @@ def test_full_disk_is_the_last_that_is_told(tmp_path):
 
 
 def test_half_written_file_is_never_seen(tmp_path, monkeypatch):
-    """Catches writing in place."""
+    """Catch writing in place."""
     path = tmp_path / 'config.json'
     writers.write_atomically(str(path), 'old')
 
@@ -142,7 +142,7 @@ def _values(*losses) -> dict[str, np.ndarray]:
 
 
 def test_means_do_not_depend_on_the_dispatches(tmp_path):
-    """Catches padding that counts, and sums in another order."""
+    """Catch padding that counts, and sums in another order."""
     losses = np.random.default_rng(0).normal(size=20).astype(np.float32)
     one = _recorder(tmp_path / 'one')
     one.add(20, 20, _values(*losses, 7, 7, 7))
@@ -167,7 +167,7 @@ def test_means_do_not_depend_on_the_dispatches(tmp_path):
 
 
 def test_skipped_steps_are_left_out_of_the_mean(tmp_path):
-    """Catches one NaN that hides a hundred good steps, and a division by zero."""
+    """Catch one NaN that hides a hundred good steps, and a division by zero."""
     recorder = _recorder(tmp_path)
     recorder.add(4, 4, _values(1, np.nan, 3, np.inf))
     assert recorder.train_line(4, 2) == (1, 0.5)
@@ -183,7 +183,7 @@ def test_skipped_steps_are_left_out_of_the_mean(tmp_path):
 
 
 def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
-    """Catches control characters in a log file, and silence."""
+    """Catch control characters in a log file, and silence."""
     recorder = _recorder(tmp_path)
     recorder.add(50, 2, _values(1, 2))
     assert capsys.readouterr().out == ''
@@ -198,7 +198,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
 
 
 def test_bar_on_a_terminal(monkeypatch, capsys):
-    """Catches a bar that fails where no other test has a terminal."""
+    """Catch a bar that fails where no other test has a terminal."""
     monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True)
     monkeypatch.setenv('TERM', 'xterm')
     bar = progress.Progress(100, 20)
@@ -209,8 +209,28 @@ def test_bar_on_a_terminal(monkeypatch, capsys):
     assert 'a sentence' in out and '60/100' in out and 'loss 1.0' in out
 
 
+def test_what_takes_long_is_told(monkeypatch, capsys):
+    """Catch a screen that stands still, or a bar that goes on telling what is over."""
+    with progress.doing('compiling the sampler'):
+        pass
+    assert capsys.readouterr().out == 'compiling the sampler\n'
+    monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True)
+    with progress.doing('compiling the sampler'):
+        pass
+    bar = progress.Progress(100, 20)
+    bar.update(30, 'loss 1.0')
+    with progress.doing('compiling the evaluation'):
+        bar.note('a note')
+    bar.update(40)
+    bar.close()
+    told = capsys.readouterr().out
+    assert told.rindex('loss 1.0') > told.index('compiling the evaluation')
+    with progress.doing('compiling the sampler'):  # there is no bar any more
+        pass
+
+
 def test_reporter_prints_a_line_every_ten_seconds(monkeypatch, capsys):
-    """Catches hours of silence in a log file, and a line for each of 784 values."""
+    """Catch hours of silence in a log file, and a line for each of 784 values."""
     clock = iter(range(0, 1000, 4))
     monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
     report = progress.reporter('values drawn', 9)
@@ -222,7 +242,7 @@ def test_reporter_prints_a_line_every_ten_seconds(monkeypatch, capsys):
 
 
 def test_reporter_is_a_bar_on_a_terminal(monkeypatch, capsys):
-    """Catches a bar without its name, and one that is left running."""
+    """Catch a bar without its name, and one that is left running."""
     monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True)
     monkeypatch.setenv('TERM', 'xterm')
     report = progress.reporter('values drawn', 3)

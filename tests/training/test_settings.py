@@ -36,7 +36,7 @@ def _parse(*argv, workdir='/nowhere'):
 
 
 def test_flags_set_every_type():
-    """Catches a flag that is read as text or is lost."""
+    """Catch a flag that is read as text or is lost."""
     run, config = _parse(
         '--width=4', '--rate', '1', '--kind=b', '--deep', '--dataset=idx:DIR',
         '--mode=train', '--checkpoint=best',
@@ -52,7 +52,7 @@ def test_flags_set_every_type():
 
 
 def test_later_wins(tmp_path):
-    """Catches flags that a preset or a file overrides, and defaults passed as flags."""
+    """Catch flags that a preset or a file overrides, and defaults passed as flags."""
     assert _parse('--preset=wide')[1] == Config(width=8, kind='b')
     assert _parse('--preset=wide', '--width=3')[1] == Config(width=3, kind='b')
     path = tmp_path / 'config.json'
@@ -66,7 +66,7 @@ def test_later_wins(tmp_path):
 
 
 def test_json_round_trip(tmp_path):
-    """Catches a setting that JSON drops or rounds."""
+    """Catch a setting that JSON drops or rounds."""
     config = Config(rate=0.1 + 0.2, deep=True, seed=123456789, dataset='idx:a "b"')
     path = tmp_path / 'config.json'
     path.write_text(settings.to_json(config))
@@ -94,7 +94,7 @@ def test_json_round_trip(tmp_path):
     (['--mode=eval'], '/nowhere holds no run (no config.json): train one there first'),
 ])
 def test_mistake_gets_a_sentence(argv, sentence):
-    """Catches a mistake that is not noticed, or that is reported by a traceback."""
+    """Catch a mistake that is not noticed, or that is reported by a traceback."""
     with pytest.raises(UserError) as caught:
         _parse(*argv)
     assert sentence in str(caught.value)
@@ -102,7 +102,7 @@ def test_mistake_gets_a_sentence(argv, sentence):
 
 
 def test_directory_is_required():
-    """Catches a run that writes into the current directory."""
+    """Catch a run that writes into the current directory."""
     with pytest.raises(UserError, match='--workdir=DIR is missing'):
         _parse(workdir='')
 
@@ -118,7 +118,7 @@ def test_directory_is_required():
     ('{"deep": 1}', '--deep must be of type bool'),
 ])
 def test_damaged_config_gets_a_sentence(tmp_path, content, sentence):
-    """Catches a file that is half-written, edited by hand, or another experiment's."""
+    """Catch a file that is half-written, edited by hand, or another experiment's."""
     path = tmp_path / 'config.json'
     path.write_text(content)
     with pytest.raises(UserError, match=sentence):
@@ -126,7 +126,7 @@ def test_damaged_config_gets_a_sentence(tmp_path, content, sentence):
 
 
 def test_a_preset_cannot_change_a_run(tmp_path):
-    """Catches an evaluation with other settings than the run's."""
+    """Catch an evaluation with other settings than the run's."""
     path = tmp_path / 'config.json'
     path.write_text(settings.to_json(PRESETS['wide']))
     flags = ['--mode=eval', '--preset=wide']
@@ -137,7 +137,7 @@ def test_a_preset_cannot_change_a_run(tmp_path):
 
 
 def test_changed_names_what_must_not_change():
-    """Catches a run that goes on with another seed, or stops for other logging."""
+    """Catch a run that goes on with another seed, or stops for other logging."""
     old = Config()
     assert settings.changed(old, Config(log_every=1, num_samples=2), 'train') == []
     assert settings.changed(old, Config(seed=1, width=4), 'train') == [
@@ -162,7 +162,7 @@ def test_changed_names_what_must_not_change():
 
 
 def test_help_lists_common_flags_first_with_defaults(capsys):
-    """Catches a flag without help, and help that a newcomer has to search."""
+    """Catch a flag without help, and help that a newcomer has to search."""
     with pytest.raises(SystemExit) as caught:
         _parse('--help', workdir='')
     assert caught.value.code == 0
@@ -178,7 +178,7 @@ def test_help_lists_common_flags_first_with_defaults(capsys):
 
 
 def test_sizes(tmp_path):
-    """Catches sizes that are read as something else than what was written."""
+    """Catch sizes that are read as something else than what was written."""
     config = _parse('--widths=200,100')[1]
     assert config.widths == (200, 100) and config == Config(widths='200,100')
     path = tmp_path / 'config.json'
@@ -194,7 +194,7 @@ def test_sizes(tmp_path):
     'text', ['', '200,', '0', '-3', '2.5', 'a', '3 4', (), (0,), 8]
 )
 def test_what_is_not_sizes(text):
-    """Catches a layer without units, and a traceback."""
+    """Catch a layer without units, and a traceback."""
     with pytest.raises(UserError, match='--widths=.* must be sizes such as 200,200'):
         Config(widths=text)
 
@@ -213,7 +213,7 @@ def test_what_is_not_sizes(text):
 def test_mistake_ends_with_status_2_and_writes_nothing(
     tmp_path, capfd, flags, sentence
 ):
-    """Catches a traceback, another exit status, and a directory for no run."""
+    """Catch a traceback, another exit status, and a directory for no run."""
     workdir = tmp_path / 'run'
     assert vae.main([f'--workdir={workdir}', *flags]) == 2
     out, error = capfd.readouterr()
@@ -222,7 +222,7 @@ def test_mistake_ends_with_status_2_and_writes_nothing(
 
 
 def test_directory_that_cannot_be_written(tmp_path, capfd):
-    """Catches a traceback where the work directory is a file."""
+    """Catch a traceback where the work directory is a file."""
     path = tmp_path / 'file'
     path.write_text('kept')
     assert vae.main([f'--workdir={path}']) == 2

@@ -40,7 +40,7 @@ def _batch(num=16):
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
 def test_skipped_step_changes_only_the_counters(bad):
-    """Catches a NaN that reaches a parameter, a moment, or the average."""
+    """Catch a NaN that reaches a parameter, a moment, or the average."""
     step = jax.jit(train_state.make_train_step(_loss_fn, ema_decay=0.9))
     state, _ = step(_start(), _batch(), jax.random.key(0))
     batch = _batch()
@@ -60,9 +60,21 @@ def test_skipped_step_changes_only_the_counters(bad):
     assert not np.array_equal(new.params['w'], state.params['w'])
 
 
+def test_evaluation_uses_the_average():
+    """Catch evaluations of the parameters in place of their average."""
+    step = jax.jit(train_state.make_train_step(_loss_fn, ema_decay=0.9))
+    state, _ = step(_start(), _batch(), jax.random.key(0))
+    variables = state.eval_variables
+    chex.assert_trees_all_equal(variables['params'], state.ema_params)
+    chex.assert_trees_all_equal(variables['mean'], state.model_state['mean'])
+    assert not np.array_equal(state.ema_params['w'], state.params['w'])
+    plain = _start(ema=False)
+    chex.assert_trees_all_equal(plain.eval_variables['params'], plain.params)
+
+
 @pytest.mark.parametrize('micro_batch', [1, 4, 16])
 def test_parts_add_up_to_the_batch(micro_batch):
-    """Catches a sum for a mean, noise keyed by the part, and moments of one part."""
+    """Catch a sum for a mean, noise keyed by the part, and moments of one part."""
     whole, metrics = jax.jit(train_state.make_train_step(_loss_fn, ema_decay=0.9))(
         _start(), _batch(), jax.random.key(0)
     )
@@ -73,14 +85,14 @@ def test_parts_add_up_to_the_batch(micro_batch):
 
 
 def test_parts_that_do_not_divide_the_batch():
-    """Catches examples that are left out."""
+    """Catch examples that are left out."""
     step = train_state.make_train_step(_loss_fn, micro_batch=3)
     with pytest.raises(ValueError, match='3 does not divide a batch of 16'):
         step(_start(ema=False), _batch(), jax.random.key(0))
 
 
 def test_gradient_that_is_not_finite_is_skipped():
-    """Catches a check of the loss alone: sqrt at 0 has a loss and no gradient."""
+    """Catch a check of the loss alone: sqrt at 0 has a loss and no gradient."""
     def loss_fn(params, model_state, batch, rngs, *, step, axis_name):
         return train_state.LossOutput(jnp.sqrt(jnp.sum(0 * params['w'])), {}, {})
 
@@ -92,7 +104,7 @@ def test_gradient_that_is_not_finite_is_skipped():
 
 
 def test_average_of_the_parameters():
-    """Catches a decay on the wrong side, and a start that weighs too much."""
+    """Catch a decay on the wrong side, and a start that weighs too much."""
     step = jax.jit(train_state.make_train_step(_loss_fn, ema_decay=0.3))
     state = _start()
     ema = np.asarray(state.params['w'], np.float64)
@@ -106,7 +118,7 @@ def test_average_of_the_parameters():
 
 
 def test_devices_average_to_the_gradient_of_the_batch():
-    """Catches a sum instead of a mean, and a step that differs between devices."""
+    """Catch a sum instead of a mean, and a step that differs between devices."""
     step = train_state.make_train_step(_loss_fn, ema_decay=0.9)
     state, batch, rng = _start(), _batch(), jax.random.key(1)
     one, expected = jax.jit(step)(state, batch, rng)
@@ -123,7 +135,7 @@ def test_devices_average_to_the_gradient_of_the_batch():
 
 
 def test_keys_belong_to_the_example_and_the_step():
-    """Catches keys that depend on the device, are repeated, or skip the step."""
+    """Catch keys that depend on the device, are repeated, or skip the step."""
     rng = jax.random.key(3)
     index = jnp.arange(16)
     keys = jax.random.key_data(example_rngs(rng, jnp.int32(5), index))

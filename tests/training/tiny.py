@@ -21,7 +21,7 @@ FLAGS = (
 
 
 def final_arrays(workdir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Returns every array of the last checkpoint, by name."""
+    """Return every array of the last checkpoint, by name."""
     manager = checkpoints.open_directory(str(workdir))
     args = ocp.args.Composite(state=ocp.args.StandardRestore())
     restored = manager.restore(manager.latest_step(), args=args)
@@ -30,7 +30,7 @@ def final_arrays(workdir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def results(workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns results.json without what the clock and the directory's name decide."""
+    """Return results.json without what the clock and the directory's name decide."""
     with open(os.path.join(workdir, 'results.json'), encoding='utf-8') as file:
         found = json.load(file)
     del found['wall_seconds']
@@ -41,7 +41,7 @@ def results(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Returns the lines of metrics.jsonl."""
+    """Return the lines of metrics.jsonl."""
     with open(os.path.join(workdir, 'metrics.jsonl'), encoding='utf-8') as file:
         return [json.loads(line) for line in file]
 
@@ -49,7 +49,7 @@ def metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def differences(
     one: str | os.PathLike[str], other: str | os.PathLike[str]
 ) -> list[str]:
-    """Names what is not the same to the last bit at the end of two runs."""
+    """Name what is not the same to the last bit at the end of two runs."""
     found = []
     arrays, others = final_arrays(one), final_arrays(other)
     if sorted(arrays) != sorted(others):

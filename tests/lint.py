@@ -1,0 +1,96 @@
+"""What `make lint` checks beside ruff and mypy: docstrings, ignored types, `__all__`.
+
+The fields of a public NamedTuple are described where `help` shows it, and completion
+offers what a module defines, not what it imports.
+
+    python -m tests.lint
+"""
+
+import ast
+import pathlib
+import re
+import sys
+from collections.abc import Iterator
+
+FOLDERS = 'gm_jax', 'experiments', 'benchmarks', 'tests'
+SECTION = re.compile(r'( *)(Args|Attributes|Raises|References|Returns|Yields):$')
+# Third person, such as "Returns"; not "Pass" or "Bias".
+THIRD_PERSON = re.compile(r'[A-Z][a-z]+([^s]s|sses)$')
+
+
+def main() -> int:
+    """Check every file; the exit status is 1 if a line is not as it should be."""
+    wrong = 0
+    for folder in FOLDERS:
+        for path in sorted(pathlib.Path(folder).rglob('*.py')):
+            for line, message in problems(path.read_text()):
+                print(f'{path}:{line}: {message}')
+                wrong += 1
+    return int(wrong > 0)
+
+
+def problems(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a module that are not as they should be, and why."""
+    lines = source.splitlines()
+    for number, line in enumerate(lines, 1):
+        # In two parts, or it would find itself.
+        if '# type:' ' ignore' in line and '#' not in lines[number - 2]:
+            yield number, 'a comment above must say why a type is ignored'
+    tree = ast.parse(source)
+    exported = _exported(tree)
+    for name in _defined(tree) - exported if exported else ():
+        yield 1, f'`{name}` needs an underscore or a place in `__all__`'
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            continue
+        text = ast.get_docstring(node, clean=False)
+        if text is None:
+            continue
+        first = node.body[0].lineno
+        for name in _undescribed(node, text):
+            yield first, f'`Attributes:` must say what `{name}` is'
+        word, *_ = text.split()
+        if isinstance(node, ast.FunctionDef) and THIRD_PERSON.match(word):
+            yield first, f'"{word}" must be in imperative mood'
+        for number in _wrongly_indented(text.splitlines()):
+            yield first + number, 'the lines of a section are indented by 4'
+
+
+def _exported(tree: ast.Module) -> set[str]:
+    """Return what `__all__` lists, nothing where there is none."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '__all__':
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """Return the public functions and classes of a module."""
+    definitions = [
+        node.name for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    ]
+    return {name for name in definitions if not name.startswith('_')}
+
+
+def _undescribed(node: ast.AST, text: str) -> Iterator[str]:
+    """Yield the fields of a public NamedTuple that its docstring leaves out."""
+    if not isinstance(node, ast.ClassDef) or node.name.startswith('_'):
+        return
+    if any(ast.unparse(base) == 'NamedTuple' for base in node.bases):
+        for line in node.body:
+            if isinstance(line, ast.AnnAssign):
+                name = ast.unparse(line.target)
+                if not re.search(rf'^ +(\w+, )*{name}(, \w+)*: ', text, re.M):
+                    yield name
+
+
+def _wrongly_indented(lines: list[str]) -> Iterator[int]:
+    for number, (head, line) in enumerate(zip(lines, lines[1:]), 1):
+        section = SECTION.fullmatch(head)
+        if section and len(line) - len(line.lstrip()) != len(section[1]) + 4:
+            yield number
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Every public function that draws takes one key, or one key per example."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gm_jax import keys
+from gm_jax.data import binarize
+from gm_jax.layers.dropout import Dropout
+from gm_jax.losses import adversarial, dequantization, likelihoods
+from gm_jax.sampling import autoregressive, latent
+from tests.losses import mixtures
+
+X = jnp.asarray(np.random.default_rng(0).integers(1, 3, (3, 2, 2, 1)))
+FLAT = X.reshape(3, 4) / 2.0
+MIXTURE = mixtures.mixture(channels=1, shape=(3, 2, 2))
+DRAWS = {
+    'bernoulli_sample': lambda rng: likelihoods.bernoulli_sample(rng, FLAT),
+    'categorical_sample': lambda rng: likelihoods.categorical_sample(rng, FLAT),
+    'gaussian_sample': lambda rng: likelihoods.gaussian_sample(rng, FLAT, FLAT),
+    'logistic_mixture_sample':
+        lambda rng: likelihoods.logistic_mixture_sample(rng, MIXTURE),
+    'gradient_penalty': lambda rng: adversarial.gradient_penalty(
+        lambda y: jnp.sum(y**3, axis=1), rng, FLAT, 1 - FLAT
+    ),
+    'dequantization': lambda rng: dequantization.uniform(rng, X, num_values=4),
+    'binarize_dynamic': lambda rng: binarize.binarize_dynamic(rng, X, 4),
+    'prior_sample': lambda rng: latent.prior_sample(
+        rng, 2, batch=None if rng.ndim else 3
+    ),
+    'noise': lambda rng: autoregressive.noise(
+        rng, (2, 2, 1), 1, batch=None if rng.ndim else 3
+    ),
+    'dropout': lambda rng: Dropout(0.5).apply({}, FLAT, rng=rng),
+}
+
+
+@pytest.mark.parametrize('name', DRAWS)
+def test_one_key_is_a_key_per_example(name):
+    """Catch one key that is broadcast over the examples, and a third convention."""
+    draw, rng = DRAWS[name], jax.random.key(1)
+    one, each = draw(rng), draw(keys.fold_in_each(rng, jnp.arange(3)))
+    np.testing.assert_array_equal(one, each)
+    assert np.any(np.asarray(one) != np.asarray(draw(jax.random.key(2))))
+
+
+@pytest.mark.parametrize('name', DRAWS)
+@pytest.mark.parametrize('shape', [(2,), (3, 1), (1,)])
+def test_wrong_keys_are_named(name, shape):
+    """Catch keys of another number that broadcast, and an error that is not clear."""
+    rng = jax.random.split(jax.random.key(0), shape)
+    if len(shape) == 1 and name in ('prior_sample', 'noise'):
+        pytest.skip('the number of keys is the number of examples')
+    if shape == (1,) and name == 'dropout':
+        pytest.skip('one example of three rows')
+    with pytest.raises(AssertionError, match='rng|divisible'):
+        DRAWS[name](rng)
+
+
+def test_a_wrong_shape_says_what_was_expected():
+    """Catch an error that leaves the reader to guess."""
+    two = jax.random.split(jax.random.key(0))
+    with pytest.raises(AssertionError) as error:
+        keys.per_example(two, 3, 'dropout_rng')
+    assert str(error.value) == (
+        'dropout_rng must be one key, or one key per example, [3]: '
+        'got keys of shape [2]'
+    )
+    with pytest.raises(AssertionError, match=r'made by jax\.random\.key: got uint32'):
+        keys.per_example(jax.random.PRNGKey(0), 3)
+    with pytest.raises(AssertionError, match='with the number of examples'):
+        keys.per_example(two[0], None)
+
+
+def test_streams_differ():
+    """Catch two uses of randomness, or two attempts, that share their noise."""
+    drawn = {
+        tuple(jax.random.key_data(keys.stream(seed, use, rollbacks=rollbacks)).tolist())
+        for seed in (0, 1) for use in keys.Stream for rollbacks in (0, 1, 2)
+    }
+    assert len(drawn) == 2 * len(keys.Stream) * 3
