@@ -11,9 +11,9 @@ BIN := $(VENV)/bin
 WHEEL_CHECK := $(VENV)/wheel-check
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo test bench lint wheel
+.PHONY: help demo test test-all bench lint wheel
 help:
-	@echo 'make demo | test | bench | lint | wheel  [PYTHON=python3.13]'
+	@echo 'make demo | test | test-all | bench | lint | wheel  [PYTHON=python3.13]'
 
 demo: $(VENV)/ready
 	$(BIN)/python -m experiments.vae --workdir=$(DEMO_DIR)
@@ -21,7 +21,12 @@ demo: $(VENV)/ready
 	@ls $(DEMO_DIR)/samples
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n $(WORKERS) --durations=10
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
+
+# What takes minutes more; XLA optimizes here as it does in a run.
+test-all: $(VENV)/ready
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 \
+	    $(BIN)/python -m pytest -n $(WORKERS) -m long --durations=10
 
 bench: $(VENV)/ready-bench
 	$(BIN)/python -m benchmarks.train_step

@@ -1,1 +1,1 @@
-"""Speed, side by side with PyTorch: each module writes rows of JSON to results/."""
+"""Benchmarks, some of them against PyTorch, that write rows of JSON to results/."""

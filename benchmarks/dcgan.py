@@ -1,8 +1,8 @@
-"""A training step of the DCGAN against PyTorch, on this machine.
+"""Speed of a training step of the DCGAN against PyTorch, on this machine.
 
-Both sides play the same game with the same networks (4x4 kernels, BatchNorm, z of 100)
-and Adam on the same random colour images: one step of the discriminator, then one of
-the generator on fresh noise, as the paper has it. They take turns as in
+Both sides train the same networks (4x4 kernels, BatchNorm, z with 100 dimensions) with
+Adam on the same random colour images: one step of the discriminator, then one of the
+generator on fresh noise, as in the paper. They take turns as in
 `benchmarks.train_step`.
 
 Usage:
@@ -67,7 +67,7 @@ def torch_discriminator(features: tuple[int, ...], side: int) -> nn.Sequential:
 
 
 def torch_runner(config: dcgan.Config, images: np.ndarray) -> Runner:
-    """Make the PyTorch loop: channels-last, fused Adam, every core.
+    """Make the PyTorch loop: channels-last, with fused Adam, on every core.
 
     Args:
         config: the settings.
@@ -103,7 +103,7 @@ def torch_runner(config: dcgan.Config, images: np.ndarray) -> Runner:
             loss.backward()
             d_optimizer.step()
             g_optimizer.zero_grad(set_to_none=True)
-            # The discriminator's own gradients are not asked for.
+            # The discriminator's own gradients are not needed.
             d.requires_grad_(False)
             F.softplus(-d(draw())).mean().backward()
             d.requires_grad_(True)
@@ -114,7 +114,7 @@ def torch_runner(config: dcgan.Config, images: np.ndarray) -> Runner:
 
 
 def rows_of(config: dcgan.Config, args: argparse.Namespace) -> list[dict]:
-    """Time one size of network on both sides."""
+    """Time one network size on both sides."""
     rng = np.random.default_rng(0)
     shape = (args.side, args.side, 3)
     images = rng.integers(0, 256, (NUM_IMAGES, *shape), dtype=np.uint8)
@@ -143,10 +143,10 @@ def rows_of(config: dcgan.Config, args: argparse.Namespace) -> list[dict]:
 def main(argv: list[str]) -> None:
     """Time the step and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--side', type=int, default=32, help='of the images')
+    parser.add_argument('--side', type=int, default=32, help='pixels per side')
     parser.add_argument('--features', default='32,64,128')
     parser.add_argument('--turns', type=int, default=7)
-    parser.add_argument('--num_steps', type=int, default=10, help='steps in a turn')
+    parser.add_argument('--num_steps', type=int, default=10, help='steps per turn')
     parser.add_argument('--out', default='results/bench_dcgan.json')
     parser.add_argument(
         '--max_load', type=float, default=0.05,

@@ -1,12 +1,12 @@
-"""How the time of a sample grows with the image: three ways to generate it.
+"""Growth of the sampling time with the size of the image, for three samplers.
 
     gated_pixel_cnn        one pixel after another, by `incremental`
     multiscale, raster     an 8 x 8 image, then larger ones around its pixels, one pixel
                            after another
     multiscale, parallel   the same, but every doubling in three groups of pixels
 
-The networks have as many maps and layers and the weights that training starts from; the
-samplers take turns, and a time is the median of them. Compilation does not count.
+The networks have equally many maps and layers, and their initial weights. The samplers
+take turns, and a time is the median over the turns, without compilation.
 
 Usage:
     python -m benchmarks.multiscale --out=results/bench_multiscale.json
@@ -36,7 +36,7 @@ WIDTH: dict[str, Any] = dict(features=24, num_layers=4, head=64)
 
 
 def samplers_of(side: int, batch: int) -> dict[str, tuple[Callable, int]]:
-    """Return of each way a compiled call without arguments, and its parameters."""
+    """Return, by name, a compiled call without arguments and the parameter count."""
     data = random_images((side, side, 1), NUM_VALUES)
     num_stages = int(math.log2(side // BASE))
     models = {
@@ -58,7 +58,7 @@ def samplers_of(side: int, batch: int) -> dict[str, tuple[Callable, int]]:
 def compiled(
     model: Model, data: Any, batch: int
 ) -> tuple[Callable, int]:
-    """Compile the sampler of a model."""
+    """Compile the sampler of a model; return the call and the parameter count."""
     x, _ = first_batch(data, jax.random.key(0))
     variables = jax.tree.map(jnp.asarray, model.init(jax.random.key(0), x, None))
     uniform = noise(model, data.image_shape, 0, batch)

@@ -1,8 +1,8 @@
-"""A training step of PixelRNN against PyTorch with a Python loop, on this machine.
+"""Speed of a PixelRNN training step against a Python loop in PyTorch, on this machine.
 
-Both sides train the network of the paper for MNIST (7 layers, h = 16) with Adam on the
-same random binary images. PyTorch's runs over rows or diagonals in Python, which is how
-PixelRNN is written there. They take turns as in `benchmarks.train_step`.
+Both sides train the paper's network for MNIST (7 layers, h = 16) with Adam on the same
+random binary images. The PyTorch network loops over rows or diagonals in Python, which
+is how PixelRNN is written there. They take turns as in `benchmarks.train_step`.
 
 Usage:
     python -m benchmarks.pixel_rnn --out=results/bench_pixel_rnn.json
@@ -40,7 +40,7 @@ IMAGE_SHAPE, NUM_IMAGES, KERNEL = (28, 28, 1), 1_000, 7
 
 
 class Masked(nn.Conv2d):
-    """A convolution whose weights after the centre, or from it on, are 0."""
+    """A convolution whose weights after the centre, or from the centre on, are 0."""
 
     def __init__(self, features: int, outputs: int, size: tuple, strict: bool) -> None:
         super().__init__(features, outputs, size, padding=[n // 2 for n in size])
@@ -55,14 +55,14 @@ class Masked(nn.Conv2d):
 
 
 def cell(gates: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute h and c from K_ss * h' + K_is * x, [B, 4h, W]."""
+    """Compute h and c from the gates K_ss * h' + K_is * x, [B, 4h, W]."""
     o, f, i, g = gates.chunk(4, dim=1)
     c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
 class RowLSTM(nn.Module):
-    """Runs down the rows."""
+    """An LSTM that runs down the rows."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class RowLSTM(nn.Module):
 
 
 class DiagonalLSTM(nn.Module):
-    """Runs along the diagonals, from the left."""
+    """An LSTM that runs along the diagonals, from the left."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class DiagonalLSTM(nn.Module):
 
 
 class DiagonalBiLSTM(nn.Module):
-    """Runs along the diagonals in both directions."""
+    """Two LSTMs that run along the diagonals, in both directions."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class DiagonalBiLSTM(nn.Module):
 
 
 class TorchPixelRNN(nn.Module):
-    """The same network."""
+    """The same network in PyTorch."""
 
     def __init__(self, config: pixel_rnn.Config) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class TorchPixelRNN(nn.Module):
 
 
 def torch_runner(config: pixel_rnn.Config, images: np.ndarray) -> Runner:
-    """Make the PyTorch loop: fused Adam, every core."""
+    """Make the PyTorch loop, with fused Adam, on every core."""
     prepare_torch()
     device = torch_device()
     data = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
@@ -201,9 +201,9 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--batch', type=int, default=16)
     parser.add_argument('--turns', type=int, default=5)
-    parser.add_argument('--num_steps', type=int, default=5, help='steps in a turn')
+    parser.add_argument('--num_steps', type=int, default=5, help='steps per turn')
     parser.add_argument(
-        '--steps_per_dispatch', type=int, default=0, help='of ours; 0: as in training'
+        '--steps_per_dispatch', type=int, default=0, help='of gm_jax; 0: as in training'
     )
     parser.add_argument('--out', default='results/bench_pixel_rnn.json')
     parser.add_argument(

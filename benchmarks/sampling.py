@@ -1,20 +1,23 @@
-r"""What samples of the autoregressive models cost, and whether samplers agree.
+r"""The cost of samples of the autoregressive models, and the agreement of samplers.
 
-Without `--runs`, networks with the weights that training starts from:
+Without `--runs`, networks with their initial weights:
 
-    sample   a batch by `incremental`, `forward_passes` its time over that of one
-             forward pass of the same network on the same batch, in turns, medians;
-             `compile_seconds` the sampler's compilation; at 28 x 28, and at 14 and
-             56 where the time is to grow with the number of pixels
-    compile  that of the sampler for 32 x 32 colour images of 256 values (MADE: bits)
+    sample   the time of a batch by `incremental`; `forward_passes` is that time over
+             the time of one forward pass of the same network on the same batch (both
+             in turns, medians); `compile_seconds` is the compilation of the sampler.
+             Images are 28 x 28, and also 14 x 14 and 56 x 56 for the networks whose
+             time should grow with the number of pixels.
+    compile  the time to compile the sampler for 32 x 32 colour images of 256 values
+             (for MADE, binary images)
 
 With `--runs`, work directories of trained models:
 
     fixed_point  the sweeps that a batch took until nothing changed
-    float64      values of a batch that the samplers draw otherwise in float64: none
-    ties         values of incremental samples that the full network, given the same
-                 values before them, draws otherwise from the same noise. A flip is
-                 explained if noise within `TIE` of the true one gives what was sampled.
+    float64      the values of a batch on which the samplers differ in float64: none
+    ties         the values of incremental samples that the full network, given the same
+                 values before them and the same noise, draws differently. A flip is
+                 explained if noise within `TIE` of the true noise gives the sampled
+                 value.
 
 Usage:
     python -m benchmarks.sampling --out=results/bench_sampling.json
@@ -50,9 +53,10 @@ from gm_jax.families.setting import Model, first_batch
 from gm_jax.sampling import autoregressive
 from gm_jax.training import checkpoints, settings
 
-TIE = 1e-5  # of noise that is uniform in [0, 1)
+TIE = 1e-5  # the tolerance in noise that is uniform in [0, 1)
 BINARY, BYTE = ((28, 28, 1), 2), ((28, 28, 1), 256)
-# The networks whose results are published here, and what they were trained on.
+# The networks whose results are published here: module, preset, and the shape and
+# number of values of the images that they were trained on.
 TIMED = {
     'nade': (nade, 'paper', BINARY),
     'made': (made, 'paper', BINARY),
@@ -66,7 +70,7 @@ GROWING = ('pixel_cnn', 'gated_pixel_cnn', 'pixel_cnn_pp')
 
 
 def random_images(image_shape: tuple, num_values: int) -> image_set.ImageSet:
-    """Return a set of noise, for networks that look at data before training."""
+    """Return an image set of noise, for networks whose initial weights need data."""
     images = np.random.default_rng(0).integers(
         0, num_values, (64, *image_shape), dtype=np.uint8
     )
@@ -80,7 +84,7 @@ def random_images(image_shape: tuple, num_values: int) -> image_set.ImageSet:
 def generator(
     model: Model, image_shape: tuple[int, int, int], batch: int
 ) -> jax.stages.Wrapped:
-    """Return the compiled `(variables, noise) -> images` by `incremental`."""
+    """Return the jitted `(variables, noise) -> images` of `incremental`."""
     generate, _ = generate_and_sweep(model)
     nothing = jnp.zeros((batch, *image_shape), jnp.int32)
     return jax.jit(
@@ -178,7 +182,7 @@ def trained(name: str, workdir: str) -> tuple[Any, Callable, Any]:
     variables = found.state.eval_variables
 
     def make_model(dtype: str) -> Model:
-        # Not a Config: that has no float64, in which nothing is trained.
+        # Not a Config, which has no float64 because nothing is trained in float64.
         other = types.SimpleNamespace(**{**vars(config), 'dtype': dtype})
         return module.make_model(other, data)
 
@@ -186,7 +190,7 @@ def trained(name: str, workdir: str) -> tuple[Any, Callable, Any]:
 
 
 def nearby(uniform: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the noise moved by TIE up, down or not, each number of a pixel alone."""
+    """Yield the noise with each number of a pixel shifted by -TIE, 0 or TIE."""
     for signs in itertools.product((-1, 0, 1), repeat=uniform.shape[-1]):
         yield np.clip(uniform + TIE * np.array(signs, np.float32), 0, 1 - 2**-24)
 
@@ -194,7 +198,7 @@ def nearby(uniform: np.ndarray) -> Iterator[np.ndarray]:
 def flips_in_float64(
     make_model: Callable, variables: Any, image_shape: tuple, batch: int
 ) -> int:
-    """Count the values of a batch that the samplers draw otherwise in float64."""
+    """Count the values of a batch on which the samplers differ in float64."""
     with jax.enable_x64(True):
         model = make_model('float64')
         variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), variables)
@@ -240,7 +244,7 @@ def check_run(
             for moved in nearby(np.asarray(uniform)):
                 drawn = np.asarray(sweep(variables, x, moved))
                 low, high = np.minimum(low, drawn), np.maximum(high, drawn)
-            # Draws rise with the noise: what lies between is drawn by noise between.
+            # Draws rise with the noise: noise in between draws the values in between.
             near = (low <= x) & (x <= high)
             explained += int((flipped & near).sum())
         print(f'{name}: {done} values, {flips} flips, {explained} explained', end='\r')
@@ -252,7 +256,7 @@ def check_run(
 
 
 def main(argv: list[str]) -> None:
-    """Time or checks, and write the rows."""
+    """Time the samplers or check the runs, and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--models', default=','.join(TIMED))
     parser.add_argument('--runs', default='', help='such as made=DIR,nade=DIR')

@@ -1,4 +1,4 @@
-"""How fast a set that does not fit in memory is read, and what memory that takes.
+"""The speed and the memory of reading a set that does not fit in memory.
 
 Writes generated 32x32x3 images as a prepared TFDS set of several shards, unless the set
 is there already, and reads them in training order as a run would:
@@ -28,11 +28,11 @@ _CHUNK = 4096
 
 
 def generate(seed: int, num: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield images: a plane of each colour with noise, about as hard for PNG as photos.
+    """Yield images: a ramp per colour plus noise, about as hard for PNG as photos.
 
     Args:
-        seed: which images.
-        num: N, over all parts.
+        seed: the seed of the images.
+        num: N, the number of images over all parts.
 
     Yields:
         Images uint8 [n, 32, 32, 3] and labels int64 [n] in 0 ... 9.
@@ -55,7 +55,7 @@ def generate(seed: int, num: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def resident_mb() -> float:
-    """Return the memory that this process holds now, less the files it has mapped."""
+    """Return the resident memory of this process in MiB, without mapped files."""
     with open('/proc/self/status') as status:
         fields = dict(line.split(':', 1) for line in status)
     return int(fields['RssAnon'].split()[0]) / 1024
@@ -65,13 +65,14 @@ def measure(directory: str, batch_size: int, num_threads: int, seconds: float) -
     """Read one epoch, or as much of it as the time allows, as training would.
 
     Args:
-        directory: where the set is.
+        directory: the data_dir of the set.
         batch_size: B.
         num_threads: threads that read and decode.
-        seconds: when to stop.
+        seconds: the time after which to stop.
 
     Returns:
-        The figures of a row; `resident_mb` at the start and after each tenth.
+        The figures of a row, with `resident_mb` at the start and after each tenth of
+        the epoch.
     """
     data = sources.load(NAME, data_dir=directory, memory_limit=0)
     examples = data.splits['train']
@@ -100,7 +101,7 @@ def measure(directory: str, batch_size: int, num_threads: int, seconds: float) -
         'images_per_s': round(step * batch_size / elapsed),
         'images_per_cpu_s': round(step * batch_size / used),
         'resident_mb': memory,
-        # The most there ever was, with the mapped files.
+        # The peak of the whole process, with the mapped files.
         'peak_mb': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
 
@@ -127,7 +128,7 @@ def main(argv: list[str]) -> None:
     row = measure(args.dir, args.batch_size, args.num_threads, args.seconds)
     row['command'] = shlex.join(['python', '-m', 'benchmarks.streaming', *argv])
     row['cpus'] = len(os.sched_getaffinity(0))
-    row['load_average'] = round(os.getloadavg()[2], 1)  # of the last 15 minutes
+    row['load_average'] = round(os.getloadavg()[2], 1)  # over the last 15 minutes
     os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
     with open(args.out, 'w') as file:
         json.dump([row], file, indent=2)

@@ -25,13 +25,13 @@ def write(
     """Write the set to `directory`/`name`/`version`.
 
     Args:
-        directory: the data_dir to read it from.
-        name: the set.
-        splits: for each split, parts of it: images uint8 [n, H, W, C] and labels [n].
-        image_shape: (H, W, C); None for what differs between images.
-        num_classes: 0 leaves the labels out.
-        shard_size: images a file.
-        version: X.Y.Z.
+        directory: the data_dir from which to read it later.
+        name: the name of the set.
+        splits: for each split its parts: images uint8 [n, H, W, C] and labels [n].
+        image_shape: (H, W, C); None for a size that differs between images.
+        num_classes: the number of labels; 0 leaves the labels out.
+        shard_size: images per file.
+        version: the version, X.Y.Z.
 
     Returns:
         The directory of the version.
@@ -63,8 +63,8 @@ def _write_split(
     lengths: list[int] = []
     num_bytes = 0
     while first := list(itertools.islice(records, 1)):
-        # Records on their own, because they are read in any order; PNG does not
-        # compress further.
+        # One record per group, because records are read in any order; uncompressed,
+        # because PNG does not compress further.
         writer = array_record_module.ArrayRecordWriter(
             os.path.join(path, f'{split}-{len(lengths)}.tmp'),
             'group_size:1,uncompressed',
@@ -75,7 +75,7 @@ def _write_split(
             lengths[-1] += 1
             num_bytes += len(record)
         writer.close()
-    # Only now is it known how many files there are, which their names tell.
+    # The names contain the number of files, which is known only now.
     for place in range(len(lengths)):
         target = f'{name}-{split}.array_record-{place:05d}-of-{len(lengths):05d}'
         os.rename(

@@ -3,14 +3,14 @@
 Both sides train the same network (784-400-20-400-784, ReLU, Bernoulli) with Adam on
 the same random images, held in memory, gathered by index and binarized afresh at each
 step, in batches of 128. They take turns in one process; the figures are medians over
-the turns, `ratio` the median of the turns' ratios.
+the turns, and `ratio` is the median of the turns' ratios.
 
 Only turns on a quiet machine count. Taking turns does not cancel the load of other
 processes: one busy core slows PyTorch, whose threads wait for each other after every
-operation, many times more than it slows XLA, and would flatter us.
+operation, many times more than it slows XLA, and would flatter gm_jax.
 
 The row `matrix_products` times the five large products of a step alone, in a compiled
-loop: what the step would take if all else were free.
+loop: the time of a step if everything else were free.
 
 Usage:
     python -m benchmarks.train_step --turns=11 --out=results/bench_train_step.json
@@ -42,17 +42,17 @@ from gm_jax.training import parallel
 BATCH, HIDDEN, LATENT, LEARNING_RATE = 128, 400, 20, 1e-3
 IMAGE_SHAPE, NUM_IMAGES = (28, 28, 1), 60_000
 
-Runner = Callable[[int], None]  # runs that many training steps, to the end
+Runner = Callable[[int], None]  # runs this many training steps and waits for them
 
 
 def torch_device() -> torch.device:
-    """Return the device of PyTorch that is also JAX's."""
+    """Return the device in PyTorch that JAX uses too."""
     return torch.device('cpu' if jax.default_backend() == 'cpu' else 'cuda')
 
 
 def prepare_torch() -> None:
-    """Let PyTorch compute as XLA does: denormals are 0, TF32 where there is any."""
-    # Before the threads are made, since they inherit it.
+    """Make PyTorch compute as XLA does: denormals are 0, TF32 where it is available."""
+    # Before the threads are made, since they inherit the setting.
     torch.set_flush_denormal(True)
     torch.set_num_threads(os.cpu_count() or 1)
     torch.set_float32_matmul_precision('high')
@@ -60,7 +60,7 @@ def prepare_torch() -> None:
 
 
 def torch_wait() -> None:
-    """Return when PyTorch has computed what it was told to."""
+    """Wait until PyTorch has finished all queued work."""
     if torch_device().type == 'cuda':
         torch.cuda.synchronize()
 
@@ -86,7 +86,7 @@ class TorchVAE(nn.Module):
 
 
 def torch_runner(images: np.ndarray) -> Runner:
-    """Make the PyTorch loop: no DataLoader, fused Adam, every core.
+    """Make the PyTorch loop: without a DataLoader, with fused Adam, on every core.
 
     Args:
         images: [N, H, W, C] uint8.
@@ -119,14 +119,14 @@ def gm_jax_runner(
     build: Callable, config: Any, images: np.ndarray, num_values: int,
     steps_per_dispatch: int,
 ) -> Runner:
-    """Make the loop of a real run: the same step, feed and dispatch.
+    """Make the loop of a real run: the same step, input pipeline and dispatch.
 
     Args:
-        build: of the experiment.
-        config: its settings.
+        build: the `build` function of the experiment.
+        config: the settings of the experiment.
         images: [N, H, W, C] uint8.
-        num_values: V.
-        steps_per_dispatch: K; steps are run in multiples of it.
+        num_values: V, the number of values of a pixel.
+        steps_per_dispatch: K; steps are run in multiples of K.
 
     Returns:
         A Runner that goes on from where its last call ended.
@@ -142,7 +142,7 @@ def gm_jax_runner(
     rng = jax.random.key(0)
     state = parallel.replicate(experiment.init(rng))
     resident = parallel.replicate({'image': images, 'label': examples.labels})
-    many = max(experiment.minibatches, 1)  # minibatches of a step
+    many = max(experiment.minibatches, 1)  # minibatches per step
     shape: tuple[int, ...] = (steps_per_dispatch, batch)
     if experiment.minibatches:
         shape = (steps_per_dispatch, experiment.minibatches, batch)
@@ -168,8 +168,9 @@ def gm_jax_runner(
 def products_runner() -> Runner:
     """Make a loop of the step's products of 784 x 400 with a batch, and nothing else.
 
-    Two going forward, and going back the gradients of both weights and of the second
-    layer's input; the small ones of the latent are 5 % of the arithmetic.
+    There are two in the forward pass, and in the backward pass the gradients of both
+    weights and of the second layer's input. The small products of the latent, which are
+    left out, are 5 % of the arithmetic.
     """
     num_dims = int(np.prod(IMAGE_SHAPE))
     x = jax.random.normal(jax.random.key(0), (BATCH, num_dims))
@@ -179,7 +180,7 @@ def products_runner() -> Runner:
     @jax.jit
     def loop(num_steps: jax.Array) -> jax.Array:
         def body(_: jax.Array, carry: jax.Array) -> jax.Array:
-            # Each step needs the one before, so that no product is left out.
+            # Each step needs the one before, so that no product is optimised away.
             a, b = x + carry, h + carry
             products = (a @ w, b @ w.T, a @ w, a.T @ b, b.T @ a)
             return 1e-9 * jnp.asarray(sum(jnp.mean(product) for product in products))
@@ -190,14 +191,14 @@ def products_runner() -> Runner:
 
 
 def busy_seconds() -> float:
-    """Return the CPU seconds that all processes have used since the start."""
+    """Return the CPU seconds that all processes have used since boot."""
     ticks = [int(x) for x in pathlib.Path('/proc/stat').read_text().split()[1:9]]
     idle, waiting = ticks[3:5]
     return (sum(ticks) - idle - waiting) / os.sysconf('SC_CLK_TCK')
 
 
 def timed(run: Runner, num_steps: int) -> tuple[float, float]:
-    """Time that many steps, and measure what other processes use meanwhile.
+    """Time `num_steps` steps, and measure the CPU that others use meanwhile.
 
     Args:
         run: the loop to time.
@@ -217,15 +218,15 @@ def compare(
     ours: Runner, theirs: Runner, turns: int, num_steps: int, max_load: float,
     batch: int,
 ) -> dict:
-    """Time two loops turn by turn, the first to go alternating.
+    """Time two loops in turns, alternating which one goes first.
 
     Args:
         ours: the loop to report.
         theirs: the loop to compare with.
         turns: how many quiet turns to time.
-        num_steps: steps in a turn.
+        num_steps: steps per turn.
         max_load: the share of the cores that others may use in a quiet turn.
-        batch: images in a step.
+        batch: images per step.
 
     Returns:
         The figures of a row: medians over the quiet turns, their least and greatest
@@ -265,7 +266,7 @@ def main(argv: list[str]) -> None:
     """Time both loops and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--turns', type=int, default=11)
-    parser.add_argument('--num_steps', type=int, default=600, help='steps in a turn')
+    parser.add_argument('--num_steps', type=int, default=600, help='steps per turn')
     parser.add_argument('--steps_per_dispatch', type=int, default=50)
     parser.add_argument('--out', default='results/bench_train_step.json')
     parser.add_argument(

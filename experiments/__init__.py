@@ -1,6 +1,6 @@
 """One short module per model, each a command: `python -m experiments` lists them."""
 
-# In the order in which the lecture comes to them; `classifier` serves the others.
+# In the order of the lecture; `classifier` serves the other experiments.
 NAMES = (
     'autoencoder',
     'nade',

@@ -1,4 +1,4 @@
-r"""Adversarial autoencoder: unsupervised, with a few labels, or as a clustering.
+r"""Adversarial autoencoder: unsupervised, with a few labels, or for clustering.
 
 Makhzani et al. 2015, Adversarial Autoencoders.
 
@@ -9,14 +9,14 @@ Makhzani et al. 2015, Adversarial Autoencoders.
     python -m experiments.adversarial_autoencoder --workdir=/tmp/clusters \
         --num_clusters=16 --category_noise=0.3 --batch_norm
 
-A step is the paper's: the autoencoder reconstructs a minibatch; discriminators tell its
-codes from the prior's; the encoder moves to fool them; and with --num_labels it learns
-the classes of as many labelled images, and q(y|x) is about the classes. Published
-errors on MNIST: 1.90 % with 100 labels, 1.60 % with 1000; clustering 9.55 % with 16
-clusters, 4.10 % with 30.
+A step follows the paper: the autoencoder reconstructs a minibatch, discriminators learn
+to tell its codes from draws of the prior, and the encoder learns to fool them. With
+--num_labels the encoder also learns the classes of this many labelled images, and
+q(y|x) is a distribution over the classes. Published errors on MNIST: 1.90 % with 100
+labels, 1.60 % with 1000; clustering 9.55 % with 16 clusters, 4.10 % with 30.
 
-NOTE: the paper trains by gradient descent with momentum and rates that drop, here it is
-Adam; and the paper has no noise on the categories (--category_noise).
+NOTE: the paper trains by gradient descent with momentum and falling learning rates;
+here the optimizer is Adam. The paper has no noise on the categories (--category_noise).
 """
 
 import dataclasses
@@ -71,26 +71,28 @@ class Config(settings.Config):
     hidden: Sizes = field((256, 256), 'widths of every network')
     latent_dim: int = field(8, 'size of z', low=1)
     prior: str = field(
-        'normal', 'of z; mixture: ten Gaussians on a ring, for --latent_dim=2',
+        'normal', 'prior of z; mixture: ten Gaussians on a ring, for --latent_dim=2',
         choices=('normal', 'mixture'),
     )
     adversarial_learning_rate: float = field(
-        5e-4, 'peak learning rate of the discriminators, and of fooling them', low=0.0
+        5e-4, 'peak learning rate of the discriminators, and of the encoder when it '
+        'learns to fool them', low=0.0,
     )
     adversarial_b1: float = field(
-        0.5, "decay of their optimizers' gradient averages", low=0.0, high=1.0
+        0.5, 'decay of the average of gradients in the adversarial optimizers',
+        low=0.0, high=1.0,
     )
     num_labels: int = field(
-        0, 'labelled training images, as many of each class; 0: none', low=0
+        0, 'labelled training images, balanced over the classes; 0: none', low=0
     )
-    num_clusters: int = field(0, 'categories without labels; 0: none', low=0)
+    num_clusters: int = field(0, 'clusters, learned without labels; 0: none', low=0)
     category_noise: float = field(
-        0.0, 'standard deviation of noise on the categories that a discriminator sees, '
-        'at first; it falls to zero by the last step, unless the learning rate is '
-        'constant', low=0.0,
+        0.0, 'initial standard deviation of the noise on the categories that a '
+        'discriminator sees; it falls to zero by the last step, unless the learning '
+        'rate is constant', low=0.0,
     )
     batch_norm: bool = field(
-        False, 'normalise the layers of encoder and decoder over the batch, and the '
+        False, 'normalise over the batch: the layers of encoder and decoder, and the '
         'logits of the categories',
     )
     image_noise: float = field(
@@ -98,15 +100,15 @@ class Config(settings.Config):
         'training', low=0.0,
     )
     classifier: str = field(
-        '', 'work directory of the experiment classifier on the same set, which judges '
-        'arithmetic on codes; none: that is left out', evaluation_only=True,
+        '', 'work directory of the experiment `classifier` on the same set, which '
+        'evaluates arithmetic on codes; empty: no arithmetic', evaluation_only=True,
     )
 
     def __post_init__(self) -> None:
         """Raise UserError for settings that contradict each other."""
         super().__post_init__()
         if self.prior == 'mixture' and self.latent_dim != 2:
-            raise UserError('--prior=mixture is in the plane: pass --latent_dim=2.')
+            raise UserError('--prior=mixture has two dimensions: pass --latent_dim=2.')
         if self.num_labels and self.num_clusters:
             raise UserError(
                 '--num_labels and --num_clusters do not go together: with labels the '
@@ -131,13 +133,14 @@ PRESETS = {
 
 
 class Game(NamedTuple):
-    """What a step and an evaluation are made of.
+    """What the training step and the evaluation are built from.
 
     Attributes:
         config: the settings.
         data: the image set.
         num_categories: K.
-        players: by name: encoder, decoder, the discriminators of z and of y.
+        players: the networks by name: encoder, decoder, and the discriminators of z
+            and of y.
     """
 
     config: Config
@@ -147,7 +150,7 @@ class Game(NamedTuple):
 
     @property
     def discriminators(self) -> tuple[str, ...]:
-        """Their names."""
+        """The names of the discriminators."""
         return tuple(name for name in self.players if 'discriminator' in name)
 
 
@@ -159,7 +162,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
     turns = make_turns(g)
     tx = game.optimizers(turns, make_optimizers(config))
     eval_step = functools.partial(evaluate, g, coder)
-    # Sampling needs only a checkpoint: then there are no splits.
+    # Sampling needs only a checkpoint, so the image set may have no splits.
     trained = None
     if config.classifier and data.splits:
         trained = classifier.load(config.classifier, data)
@@ -233,7 +236,7 @@ def make_optimizers(config: Config) -> dict[str, optax.GradientTransformation]:
 
 
 def make_turns(g: Game) -> list[game.Turn]:
-    """Make the moves of a step, all on one minibatch."""
+    """Make the turns of a step, all on one minibatch."""
     moves: list[tuple[str, tuple[str, ...], LossFn]] = [
         ('autoencoder', ('encoder', 'decoder'), functools.partial(autoencoder_loss, g)),
         ('discriminator', g.discriminators, functools.partial(discriminator_loss, g)),
@@ -247,7 +250,7 @@ def make_turns(g: Game) -> list[game.Turn]:
 
 
 def init(g: Game, tx: optax.GradientTransformation, rng: jax.Array) -> TrainState:
-    """Start all players."""
+    """Initialise all players."""
     z, y = jnp.zeros((1, g.config.latent_dim)), jnp.zeros((1, g.num_categories))
     seen = {
         'encoder': (jnp.zeros((1, *g.data.image_shape)),), 'decoder': (z, y),
@@ -263,7 +266,7 @@ def init(g: Game, tx: optax.GradientTransformation, rng: jax.Array) -> TrainStat
 
 
 def labelled_images(config: Config, data: ImageSet) -> dict[str, jax.Array]:
-    """Return the images whose labels are seen, {'image', 'label'}."""
+    """Return the labelled training images, {'image', 'label'}."""
     if 'train' not in data.splits:
         # A checkpoint is about to be read into these.
         images = jnp.zeros((config.num_labels, *data.image_shape), jnp.uint8)
@@ -283,9 +286,9 @@ def autoencoder_loss(
     g: Game, params: Params, model_state: ModelState, batch: Batch, rngs: jax.Array,
     *, step: jax.Array, axis_name: str | None,
 ) -> LossOutput:
-    """Compute ||x - x_hat||^2 of noisy images; see `train_state.LossFn`.
+    """Compute ||x - x_hat||^2 from noisy images; see `train_state.LossFn`.
 
-    It alone keeps BatchNorm's running averages.
+    Only this turn updates BatchNorm's running averages.
     """
     del step
     x = binarize.to_unit_range(rngs, batch['image'], g.data)
@@ -375,12 +378,12 @@ def draw_z(config: Config, rngs: jax.Array) -> jax.Array:
 def instance_noise(
     config: Config, y: jax.Array, rngs: jax.Array, step: jax.Array
 ) -> jax.Array:
-    """Add noise to y [B, K], by one key [B] per example, for a discriminator to see.
+    """Add noise to y [B, K] for a discriminator, with one key [B] per example.
 
-    Without it q(y|x) is told from a one-hot vector at once, the encoder saturates its
-    softmax, and most of the categories, which no image is in by then, never get one: a
-    saturated softmax has no slope. The noise falls to zero, for with it q(y|x) need not
-    be one-hot and tells the decoder more than a category.
+    Without noise a discriminator tells q(y|x) from a one-hot vector at once, and the
+    encoder saturates its softmax. Most categories have no image by then and never get
+    one, since a saturated softmax has no gradient. The noise falls to zero, because
+    with it q(y|x) need not be one-hot and gives the decoder more than a category.
 
     References:
         Sonderby et al. 2017, Amortised MAP Inference for Image Super-resolution.
@@ -403,7 +406,7 @@ def add_noise(x: jax.Array, std: float | jax.Array, rngs: jax.Array) -> jax.Arra
 def evaluate(
     g: Game, coder: Coder, state: TrainState, batch: Batch, rng: jax.Array
 ) -> dict[str, jax.Array]:
-    """Compute the numbers of each example; with labels the loss is theirs."""
+    """Compute the numbers of each example; with labels the loss is of the classes."""
     x = coder.observe(batch, rng)
     code = coder.encode(state, x)
     error = reconstruction.squared_error(coder.decode(state, code.z, code.y), x)
@@ -417,7 +420,7 @@ def evaluate(
 
 
 def summarize(labelled: bool, arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return the means of the numbers, called what they are."""
+    """Return the means of the numbers under descriptive names."""
     names = {'loss': 'squared_error_per_image'}
     if labelled:
         names = {'loss': 'cross_entropy_nats', 'squared_error': names['loss']}
@@ -439,7 +442,7 @@ def sample(
 def finish(
     g: Game, coder: Coder, trained: Trained | None, state: TrainState, say: Say
 ) -> tuple[dict[str, float], Pictures]:
-    """Measure clusters as classes, and arithmetic on codes."""
+    """Score the clusters as classes, and arithmetic on codes."""
     numbers: dict[str, float] = {}
     pictures: Pictures = {}
     if g.config.num_clusters and g.data.num_classes:

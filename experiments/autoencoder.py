@@ -1,4 +1,4 @@
-r"""Autoencoders, linear, deep and convolutional, and what their features are good for.
+r"""Linear, deep and convolutional autoencoders, and classifiers on their features.
 
 Hinton and Salakhutdinov 2006, Reducing the Dimensionality of Data with Neural Networks.
 
@@ -6,10 +6,10 @@ Hinton and Salakhutdinov 2006, Reducing the Dimensionality of Data with Neural N
     python -m experiments.autoencoder --workdir=/tmp/mnist --preset=mnist_conv \
         --data_dir=DIR
 
-The loss is ||x - x_hat||^2 with pixels in [0, 1], summed over the image. Where the set
-has labels, a run ends with classifiers that see the labels of 100, of 1000 and of all
+The loss is ||x - x_hat||^2 with pixels in [0, 1], summed over the image. If the set has
+labels, a run ends with classifiers trained on the labels of 100, of 1000 and of all
 training images: a linear one on the codes of the frozen encoder, and the same encoder
-with a softmax layer, trained from where the autoencoder left it (fine-tuned) or from
+with a softmax layer, trained from the autoencoder's parameters (fine-tuned) or from
 scratch. The last two have the same labels, batches, optimizer and number of steps.
 """
 
@@ -55,11 +55,12 @@ class Config(probes.Config):
         1000, 'steps between checkpoints', low=1, free=True
     )
     network: str = field(
-        'deep', 'linear (one layer and a sigmoid each way), deep (fully connected) or '
-        'conv', choices=('linear', 'deep', 'conv'),
+        'deep', 'encoder and decoder: linear (each one layer and a sigmoid), deep '
+        '(fully connected) or conv', choices=('linear', 'deep', 'conv'),
     )
     hidden: Sizes = field(
-        (256, 256), 'widths from x to the code; maps, for conv; linear has none'
+        (256, 256), 'widths of the layers from x to the code, or feature maps for '
+        'conv; linear has none'
     )
     latent_dim: int = field(16, 'size of the code', low=1)
 
@@ -76,7 +77,7 @@ PRESETS = {
     ),
 }
 
-# Training images whose codes are mixed to sample.
+# Training images whose codes are mixed to generate samples.
 POOL = 256
 
 
@@ -123,7 +124,7 @@ def make_model(config: Config, data: ImageSet) -> Autoencoder:
 
 
 def make_probe(s: Setting) -> probes.Probe:
-    """Return what the classifiers at the end of a run look at."""
+    """Return what the classifiers at the end of a run are built from."""
     def encode(params: Params, x: jax.Array) -> jax.Array:
         return s.model.apply({'params': params}, x, method=Autoencoder.encode)
 
@@ -138,7 +139,7 @@ def make_probe(s: Setting) -> probes.Probe:
 
 
 def init(s: Setting, rng: jax.Array) -> TrainState:
-    """Start the training state."""
+    """Return the initial training state."""
     params = s.model.init(rng, jnp.zeros((1, *s.data.image_shape)))['params']
     # Kept in the state, so that a checkpoint is all that sampling needs.
     images = pipeline.first_images(s.data, POOL)
@@ -170,7 +171,7 @@ def evaluate(
 
 
 def summarize(s: Setting, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return what results.json says."""
+    """Return the numbers of results.json."""
     error = float(arrays['loss'].mean(dtype=np.float64))
     return {
         'squared_error_per_image': error,
@@ -215,7 +216,7 @@ def pictures(
 def make_pictures(
     decode: Callable[[jax.Array], jax.Array], x: jax.Array, z: jax.Array
 ) -> Pictures:
-    """Draw reconstructions, and straight walks from code to code.
+    """Draw reconstructions, and linear interpolations between codes.
 
     Args:
         decode: z [N, Z] -> x_hat [N, H, W, C].

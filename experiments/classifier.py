@@ -85,7 +85,7 @@ def loss(
 def evaluate(
     s: Setting, state: TrainState, batch: Batch, rng: jax.Array
 ) -> dict[str, jax.Array]:
-    """Compute the cross-entropy of each example, and whether it is right."""
+    """Compute the cross-entropy of each example, and whether its class is predicted."""
     rngs = fold_in_each(rng, batch['index'])
     x = binarize.to_unit_range(rngs, batch['image'], s.data)
     logits = s.model.apply(state.eval_variables, x)
@@ -97,7 +97,7 @@ def evaluate(
 
 
 def summarize(arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return what results.json says."""
+    """Return the numbers of results.json."""
     return {
         'cross_entropy_nats': float(arrays['loss'].mean(dtype=np.float64)),
         'accuracy': float(arrays['accuracy'].mean(dtype=np.float64)),

@@ -32,21 +32,22 @@ class Config(adversarial.Config):
 
     num_steps: int = field(1500, 'training steps', low=1)
     features: Sizes = field(
-        (32, 64), 'maps of the strided convolutions; the generator mirrors them'
+        (32, 64), 'feature maps of each strided convolution; the generator mirrors them'
     )
     kernel_size: int = field(4, 'side of every kernel', low=2)
     loss: str = field(
-        'non_saturating', 'the rules: cross-entropy with -log D(G(z)) or with '
+        'non_saturating', 'losses: cross-entropy, with -log D(G(z)) or '
         'log(1 - D(G(z))) for the generator, or the hinge loss',
         choices=('non_saturating', 'minimax', 'hinge'),
     )
     norm: str = field(
-        'batch', 'of the discriminator', choices=('batch', 'none', 'spectral')
+        'batch', 'normalisation of the discriminator',
+        choices=('batch', 'none', 'spectral'),
     )
 
 
 PRESETS = {
-    # Of the paper, for faces of 64 pixels a side.
+    # The settings of the paper, for faces of 64 pixels per side.
     'paper': Config(
         dataset='celeb_a', image_size=64, features=(128, 256, 512, 1024), kernel_size=5,
         latent_dim=100, batch_size=128, num_steps=40_000, eval_every=2_000,
@@ -60,14 +61,14 @@ PRESETS = {
 
 
 def make_networks(config: Config, data: ImageSet) -> Networks:
-    """Make the players."""
+    """Make the networks of both players."""
     return adversarial.dcgan_networks(
         config, data, config.features, kernel_size=config.kernel_size, norm=config.norm
     )
 
 
 def make_losses(config: Config) -> Losses:
-    """Make the rules of the game."""
+    """Make the losses of both players."""
     pair = {
         'non_saturating': (discriminator_loss, generator_loss_non_saturating),
         'minimax': (discriminator_loss, generator_loss_minimax),

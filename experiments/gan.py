@@ -2,8 +2,8 @@
 
 Goodfellow et al. 2014, Generative Adversarial Networks: k steps of the discriminator,
 each on a fresh minibatch and fresh noise, then one step of the generator. The generator
-descends -log D(G(z)), as the paper does in practice, or with --generator_loss=minimax
-log(1 - D(G(z))), as its algorithm 1 says.
+minimises -log D(G(z)), as the paper does in practice, or with --generator_loss=minimax
+log(1 - D(G(z))), as in its algorithm 1.
 
     python -m experiments.gan --workdir=/tmp/gan
     python -m experiments.gan --workdir=/tmp/gan --generator_loss=minimax --k=2
@@ -49,7 +49,7 @@ class Config(adversarial.Config):
         (128, 128), 'maxout units of the discriminator'
     )
     dropout: float = field(
-        0.3, 'rate of dropped units of the dense discriminator', low=0.0, high=0.99
+        0.3, 'share of units dropped in the dense discriminator', low=0.0, high=0.99
     )
 
     def __post_init__(self) -> None:
@@ -64,8 +64,8 @@ _LUCIC = Config(
     adam_b1=0.0, log_every=125, eval_every=1_875, checkpoint_every=625,
 )
 PRESETS = {
-    # The sizes of the paper for MNIST. Its optimizer is gradient descent with momentum
-    # and a decaying rate, its weights start uniform, its output is a sigmoid.
+    # The sizes of the paper for MNIST. The paper itself has gradient descent with
+    # momentum and a decaying rate, uniform initial weights and a sigmoid output.
     'paper': Config(
         dataset='mnist', hidden=(1200, 1200), discriminator_hidden=(240, 240),
         latent_dim=100, batch_size=100, dropout=0.5, num_steps=30_000,
@@ -77,7 +77,7 @@ PRESETS = {
 
 
 def make_networks(config: Config, data: ImageSet) -> Networks:
-    """Make the players."""
+    """Make the networks of both players."""
     if config.network == 'small':
         return adversarial.small_networks(config, data, norm='batch')
     dtype = jnp.dtype(config.dtype)
@@ -91,7 +91,7 @@ def make_networks(config: Config, data: ImageSet) -> Networks:
 
 
 def make_losses(config: Config) -> Losses:
-    """Make the rules of the game."""
+    """Make the losses of both players."""
     generator_loss = {
         'minimax': generator_loss_minimax,
         'non_saturating': generator_loss_non_saturating,

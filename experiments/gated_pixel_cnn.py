@@ -26,11 +26,11 @@ from gm_jax.training.settings import Sizes, field
 class Config(conditional.Config):
     """Settings of the Gated PixelCNN."""
 
-    features: int = field(24, 'maps of each layer', low=1)
+    features: int = field(24, 'feature maps of each layer', low=1)
     num_layers: int = field(5, 'layers after the first', low=1)
     first_kernel: int = field(7, 'side of the first kernel', low=3)
-    kernels: Sizes = field((3,), 'sides of the other kernels, in turn: 5,3')
-    head: int = field(64, 'maps of the layer before the logits', low=1)
+    kernels: Sizes = field((3,), 'sides of the other kernels in turn, e.g. 5,3')
+    head: int = field(64, 'feature maps before the logits', low=1)
 
     def __post_init__(self) -> None:
         """Raise UserError for settings that are not allowed."""
@@ -40,7 +40,7 @@ class Config(conditional.Config):
             raise UserError('--kernels and --first_kernel must be odd, 3 or more.')
 
 
-# Small enough for a CPU; the paper says little of its network for MNIST.
+# Small enough for a CPU; the paper gives few details of its network for MNIST.
 _PAPER = Config(
     dataset='binarized_mnist', features=32, num_layers=8, kernels=(5, 3), head=128,
     optimizer='muon', batch_size=32, learning_rate=3e-3, ema=0.999, num_steps=60_000,

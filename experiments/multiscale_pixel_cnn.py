@@ -35,13 +35,14 @@ class Config(setting.Config):
     """Settings of the multi-scale PixelCNN."""
 
     stages: str = field(
-        'parallel', 'how an image grows', choices=('parallel', 'raster')
+        'parallel', 'how a stage adds pixels: in groups, or one by one in raster order',
+        choices=('parallel', 'raster'),
     )
-    num_stages: int = field(1, 'how often its sides are doubled', low=1)
-    features: int = field(24, 'maps of each layer', low=1)
+    num_stages: int = field(1, 'how often the sides of the image are doubled', low=1)
+    features: int = field(24, 'feature maps of each layer', low=1)
     num_layers: int = field(4, 'layers, or residual blocks, of each network', low=1)
-    head: int = field(64, 'maps of the layer before the logits', low=1)
-    # The step takes long to compile, so the first line is not to take long too.
+    head: int = field(64, 'feature maps before the logits', low=1)
+    # The step takes long to compile, so the first line of metrics must come soon after.
     log_every: int = field(25, 'steps between lines of metrics', low=1, free=True)
 
     def __post_init__(self) -> None:
@@ -104,7 +105,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
 
 
 def _network(bound: Any, h: jax.Array | None = None) -> Network:
-    """Return a Gated PixelCNN that has its parameters, by rows and pixels."""
+    """Return a bound Gated PixelCNN as a network that runs by rows and pixels."""
     return setting.linen_network(bound.clone(parent=None), bound.variables, h)
 
 

@@ -29,7 +29,7 @@ class Config(setting.Config):
 
     hidden: int = field(200, 'hidden units', low=1)
     order: str = field(
-        'raster', 'of the values; a random one is drawn from the seed',
+        'raster', 'order of the values; a random one is drawn from the seed',
         choices=('raster', 'random'),
     )
 

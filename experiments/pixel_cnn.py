@@ -21,7 +21,8 @@ _PAPER = Config(
 )
 PRESETS = {
     'paper': _PAPER,
-    # As was run here: 10 blocks of 5 x 5 kernels see 23 rows up, the 15 above 18.
+    # As was run here: 10 blocks of 5 x 5 kernels have a receptive field of 23 rows up,
+    # the 15 blocks above one of 18.
     'hour': dataclasses.replace(
         _PAPER, features=32, num_blocks=10, kernel=5, head=64, num_steps=8_000
     ),

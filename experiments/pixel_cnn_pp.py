@@ -31,19 +31,21 @@ from gm_jax.training.settings import field
 class Config(conditional.Config):
     """Settings of PixelCNN++."""
 
-    features: int = field(20, 'maps of each layer', low=1)
-    num_resnets: int = field(1, 'layers of each level on the way down, and up', low=1)
+    features: int = field(20, 'feature maps of each layer', low=1)
+    num_resnets: int = field(
+        1, 'layers of each level on the way down, and again on the way up', low=1
+    )
     num_levels: int = field(2, 'resolutions, each half of the one before', low=1)
-    num_mixtures: int = field(5, 'components of the mixtures', low=1)
+    num_mixtures: int = field(5, 'components of each mixture', low=1)
     dropout: float = field(
-        0.0, 'share of features that are dropped', low=0.0, high=0.99
+        0.0, 'share of features dropped in training', low=0.0, high=0.99
     )
     # A step takes several times as long as those of the other models.
     log_every: int = field(25, 'steps between lines of metrics', low=1, free=True)
 
 
 PRESETS = {
-    # Of the authors' code, but for the decay of the learning rate.
+    # The settings of the authors' code, except for the decay of the learning rate.
     'paper': Config(
         dataset='cifar10', features=160, num_resnets=5, num_levels=3, num_mixtures=10,
         dropout=0.5, batch_size=128, learning_rate=1e-3, adam_b1=0.95, adam_b2=0.9995,

@@ -27,11 +27,11 @@ from gm_jax.training.settings import field
 class Config(setting.Config):
     """Settings of the PixelRNN."""
 
-    cell: str = field('diagonal_bilstm', 'kind of the layers', choices=tuple(CELLS))
-    features: int = field(16, 'maps of each LSTM', low=1)
+    cell: str = field('diagonal_bilstm', 'kind of LSTM layer', choices=tuple(CELLS))
+    features: int = field(16, 'feature maps of each LSTM', low=1)
     num_layers: int = field(4, 'LSTM layers', low=1)
     first_kernel: int = field(7, 'side of the first kernel, odd', low=3)
-    head: int = field(32, 'maps of the layer before the logits', low=1)
+    head: int = field(32, 'feature maps before the logits', low=1)
 
     def __post_init__(self) -> None:
         """Raise UserError for settings that are not allowed."""

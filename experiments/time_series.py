@@ -1,4 +1,4 @@
-"""Time series: forecasts from a causal network of series as images of one row.
+"""Time series: forecasts by a causal network that sees series as images of one row.
 
 van den Oord et al. 2016, Pixel Recurrent Neural Networks, for the network: a PixelCNN
 of one row is a causal convolutional network in time.
@@ -6,9 +6,9 @@ of one row is a causal convolutional network in time.
     python -m experiments.time_series --workdir=/tmp/series
     python -m experiments.time_series --workdir=/tmp/series --dataset=npz:series.npz
 
-A set of your own is an npz of series cut to one length, images [N, 1, T, 1] of integers
-from 0 to 255. The last --horizon values of a series are forecast from those before:
-many continuations are drawn, and their quantiles compared with the truth.
+To use your own set, pass an npz of series cut to one length, as images [N, 1, T, 1] of
+integers from 0 to 255. The last --horizon values of a series are forecast from those
+before: many continuations are drawn, and their quantiles are compared with the truth.
 """
 
 import dataclasses
@@ -34,15 +34,19 @@ from gm_jax.training.contracts import Experiment, HostBatch, Pictures, Say
 from gm_jax.training.settings import field
 from gm_jax.training.train_state import TrainState
 
-_SERIES, _DRAWS = 256, 40  # forecasts that are scored, and continuations of each
+_SERIES, _DRAWS = 256, 40  # series that are forecast and scored; draws of each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(pixel_cnn.Config):
-    """Settings of the network of time series."""
+    """Settings of the network for time series."""
 
-    dataset: str = field('synthetic:lorenz', 'as in every experiment')
-    horizon: int = field(48, 'values that are forecast', low=1, free=True)
+    dataset: str = field(
+        'synthetic:lorenz', 'npz:FILE, or another set of images of one row'
+    )
+    horizon: int = field(
+        48, 'values to forecast at the end of a series', low=1, free=True
+    )
 
 
 PRESETS = {

@@ -8,9 +8,9 @@ Weighted Autoencoders.
         --data_dir=DIR
 
 The preset iwae_1l is the one-layer network of Burda et al. on dynamically binarized
-MNIST, on all 60,000 training images, where they kept 400 to validate. Published after
-3280 epochs, by 5000 importance samples: 86.76 nats for k = 1, 85.54 for k = 5, 84.78
-for k = 50.
+MNIST, trained on all 60,000 training images (they kept 400 for validation). Published
+results after 3280 epochs, with 5000 importance samples: 86.76 nats for k = 1, 85.54 for
+k = 5, 84.78 for k = 50.
 """
 
 import dataclasses
@@ -53,16 +53,18 @@ class Config(settings.Config):
         500, 'steps between checkpoints', low=1, free=True
     )
     network: str = field(
-        'mlp', 'between x and the first latent', choices=('mlp', 'conv')
+        'mlp', 'network between x and the first latent layer', choices=('mlp', 'conv')
     )
-    hidden: Sizes = field((256, 256), 'widths of that network; maps, for conv')
+    hidden: Sizes = field(
+        (256, 256), 'widths of the layers of an mlp, or feature maps of a conv'
+    )
     latent_dims: Sizes = field(
-        (16,), 'size of z; sizes of z1 and z2 for two layers: 100,50'
+        (16,), 'size of z; for two layers the sizes of z1 and z2, e.g. 100,50'
     )
-    hidden2: Sizes = field((100, 100), 'widths between z1 and z2')
+    hidden2: Sizes = field((100, 100), 'widths of the layers between z1 and z2')
     activation: str = field('relu', 'nonlinearity', choices=('relu', 'tanh'))
     batch_norm: bool = field(False, 'normalise activations over the batch')
-    dropout: float = field(0.0, 'rate of dropped activations', low=0.0, high=0.99)
+    dropout: float = field(0.0, 'share of activations dropped', low=0.0, high=0.99)
     likelihood: str = field(
         'auto', 'p(x|z); auto: bernoulli for binary pixels, categorical for others',
         choices=('auto', 'bernoulli', 'categorical', 'gaussian'),
@@ -74,7 +76,9 @@ class Config(settings.Config):
     k: int = field(1, 'posterior samples per image in training', low=1)
     beta: float = field(1.0, 'weight of the KL term', low=0.0)
     kl_warmup_steps: int = field(0, 'steps over which beta rises from 0', low=0)
-    free_bits: float = field(0.0, 'nats of KL granted to each latent unit', low=0.0)
+    free_bits: float = field(
+        0.0, 'nats of KL per latent unit that cost nothing', low=0.0
+    )
     test_samples: int = field(
         5000, 'importance samples per image in the final evaluation', low=1, free=True
     )
@@ -111,7 +115,7 @@ PRESETS = {
     'manifold': Config(latent_dims=(2,), hidden=(512, 512), num_steps=8000),
 }
 
-# Importance samples that are decoded together: as many as the caches hold well.
+# Importance samples that are decoded together: as many as fit well into the caches.
 TEST_CHUNK = 25
 
 
@@ -191,8 +195,8 @@ def init(s: Setting, rng: jax.Array) -> dict[str, Any]:
 def pixel_logits(data: ImageSet) -> jax.Array:
     """Return the log-odds of each pixel's mean, clipped to [0.001, 0.999], [H W C].
 
-    The output starts from there, so that the network need not learn it (Burda et al.'s
-    code). The mean is over 10,000 training images at most.
+    The output starts from there, so that the network need not learn it (as in Burda et
+    al.'s code). The mean is over 10,000 training images at most.
     """
     images = pipeline.first_images(data, 10_000)
     mean = images.mean(axis=0, dtype=np.float64) / (data.num_values - 1)
@@ -203,7 +207,7 @@ def pixel_logits(data: ImageSet) -> jax.Array:
 def prepare(
     s: Setting, image: jax.Array, rngs: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Return what the encoder sees, in [0, 1], and what the likelihood is of."""
+    """Return the input of the encoder, in [0, 1], and the target of the likelihood."""
     image = binarize.integers(rngs, image, s.data)
     flat = image.reshape(len(image), -1).astype(jnp.float32)
     x = (flat / (s.model.num_values - 1)).reshape(image.shape)
@@ -215,7 +219,7 @@ def prepare(
 def compute_terms(
     s: Setting, variables: dict[str, Any], batch: Batch, rngs: jax.Array, mode: Mode
 ) -> tuple[Terms, ModelState]:
-    """Compute the terms of the bounds of a batch, as `density.TermsFn` says."""
+    """Compute the terms of the bounds of a batch; see `density.TermsFn`."""
     if not mode.train:
         num = min(TEST_CHUNK, s.config.test_samples) if mode.final else s.config.k
         return evaluate(s, variables, batch, rngs, num, mode.chunk), {}
@@ -231,7 +235,7 @@ def evaluate(
     s: Setting, variables: dict[str, Any], batch: Batch, rngs: jax.Array, num: int,
     chunk: jax.Array,
 ) -> Terms:
-    """Compute the terms outside training, from samples of their own in each chunk."""
+    """Compute the terms outside training, with different samples in each chunk."""
     pixel_rngs, latent_rngs = split_each(rngs, 2)
     latent_rngs = jax.vmap(jax.random.fold_in)(latent_rngs, chunk)
     x, target = prepare(s, batch['image'], pixel_rngs)
@@ -261,7 +265,7 @@ def objective(
 
 
 def numbers(s: Setting, terms: Terms) -> dict[str, jax.Array]:
-    """Return the numbers of an evaluation in training."""
+    """Return the numbers of an evaluation during training."""
     log_px, kl = terms.log_px.mean(1), terms.kl.sum(1)
     bound = elbo.elbo(log_px, kl)
     metrics = {'log_px': log_px, 'kl': kl, 'elbo': bound, 'loss': -bound}
@@ -279,7 +283,7 @@ def estimates(terms: Terms) -> dict[str, jax.Array]:
 
 
 def report(s: Setting, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return what results.json says."""
+    """Return the numbers of results.json."""
     kl = arrays['kl'].mean(axis=0, dtype=np.float64)
     activity = arrays['mean'].var(axis=0, dtype=np.float64)
     samples = arrays['log_w'].shape[1] * min(TEST_CHUNK, s.config.test_samples)
@@ -345,7 +349,7 @@ def make_pictures(
         decode: z [N, Z] -> uint8 [N, H, W, C].
         means: [B, Z] posterior means of `images`.
         images: [B, H, W, C] uint8.
-        has_normal_prior: whether p(z) is N(0, I), whose quantiles the manifold takes.
+        has_normal_prior: whether p(z) is N(0, I), whose quantiles the manifold shows.
 
     Returns:
         Pictures by name, uint8 [H, W, C] each.

@@ -1,8 +1,9 @@
 """Wasserstein GAN: a critic whose slope is bounded, in place of a discriminator.
 
-Arjovsky, Chintala and Bottou 2017, Wasserstein GAN, bound it by clipping the weights;
-Gulrajani et al. 2017, Improved Training of Wasserstein GANs, by a penalty on its
-gradient; Miyato et al. 2018, Spectral Normalization for GANs, by the kernels' norms.
+The slope is bounded by clipping the weights (Arjovsky, Chintala and Bottou 2017,
+Wasserstein GAN), by a penalty on the gradient (Gulrajani et al. 2017, Improved Training
+of Wasserstein GANs), or by the spectral norms of the kernels (Miyato et al. 2018,
+Spectral Normalization for GANs).
 
     python -m experiments.wgan --workdir=/tmp/wgan
     python -m experiments.wgan --workdir=/tmp/clip --lipschitz=clip
@@ -30,10 +31,11 @@ class Config(adversarial.Config):
     """Settings of the Wasserstein GAN."""
 
     learning_rate: float = field(1e-4, 'peak learning rate', low=0.0)
-    adam_b2: float = field(0.9, 'decay of the squares', low=0.0, high=1.0)
+    adam_b2: float = field(
+        0.9, 'decay of the average of squared gradients', low=0.0, high=1.0
+    )
     k: int = field(
-        5, 'critic steps, each on a minibatch of its own, for one of the generator',
-        low=1,
+        5, 'critic steps per generator step, each on a minibatch of its own', low=1
     )
     lipschitz: str = field(
         'gradient_penalty', "what bounds the critic's slope: clipped weights, a "
@@ -41,14 +43,15 @@ class Config(adversarial.Config):
         choices=('clip', 'gradient_penalty', 'spectral'),
     )
     penalty: float = field(10.0, 'weight of the gradient penalty', low=0.0)
-    clip: float = field(0.01, 'largest weight with --lipschitz=clip', low=0.0)
+    clip: float = field(0.01, 'largest absolute weight with --lipschitz=clip', low=0.0)
     network: str = field(
-        'dcgan', 'that of dcgan; the small one of Lucic et al. 2018; or dense layers',
+        'dcgan', 'networks of the experiment dcgan, the small ones of Lucic et al. '
+        '2018, or dense layers',
         choices=('dcgan', 'small', 'dense'),
     )
     features: Sizes = field(
-        (32, 64), 'maps of the strided convolutions, or widths of the dense layers; '
-        'the generator mirrors them'
+        (32, 64), 'feature maps of each strided convolution, or widths of the dense '
+        'layers; the generator mirrors them'
     )
     kernel_size: int = field(4, 'side of every kernel of --network=dcgan', low=2)
 
@@ -62,15 +65,15 @@ class Config(adversarial.Config):
             )
 
 
-# Twenty epochs of 60,000 images, as the critic sees them: the generator's steps are a
-# fifth of the minibatches.
+# Twenty epochs of 60,000 images for the critic: generator steps are a fifth of its
+# minibatches.
 _LUCIC = Config(
     dataset='fashion_mnist', network='small', num_steps=3_750, adam_b2=0.999,
     log_every=25, eval_every=375, checkpoint_every=125,
 )
 PRESETS = {
-    # In place of RMSProp Adam without momentum, which is the same but for the start of
-    # its averages; so too in lucic_clip.
+    # Adam without momentum in place of RMSProp, the same except for the start of its
+    # averages; so too in lucic_clip.
     'clip': Config(
         dataset='cifar10', lipschitz='clip', features=(32, 64, 128), latent_dim=100,
         prior='normal', learning_rate=5e-5, adam_b1=0.0, adam_b2=0.99,
@@ -88,10 +91,11 @@ PRESETS = {
 
 
 def make_networks(config: Config, data: ImageSet) -> Networks:
-    """Make the players.
+    """Make the networks of both players.
 
     BatchNorm makes a score a function of the whole batch, so that no example has a
-    gradient of its own to penalise: only the clipped critic has it, as in the paper.
+    gradient of its own to penalise. Only the clipped critic has BatchNorm, as in the
+    paper.
     """
     norms = {'clip': 'batch', 'gradient_penalty': 'none', 'spectral': 'spectral'}
     norm, dtype = norms[config.lipschitz], jnp.dtype(config.dtype)
@@ -111,7 +115,7 @@ def make_networks(config: Config, data: ImageSet) -> Networks:
 
 
 def make_losses(config: Config) -> Losses:
-    """Make the rules of the game."""
+    """Make the losses of both players."""
     return Losses(
         critic_loss, critic_generator_loss,
         penalty=config.penalty if config.lipschitz == 'gradient_penalty' else 0.0,

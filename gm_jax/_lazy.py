@@ -11,8 +11,8 @@ def attach(
     """Return `__getattr__`, `__dir__` and `__all__` of a package (PEP 562).
 
     Args:
-        package: its name.
-        names: its public submodules.
+        package: the name of the package.
+        names: the public submodules of the package.
     """
 
     def load(name: str) -> ModuleType:

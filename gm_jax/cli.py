@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run an experiment, or list them all.
 
     Args:
-        argv: the name of an experiment and its flags; None: those of the process.
+        argv: the name of an experiment and its flags; None: the process's arguments.
 
     Returns:
         The exit status.
@@ -42,11 +42,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def listing(package: str, prefix: str) -> str:
-    """Return a line for each experiment: the command and what it is.
+    """Return one line per experiment: the command and a description.
 
     Args:
-        package: of the experiments.
-        prefix: what comes before a name in a command.
+        package: the package of the experiments.
+        prefix: the text before the name of an experiment in a command.
     """
     names = importlib.import_module(package).NAMES
     width = max(map(len, names))

@@ -4,4 +4,4 @@ __all__ = ['UserError']
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one clear sentence, exit status 2."""
+    """A mistake that the user can correct: one clear sentence, exit status 2."""

@@ -1,7 +1,7 @@
-"""Where every key comes from.
+"""Derivation of all random keys of a run from its seed.
 
-A run has one seed. Each use of randomness in it is a stream of its own, and in a stream
-each example has a key of its own:
+A run has one seed. Each use of randomness in it has its own stream, and within a stream
+each example has its own key:
 
     rng = stream(seed, Stream.TRAIN)
     rngs = example_rngs(rng, step, batch['index'])  # [B] keys
@@ -20,14 +20,14 @@ __all__ = [
     'example_rngs', 'fold_in_each', 'per_example', 'split_each', 'Stream', 'stream',
 ]
 
-# Streams that one attempt of a run may have; a rollback starts another attempt.
+# The largest number of streams per attempt of a run; a rollback starts another attempt.
 _STREAMS = 16
 
 
 class Stream(enum.IntEnum):
     """The uses of randomness in a run."""
 
-    INIT = 0  # the first parameters
+    INIT = 0  # the initial parameters
     TRAIN = 1  # noise and dropout in training
     EVAL = 2  # evaluation, in training and at the end
     SAMPLE = 3  # generated images
@@ -39,9 +39,9 @@ def stream(seed: int, use: Stream, *, rollbacks: int = 0) -> jax.Array:
 
     Args:
         seed: the seed of the run.
-        use: what it is for.
+        use: what the randomness is for.
         rollbacks: how often the run went back to a checkpoint after losses that were
-            not finite; each attempt has noise of its own.
+            not finite; each attempt has its own noise.
     """
     return jax.random.fold_in(jax.random.key(seed), use + _STREAMS * rollbacks)
 
@@ -51,8 +51,8 @@ def example_rngs(rng: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array
 
     Args:
         rng: the key of a stream.
-        step: [] int32.
-        index: [B] place of each example in the global batch, or in the data set.
+        step: [] int32, the training step.
+        index: [B] position of each example in the global batch, or in the data set.
 
     Returns:
         [B] keys.
@@ -71,21 +71,21 @@ def split_each(rngs: jax.Array, num: int) -> jax.Array:
 
 
 def per_example(rng: jax.Array, batch: int | None, name: str = 'rng') -> jax.Array:
-    """Return one key per example, however a function was given its randomness.
+    """Return one key per example, from one key or from one key per example.
 
-    Every public function that draws takes either: a key of its own for each example,
-    which makes the result independent of the rest of the batch, or one key.
+    Every public function that draws random numbers takes either one key per example,
+    which makes the result independent of the rest of the batch, or a single key.
 
     Args:
         rng: [B] keys; or one key, from which example i gets fold_in(rng, i).
-        batch: B; None: as many as there are keys.
-        name: what the caller calls the argument, for the error.
+        batch: B; None: the number of keys.
+        name: the caller's name of the argument, used in the error.
 
     Returns:
         [B] keys.
 
     Raises:
-        AssertionError: `rng` is neither.
+        AssertionError: `rng` is neither [B] keys nor one key with a given B.
     """
     if not jnp.issubdtype(jnp.result_type(rng), jax.dtypes.prng_key):
         raise AssertionError(

@@ -33,7 +33,7 @@ def to_uint8(x: np.ndarray, *, num_values: int = 256) -> np.ndarray:
     Args:
         x: integer in [0, num_values), or boolean or float in [0, 1]; floats outside are
             clipped, NaN is drawn black.
-        num_values: V, of integers.
+        num_values: V, the number of values of integer pixels.
 
     Returns:
         uint8 array of the same shape.
@@ -64,9 +64,9 @@ def image_grid(
 
     Args:
         images: [N, H, W, C] integer in [0, num_values) or float in [0, 1].
-        columns: images in a row; 0 makes the grid as square as it can be.
+        columns: images per row; 0 makes the grid as square as it can be.
         padding: pixels around each image.
-        num_values: V, of integer images.
+        num_values: V, the number of values of pixels in integer images.
 
     Returns:
         [rows * (H + padding) + padding, columns * (W + padding) + padding, C] uint8;
@@ -97,7 +97,7 @@ def manifold(images: np.ndarray, *, num_values: int = 256) -> np.ndarray:
 
     Args:
         images: [n, m, H, W, C], as `gm_jax.sampling.latent.manifold` returns it.
-        num_values: V, of integer images.
+        num_values: V, the number of values of pixels in integer images.
 
     Returns:
         [n * H, m * W, C] uint8.
@@ -120,13 +120,13 @@ def labelled_rows(
 ) -> np.ndarray:
     """Lay out rows of images with a caption at the left of each row.
 
-    Images lower than a line of text are enlarged by an integer factor.
+    Images less high than a line of text are enlarged by an integer factor.
 
     Args:
         rows: [R, K, H, W, C] integer in [0, num_values) or float in [0, 1].
         labels: R captions.
         padding: pixels around each image.
-        num_values: V, of integer images.
+        num_values: V, the number of values of pixels in integer images.
 
     Returns:
         [H', W', C] uint8.
@@ -156,13 +156,13 @@ def labelled_rows(
 def reconstructions(
     x: np.ndarray, x_hat: np.ndarray, *, columns: int = 10, num_values: int = 256
 ) -> np.ndarray:
-    """Lay out each row of inputs over its reconstructions.
+    """Lay out each row of inputs above its reconstructions.
 
     Args:
         x: [N, H, W, C] inputs, integer in [0, num_values) or float in [0, 1].
-        x_hat: [N, H, W, C] reconstructions, likewise, maybe of the other kind.
-        columns: pairs in a row.
-        num_values: V, of integer images.
+        x_hat: [N, H, W, C] reconstructions, integer or float independently of x.
+        columns: pairs per row.
+        num_values: V, the number of values of pixels in integer images.
 
     Returns:
         [H', W', C] uint8, with rows labelled.
@@ -185,7 +185,7 @@ def reconstructions(
 def save_png(
     path: str | os.PathLike[str], image: np.ndarray, *, min_side: int = 320
 ) -> None:
-    """Write a picture, whole or not at all, enlarged if it is tiny.
+    """Write a picture atomically, enlarged if it is tiny.
 
     Pixels are repeated by the least integer factor that brings the longer side up to
     min_side, without smoothing: 8x8 digits can be seen, and their pixels counted.
@@ -193,7 +193,7 @@ def save_png(
     Args:
         path: file to write; its directory is made if needed.
         image: [H, W, C] uint8 with C = 1 or 3.
-        min_side: pixels; 1 writes the picture as it is.
+        min_side: the least longer side in pixels; 1 writes the picture as it is.
 
     Raises:
         ValueError: the image is not uint8 [H, W, 1] or [H, W, 3].
@@ -219,18 +219,18 @@ def curves(
     name: str = 'loss',
     label: str = '',
 ) -> None:
-    """Draw one metric of a run against the step, a line per split.
+    """Draw one metric of a run against the step, one line per split.
 
     Args:
         metrics: a run's metrics.jsonl: objects with step, split and numbers.
         path: PNG file to write.
         name: the metric.
-        label: of the vertical axis; the metric's name if empty.
+        label: the label of the vertical axis; the metric's name if empty.
 
     Raises:
         UserError: the file is missing, damaged, or never has that metric.
     """
-    # Half a second that a run without curves should not pay.
+    # The import takes half a second, which a run without curves should not pay.
     from matplotlib.figure import Figure
 
     splits: dict[str, list[tuple[float, float]]] = {}
@@ -242,7 +242,7 @@ def curves(
     figure = Figure(figsize=(6, 4), layout='constrained')
     axes = figure.subplots()
     for split, points in splits.items():
-        # A lone evaluation has no line to be seen by.
+        # A single evaluation needs a marker: its line has no length.
         marker = 'o' if len(points) < 20 else ''
         axes.plot(*zip(*points), label=split, marker=marker, markersize=3)
     axes.set_xlabel('step')
@@ -260,11 +260,11 @@ def fan_charts(x: np.ndarray, draws: np.ndarray, num_values: int = 256) -> np.nd
     Args:
         x: [N, T] series, N even.
         draws: [N, K, h] continuations of all but their last h values.
-        num_values: V, the axis goes from 0 to V - 1.
+        num_values: V; the axis of values goes from 0 to V - 1.
 
     Returns:
         [H', W', 3] uint8: for each series a panel with the truth, the median of the
-        draws and what lies between their 5, 25, 75 and 95 % quantiles.
+        draws, and the bands between their 5 and 95 % and 25 and 75 % quantiles.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -302,13 +302,13 @@ def scatter(
     names: tuple[str, str] = ('data', 'samples'),
     labels: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw points of the plane over others that they should be spread like.
+    """Draw samples in the plane over the points whose distribution they should have.
 
     Args:
-        x: [N, 2] the others.
-        samples: [M, 2].
-        names: of both, for the legend.
-        labels: [M] integers, for the colours of the samples.
+        x: [N, 2] points of the reference distribution.
+        samples: [M, 2] samples.
+        names: the names of x and the samples in the legend.
+        labels: [M] integers that set the colours of the samples; None for one colour.
 
     Returns:
         [H', W', 3] uint8: x in grey, the samples in colour.
@@ -341,12 +341,12 @@ def _flatten_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def _enlarge(images: np.ndarray, factor: int) -> np.ndarray:
-    """Repeat every pixel of [N, H, W, C] factor times both ways."""
+    """Repeat every pixel of [N, H, W, C] factor times along both axes."""
     return images.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _read_rows(path: Path) -> list[dict]:
-    """Read JSON lines; an unfinished last line is one that is still being written."""
+    """Read JSON lines; skip an unfinished last line, which is still being written."""
     try:
         lines = path.read_text().split('\n')[:-1]
         return [json.loads(line) for line in lines]
@@ -357,7 +357,7 @@ def _read_rows(path: Path) -> list[dict]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file that never exists half-written."""
+    """Write a file atomically, so that it never exists half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.tmp')
     temporary.write_bytes(data)

@@ -1,25 +1,74 @@
 """Eight virtual devices, strict shapes, warnings as errors (see setup.cfg)."""
 
 import gc
+import hashlib
+import importlib.metadata
+import os
+import pathlib
 from collections.abc import Iterator
+from typing import Any
 
-import jax
-import pytest
+# Nearly all tests compile more than they compute: XLA's optimisations, its newer
+# emitters of code and many small modules would double the time of the suite. Processes
+# that tests start inherit the variables, since these change the last bits of a run.
+if os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') == '1':
+    _flags = ['--xla_cpu_parallel_codegen_split_count=1']
+    if importlib.metadata.version('jax').startswith('0.10.'):  # later: no choice
+        _flags.append('--xla_cpu_use_fusion_emitters=false')
+    os.environ.setdefault('XLA_FLAGS', ' '.join(_flags))
+
+import jax  # noqa: E402  It reads the environment when it is imported.
+import pytest  # noqa: E402
+from jax._src import compiler  # noqa: E402  See `compiled_once`.
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
+_MAX_MAPS = 45_000
+
+
+@pytest.fixture(autouse=True, scope='session')
+def compiled_once() -> Iterator[dict[Any, Any]]:
+    """Compile a program once per process, however often it is traced.
+
+    A run that is resumed traces the same program from new functions, and JAX knows
+    functions only. Its own cache of programs is on disk, and writing one has crashed.
+    """
+    programs: dict[Any, Any] = {}
+    compile_and_load = compiler.backend_compile_and_load
+
+    def look_up(
+        backend: Any, module: Any, devices: Any, options: Any, callbacks: Any
+    ) -> Any:
+        def make() -> Any:
+            return compile_and_load(backend, module, devices, options, callbacks)
+
+        if callbacks:
+            return make()
+        text = hashlib.sha256(str(module).encode()).digest()
+        key = backend, text, devices, options.SerializeAsString()
+        if key not in programs:
+            programs[key] = make()
+        return programs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, 'backend_compile_and_load', look_up)
+        yield programs
+
 
 @pytest.fixture(autouse=True, scope='module')
-def forgotten_programs() -> Iterator[None]:
-    """Free the programs that a file of tests has compiled.
+def forgotten_programs(compiled_once: dict[Any, Any]) -> Iterator[None]:
+    """Free the programs that files of tests have compiled, when they are too many.
 
     XLA maps the code of each into memory, some files thousands of times, and Linux
     allows a process 65,530 maps: beyond, the next compilation is a segmentation fault.
     """
     yield
-    jax.clear_caches()
-    gc.collect()
+    maps = pathlib.Path('/proc/self/maps')
+    if not maps.exists() or maps.read_bytes().count(b'\n') > _MAX_MAPS:
+        compiled_once.clear()
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

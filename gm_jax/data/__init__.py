@@ -1,4 +1,4 @@
-"""What an image set is (`sources`) and which images a step sees (`pipeline`)."""
+"""Image sets (`sources`) and the order in which steps read them (`pipeline`)."""
 
 from gm_jax._lazy import attach
 

@@ -1,8 +1,8 @@
-"""Pixels made 0 or 1. Which way it was done changes what a likelihood means.
+"""Ways to binarize grey images; the choice changes what a likelihood means.
 
 Grey images in [0, V) become binary by a threshold at V / 2, by one fixed draw from
-Bernoulli(x / (V - 1)) for each image of the set ('static'), or by a fresh draw each
-time that an image is used ('dynamic', left to the training step).
+Bernoulli(x / (V - 1)) per image of the set ('static'), or by a fresh draw each time
+that an image is used ('dynamic', done by the training step).
 """
 
 import zlib
@@ -20,23 +20,23 @@ __all__ = [
     'to_unit_range', 'WAYS',
 ]
 
-# What `--binarize` can be.
+# The values of `--binarize`.
 WAYS = ('none', 'static', 'dynamic', 'threshold')
 
 
 def num_values(data: ImageSet) -> int:
-    """Return V of the pixels that a model of `data` sees."""
+    """Return V, the number of values of a pixel as a model of `data` sees it."""
     return 2 if data.binarize == 'dynamic' else data.num_values
 
 
 def integers(
     rng: jax.Array, image: jax.Array | np.ndarray, data: ImageSet
 ) -> jax.Array:
-    """Return the pixels that a model of `data` sees.
+    """Return the pixels that a model of `data` sees, as integers.
 
     Args:
-        rng: one key, or [B] keys, for images that are binarized afresh each time.
-        image: [B, H, W, C] as `data` holds them.
+        rng: one key, or [B] keys; used only for dynamic binarization.
+        image: [B, H, W, C] images as `data` holds them.
         data: the image set.
 
     Returns:
@@ -53,8 +53,8 @@ def to_unit_range(
     """Return the pixels that a model of `data` sees, in [0, 1].
 
     Args:
-        rng: as `integers` takes it.
-        image: [B, H, W, C] as `data` holds them.
+        rng: one key, or [B] keys; used only for dynamic binarization.
+        image: [B, H, W, C] images as `data` holds them.
         data: the image set.
 
     Returns:
@@ -78,21 +78,21 @@ def binarize_dynamic(
         [B, H, W, C] int32, 0 or 1.
 
     Raises:
-        AssertionError: a wrong rank, or `rng` is neither.
+        AssertionError: `image` is not of rank 4, or `rng` is neither of the two.
 
     References:
         Burda et al. 2016, Importance Weighted Autoencoders, sec. 5.
         https://arxiv.org/abs/1509.00519
     """
     chex.assert_rank(image, 4)
-    # Flat, because XLA on the CPU vectorises the last axis, which has one channel.
+    # Flat, because XLA on the CPU vectorises the last axis: for grey images, 1 channel.
     probability = image.reshape(len(image), -1).astype(jnp.float32) / (num_values - 1)
     drawn = jax.vmap(jax.random.bernoulli)(per_example(rng, len(image)), probability)
     return drawn.astype(jnp.int32).reshape(image.shape)
 
 
 def threshold(examples: Examples, num_values: int) -> StreamedExamples:
-    """Return the examples with b = [x >= V / 2].
+    """Binarize the examples by a threshold: b = [x >= V / 2].
 
     Args:
         examples: N examples with values in [0, V).
@@ -104,7 +104,7 @@ def threshold(examples: Examples, num_values: int) -> StreamedExamples:
 
     def fetch(indices: np.ndarray) -> dict[str, np.ndarray]:
         batch = examples.fetch(indices)
-        # Doubled, because half of an odd V is no integer.
+        # Doubled, because half of an odd V is not an integer.
         high = 2 * batch['image'].astype(np.int32) >= num_values
         return {**batch, 'image': high.astype(np.uint8)}
 
@@ -112,10 +112,10 @@ def threshold(examples: Examples, num_values: int) -> StreamedExamples:
 
 
 def static(examples: Examples, num_values: int, split: str) -> StreamedExamples:
-    """Return the examples with one fixed draw b ~ Bernoulli(x / (V - 1)) for each.
+    """Binarize the examples by one fixed draw b ~ Bernoulli(x / (V - 1)) per pixel.
 
-    The draw of a pixel depends on the split's name, the image's place in the split and
-    the pixel's place in the image; on nothing else, so any order of reading agrees.
+    The draw depends only on the split's name, the image's index in the split and the
+    pixel's position in the image, so it is the same for any order of reading.
 
     Args:
         examples: N examples with values in [0, V).

@@ -1,4 +1,4 @@
-"""PNG and JPEG files to arrays of one shape."""
+"""Decoding of PNG and JPEG files into arrays of one shape."""
 
 import io
 import warnings
@@ -22,12 +22,12 @@ _DAMAGED = (
 
 
 class Header(NamedTuple):
-    """What the head of a file says.
+    """The size of an image, as read from the header of its file.
 
     Attributes:
-        height: in pixels.
-        width: in pixels.
-        num_channels: 1 grey, 3 colour.
+        height: the height in pixels.
+        width: the width in pixels.
+        num_channels: 1 for grey, 3 for colour.
     """
 
     height: int
@@ -42,7 +42,8 @@ def read_header(path: str) -> Header:
         path: a PNG or JPEG file.
 
     Raises:
-        UserError: it is no such file, is huge, or has more than 8 bits a value.
+        UserError: the file is not a PNG or JPEG, is huge, or has more than 8 bits per
+            value.
     """
     try:
         with warnings.catch_warnings():
@@ -50,7 +51,7 @@ def read_header(path: str) -> Header:
             with Image.open(path, formats=_FORMATS) as image:
                 mode, (width, height) = image.mode, image.size
     except UnidentifiedImageError:
-        raise UserError(f'{path} is no PNG or JPEG: move it elsewhere.') from None
+        raise UserError(f'{path} is not a PNG or JPEG: move it elsewhere.') from None
     except _DAMAGED as error:
         raise UserError(f'{path} cannot be read as PNG or JPEG: {error}.') from None
     if mode not in _GREY + _COLOUR:
@@ -61,16 +62,17 @@ def read_header(path: str) -> Header:
 def decode(
     data: bytes, shape: tuple[int, int, int], image_size: int, where: str
 ) -> np.ndarray:
-    """Decode one image, resized and cropped to its centre if asked for.
+    """Decode one image; crop it to a square and resize it if `image_size` is given.
 
-    The largest centred square is resized to N x N by an antialiased bicubic filter:
-    the same as the shorter side to N and then the centre, without rounding in between.
+    The largest centred square is resized to N x N by an antialiased bicubic filter.
+    This equals resizing the shorter side to N and then cropping the centre, without
+    rounding in between.
 
     Args:
-        data: the file.
-        shape: (H, W, C) to return; C = 1 converts to grey, 3 to RGB.
+        data: the contents of the file.
+        shape: (H, W, C) of the result; C = 1 converts to grey, 3 to RGB.
         image_size: N, or 0 to keep the size.
-        where: the file's name, for the error.
+        where: the file's name, for the error message.
 
     Returns:
         [H, W, C] uint8.
@@ -85,7 +87,7 @@ def decode(
             image: Image.Image = file if file.mode == mode else file.convert(mode)
             image.load()
     except UnidentifiedImageError:
-        raise UserError(f'{where} is no PNG or JPEG.') from None
+        raise UserError(f'{where} is not a PNG or JPEG.') from None
     except _DAMAGED as error:
         raise UserError(f'{where} is damaged: {error}. Replace it.') from None
     if image_size and image.size != (image_size, image_size):

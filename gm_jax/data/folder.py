@@ -1,4 +1,4 @@
-"""A folder of PNG and JPEG files; sub-folders are labels."""
+"""Image sets in a folder of PNG and JPEG files, with sub-folders as labels."""
 
 import hashlib
 import os
@@ -11,18 +11,18 @@ from gm_jax.errors import UserError
 
 __all__ = ['Entry', 'read']
 
-# The path from the folder of the split, and the label's name or '' without labels.
+# The path of a file, and the name of its label, '' without labels.
 Entry = tuple[str, str]
 
 
 def read(directory: str, image_size: int) -> ImageSet:
-    """Open a folder of images, decoded as they are fetched.
+    """Open a folder of images, which are decoded when they are fetched.
 
-    Sub-folders `train` and `test`, where there are both, are the splits; otherwise the
-    tenth of the files whose paths have the lowest hashes tests. Files in sub-folders
-    (of the split) are labelled with the sub-folder's name, and labels are numbered in
-    the order of their names. Hidden files are left out; anything else that is no image
-    is an error. Images are grey if all are, and RGB otherwise.
+    Sub-folders `train` and `test` are the splits, if there are both. Otherwise the
+    tenth of the files whose paths have the lowest hashes is the test split. Files in
+    sub-folders (of the split) are labelled with the sub-folder's name, and labels are
+    numbered in the order of their names. Hidden files are ignored; any other file that
+    is not an image is an error. Images are grey if all files are, and RGB otherwise.
 
     Args:
         directory: the folder.
@@ -32,7 +32,8 @@ def read(directory: str, image_size: int) -> ImageSet:
         The set; nothing is decoded yet.
 
     Raises:
-        UserError: something in the folder is not what it should be.
+        UserError: the folder is missing or has too few images, or its splits, labels or
+            files are not as described above.
     """
     if not os.path.isdir(directory):
         raise UserError(f'There is no directory {directory}: check --dataset.')
@@ -50,7 +51,7 @@ def read(directory: str, image_size: int) -> ImageSet:
     else:
         found = _scan(directory)
         num_train = hold_out(len(found), directory)
-        # By hash, so that an added file moves at most one other.
+        # By hash, so that an added file moves at most one other to another split.
         found.sort(key=lambda entry: _hash(directory, entry[0]), reverse=True)
         entries = {
             'train': sorted(found[:num_train]), 'test': sorted(found[num_train:])
@@ -90,7 +91,7 @@ def _hash(directory: str, path: str) -> str:
 
 
 def _classes(directory: str, entries: dict[str, list[Entry]]) -> list[str]:
-    """Return the labels' names, [] without labels."""
+    """Return the names of the labels, or [] if there are none."""
     labels = {name: {label for _, label in split} for name, split in entries.items()}
     every = set().union(*labels.values())
     if every == {''}:

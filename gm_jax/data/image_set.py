@@ -17,7 +17,7 @@ __all__ = [
     'ImageSet', 'num_bytes', 'read_all', 'read_facts', 'SPECS', 'StreamedExamples',
 ]
 
-# Images read at a time where a whole split is read.
+# Images read at a time when a whole split is read.
 _CHUNK = 1024
 
 FetchFn = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -31,11 +31,11 @@ class Examples(Protocol):
         ...
 
     def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Return 'image' uint8 [n, H, W, C] and 'label' int32 [n] of `indices` [n]."""
+        """Return 'image' uint8 [n, H, W, C] and 'label' int32 [n] for `indices` [n]."""
         ...
 
 
-# What a data set is named by; see `sources`.
+# How a data set can be named; see `sources`.
 SPECS = (
     'digits', 'a TFDS name such as mnist', 'idx:DIR', 'images:DIR', 'npz:FILE',
     'synthetic:NAME',
@@ -71,11 +71,11 @@ class ArrayExamples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamedExamples:
-    """A split that is read, and decoded, as it is fetched.
+    """A split whose examples are read, and decoded, when they are fetched.
 
     Attributes:
-        num_examples: N.
-        fetch_fn: reads the examples at indices [n], as `Examples.fetch` says.
+        num_examples: N, the number of examples.
+        fetch_fn: reads the examples at indices [n]; returns what `Examples.fetch` does.
     """
 
     num_examples: int
@@ -95,13 +95,14 @@ class ImageSet:
     """Images of one shape with values in [0, V), in splits 'train' and 'test'.
 
     Attributes:
-        name: such as 'mnist'.
-        image_shape: H, W, C.
+        name: the name of the set, such as 'mnist'.
+        image_shape: (H, W, C).
         num_values: V.
-        num_classes: how many labels there are; 0: none.
-        splits: 'train', 'test', perhaps 'validation'; {} where only facts are known.
-        entropy: true nats per image; None where it is not known.
-        binarize: 'dynamic' where the images are grey and the step has to draw.
+        num_classes: the number of labels, 0 for a set without labels.
+        splits: 'train', 'test' and perhaps 'validation'; {} if only facts are known.
+        entropy: the true entropy in nats per image; None if it is not known.
+        binarize: how the images were binarized; with 'dynamic' they are still grey, and
+            the training step draws the pixels.
     """
 
     name: str
@@ -113,12 +114,12 @@ class ImageSet:
     binarize: str = 'none'
 
 
-# What a model is built from; a model that only generates needs no image.
+# The facts that a model is built from. A model that only generates needs no images.
 _FACTS = ('name', 'image_shape', 'num_values', 'num_classes', 'entropy', 'binarize')
 
 
 def facts(data: ImageSet) -> str:
-    """Return all but the images, as JSON that `read_facts` reads back."""
+    """Return everything except the images, as JSON for `read_facts`."""
     return json.dumps({name: getattr(data, name) for name in _FACTS}, indent=2) + '\n'
 
 
@@ -137,12 +138,12 @@ def read_facts(path: str) -> ImageSet:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, 'strerror', None) or repr(error)
         raise UserError(
-            f'{path}, which says what images the run is of, cannot be read: {reason}.'
+            f"{path}, which describes the run's images, cannot be read: {reason}."
         ) from None
 
 
 def check_facts(path: str, data: ImageSet) -> None:
-    """Raise UserError where `data` is not the set that `path` was written for."""
+    """Raise UserError if `data` is not the set that `path` was written for."""
     old = read_facts(path)
     for name in _FACTS:
         was, now = getattr(old, name), getattr(data, name)
@@ -159,7 +160,7 @@ def num_bytes(data: ImageSet) -> int:
 
 
 def read_all(examples: Examples) -> ArrayExamples:
-    """Read a whole split into memory, with a thread for each processor.
+    """Read a whole split into memory, with one thread per processor.
 
     Args:
         examples: N examples.
@@ -172,7 +173,7 @@ def read_all(examples: Examples) -> ArrayExamples:
     first = examples.fetch(np.arange(1))['image']
     images = np.empty((len(examples), *first.shape[1:]), np.uint8)
     labels = np.empty(len(examples), np.int32)
-    # The images are written in place: joining the parts would take them twice.
+    # Images are written in place: concatenating the parts would take twice the memory.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for row, part in zip(rows, pool.map(examples.fetch, rows)):
             images[row], labels[row] = part['image'], part['label']
@@ -180,14 +181,14 @@ def read_all(examples: Examples) -> ArrayExamples:
 
 
 def hold_out(num_examples: int, where: str) -> int:
-    """Return how many leading examples of a set without a test split train: 90 %.
+    """Return how many leading examples to train on (90 %) if there is no test split.
 
     Args:
-        num_examples: N.
-        where: the set, for the error.
+        num_examples: N, the number of examples of the set.
+        where: the name of the set, for the error message.
 
     Raises:
-        UserError: there are fewer than two.
+        UserError: there are fewer than two examples.
     """
     if num_examples < 2:
         raise UserError(

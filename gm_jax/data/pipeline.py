@@ -1,12 +1,13 @@
-"""Which examples a step sees: pure functions of (seed, step), so nothing to save.
+"""The examples of each step as pure functions of (seed, step): no state to save.
 
 Step s takes the positions s B ... s B + B - 1 of an endless stream. Position p lies in
-epoch p // N, and each epoch is a permutation of the N examples of its own, drawn from
-(seed, epoch): every example comes exactly once an epoch, and batches may straddle two.
+epoch p // N. Each epoch is its own permutation of the N examples, drawn from
+(seed, epoch): every example comes exactly once per epoch, and a batch may straddle two
+epochs.
 
 A batch is a dict of 'image' [B, H, W, C] in [0, V), 'label' int32 [B] and 'index' int32
-[B], by which noise is keyed: in training the place in the global batch, in evaluation
-the place in the set.
+[B]. Noise is keyed by 'index', which is the position in the global batch in training
+and the position in the set in evaluation.
 """
 
 import dataclasses
@@ -34,11 +35,11 @@ def example_order(
     """Return the examples of step s: permutation[p // N][p % N], p = sB ... sB + B - 1.
 
     Args:
-        seed: which order.
+        seed: the seed of the order.
         step: s, from 0.
         batch_size: B, over all processes.
         num_examples: N.
-        num_steps: K, to return the steps s ... s + K - 1 at once.
+        num_steps: K, to return the examples of steps s ... s + K - 1 at once.
 
     Returns:
         [B] int64, or [K, B] with `num_steps`.
@@ -62,14 +63,14 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 
 def first_images(data: ImageSet, most: int) -> np.ndarray:
-    """Return up to `most` training images, the first of the order of seed 0.
+    """Return up to `most` training images: the first ones in the order of seed 0.
 
     Args:
         data: the image set.
-        most: how many at most.
+        most: the greatest number of images.
 
     Returns:
-        uint8 [n, H, W, C]; n = most, and zeros, where the set has only its facts.
+        uint8 [n, H, W, C]; zeros with n = most if the set has only its facts.
     """
     if 'train' not in data.splits:
         return np.zeros((most, *data.image_shape), np.uint8)
@@ -91,11 +92,11 @@ def stream_batches(
 ) -> Generator[Batch, None, None]:
     """Return an endless generator of training batches, in the order of `example_order`.
 
-    Grain's threads read ahead; what they hold is bounded by `prefetch` batches.
+    Grain's threads read ahead and hold at most `prefetch` batches.
 
     Args:
         examples: the training split.
-        seed: which order.
+        seed: the seed of the order.
         first_step: the step of the first batch.
         batch_size: B, over all processes.
         process_index: which contiguous slice of each batch this process reads.
@@ -135,8 +136,8 @@ def eval_batches(
         process_count: the number of processes, which must divide B.
 
     Returns:
-        A generator of batches of B / process_count examples, all of one size; padding
-        repeats example 0.
+        A generator of batches of B / process_count examples, all of the same size;
+        padding repeats example 0.
 
     Raises:
         ValueError: `process_count` does not divide the batch size.
@@ -156,7 +157,7 @@ def eval_batches(
 
 @dataclasses.dataclass(frozen=True)
 class _Reads:
-    """The batches as what Grain reads from: something with a length and items."""
+    """The batches as a data source for Grain: an object with a length and items."""
 
     read: Callable[[int], Batch]
     num_batches: int

@@ -1,8 +1,8 @@
-"""Sets that TFDS has prepared as array_record files: read without TensorFlow.
+"""Sets that TFDS has prepared as array_record files, read without TensorFlow.
 
 A prepared directory, `DATA_DIR/NAME[/CONFIG]/VERSION`, describes itself, so any such
-directory will do, whether or not TFDS knows how to build the set. Sets without a test
-split use their validation split as one, or else keep their last tenth for it.
+directory can be read, whether or not TFDS knows how to build the set. If a set has no
+test split, its validation split is used, or else the last tenth of its training split.
 """
 
 import contextlib
@@ -30,25 +30,26 @@ from gm_jax.errors import UserError
 
 __all__ = ['read']
 
-# Sets that store fewer values than the 256 of their 8 bits.
+# Sets whose 8-bit pixels take fewer than 256 values.
 _NUM_VALUES = {'binarized_mnist': 2}
 
 _NAME = re.compile(r'(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?')
 
 
 def read(spec: str, data_dir: str, image_size: int) -> ImageSet:
-    """Open a prepared set; prepare it first where TensorFlow is there to do so.
+    """Open a prepared set; if it is missing, prepare it with TensorFlow if installed.
 
     Args:
         spec: the set as TFDS spells it: name[/config][:version].
-        data_dir: where prepared sets lie; empty for TFDS's own default.
+        data_dir: the directory of prepared sets; empty for TFDS's own default.
         image_size: N, to resize images to N x N; 0 keeps their size.
 
     Returns:
         The set; nothing is read into memory yet.
 
     Raises:
-        UserError: the set is not there, cannot be prepared or has no fitting images.
+        UserError: the set is missing and cannot be prepared, or is damaged, or has
+            images that do not fit.
     """
     match = _NAME.fullmatch(spec)
     if not match:
@@ -72,7 +73,7 @@ def read(spec: str, data_dir: str, image_size: int) -> ImageSet:
 def _find(
     root: str, name: str, config: str | None, version: str | None
 ) -> str | None:
-    """Return the directory of the newest fitting version, or None."""
+    """Return the directory of the newest matching version, or None."""
     base = os.path.join(root, name, *([config] if config else []))
     found = _versions(base, version)
     if not found and config is None:
@@ -91,7 +92,7 @@ def _find(
 
 
 def _versions(base: str, version: str | None) -> list[str]:
-    """Return the prepared directories `base/X.Y.Z` that fit, the newest last."""
+    """Return the prepared directories `base/X.Y.Z` that match, the newest last."""
     names = [
         os.path.basename(os.path.dirname(path))
         for path in glob.glob(os.path.join(glob.escape(base), '*', 'dataset_info.json'))
@@ -103,7 +104,7 @@ def _versions(base: str, version: str | None) -> list[str]:
 
 
 def _prepare(tfds: Any, root: str, spec: str, name: str) -> None:
-    """Download and write a set that TFDS knows, which takes TensorFlow."""
+    """Download and write a set that TFDS knows; this needs TensorFlow."""
     missing = f'No prepared TFDS set {spec} in {root}'
     with _silence():
         known = name in tfds.list_builders(with_community_datasets=False)
@@ -135,11 +136,11 @@ def _image_set(tfds: Any, directory: str, image_size: int) -> ImageSet:
             builder = tfds.builder_from_directory(directory)
             features = dict(builder.info.features.items())
             file_format = builder.info.file_format
-    # Whatever TFDS raises for a damaged dataset_info.json or features.json.
+    # TFDS raises errors of any type for a damaged dataset_info.json or features.json.
     except Exception as error:
         raise UserError(
-            f'{directory} is no readable TFDS set: {str(error).rstrip(".")}. Prepare '
-            f'it again.'
+            f'{directory} is not a readable TFDS set: {str(error).rstrip(".")}. '
+            f'Prepare it again.'
         ) from error
     if file_format is None or file_format.value != 'array_record':
         raise UserError(
@@ -228,7 +229,7 @@ def _open_split(
 
 
 def _check_shards(split: Any) -> None:
-    """Compare the files with the metadata: a cut file reads as empty records."""
+    """Compare the files with the metadata: a truncated file reads as empty records."""
     from array_record.python import array_record_module
 
     for path, length in zip(split.filepaths, split.shard_lengths):
@@ -238,7 +239,7 @@ def _check_shards(split: Any) -> None:
             reader = array_record_module.ArrayRecordReader(os.fspath(path))
             found = reader.num_records()
             reader.close()
-        # array_record raises what its C++ says.
+        # array_record raises whatever error its C++ code reports.
         except Exception as error:
             raise _damaged(os.fspath(path), error) from error
         if found != length:

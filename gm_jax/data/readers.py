@@ -1,4 +1,4 @@
-"""The embedded digits, and sets in files: NumPy archives and MNIST's format."""
+"""Readers of the embedded digits, of NumPy archives and of files in MNIST's format."""
 
 import gzip
 import math
@@ -13,10 +13,10 @@ from gm_jax.errors import UserError
 
 __all__ = ['digits', 'idx', 'npz', 'read_npz']
 
-# The seed of the one shuffle that splits digits.
+# The seed of the shuffle by which the digits are split.
 _DIGITS_SEED = 0
 _DIGITS_TRAIN = 1500
-# An idx file that claims more is taken to be damaged, or too much to hold in memory.
+# An idx file with larger images counts as damaged; more bytes are too many for memory.
 _MAX_SIDE = 4096
 _MAX_BYTES = 2**34
 _DAMAGED = (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
@@ -28,8 +28,9 @@ _Arrays = tuple[np.ndarray, np.ndarray | None]
 def digits() -> ImageSet:
     """Return scikit-learn's 1,797 digits, 8x8x1 with values 0 to 16.
 
-    They are shuffled once, by the raw stream of Philox with a fixed seed (neighbours
-    are by the same writers); the first 1,500 train and the last 297 test.
+    They are shuffled once, by the raw stream of Philox with a fixed seed, because
+    neighbours are by the same writers. The first 1,500 are the training split and the
+    last 297 the test split.
 
     Returns:
         The set, in memory.
@@ -57,10 +58,10 @@ def idx(directory: str) -> ImageSet:
     """Read files in MNIST's format: images [N, H, W] and labels [N], big-endian sizes.
 
     They are named train-images-idx3-ubyte, train-labels-idx1-ubyte and t10k-... for the
-    test split; each may be gzipped (.gz). A set may lack both files of labels.
+    test split; each may be gzipped (.gz). Both files of labels may be absent.
 
     Args:
-        directory: where they are.
+        directory: the directory of the files.
 
     Returns:
         The set, in memory.
@@ -90,13 +91,13 @@ def _idx_path(directory: str, name: str) -> str | None:
 
 
 def _read_idx(path: str, rank: int) -> np.ndarray:
-    """Read big-endian: 0, 0, type (8: uint8), rank, the sizes, then the values."""
+    """Read a file of bytes 0, 0, type (8: uint8), rank, big-endian sizes and values."""
     try:
         with (gzip.open if path.endswith('.gz') else open)(path, 'rb') as file:
             head = file.read(4)
             if head != bytes((0, 0, 8, rank)):
                 raise UserError(
-                    f'{path} is no file of {"images" if rank == 3 else "labels"} in '
+                    f'{path} is not a file of {"images" if rank == 3 else "labels"} in '
                     f"MNIST's format: it starts with {head.hex(' ') or 'nothing'}."
                 )
             sizes = file.read(4 * rank)
@@ -125,9 +126,10 @@ def _read_idx(path: str, rank: int) -> np.ndarray:
 def npz(path: str) -> ImageSet:
     """Read a NumPy archive of uint8 (or integer 0 ... V - 1) [N, H, W, C] or [N, H, W].
 
-    Arrays 'train' and 'test' are the splits, with 'train_labels' and 'test_labels'. A
-    single array of images, 'train', 'images' or of any name, with 'train_labels' or
-    'labels', is split: its last tenth tests. A scalar 'num_values' gives V (256).
+    Arrays 'train' and 'test' are the splits, with labels in 'train_labels' and
+    'test_labels'. A single array of images, named 'train', 'images' or anything else,
+    with labels in 'train_labels' or 'labels', is split: its last tenth is the test
+    split. A scalar 'num_values' gives V, 256 by default.
 
     Args:
         path: the file, written by numpy.savez or numpy.savez_compressed.
@@ -141,7 +143,7 @@ def npz(path: str) -> ImageSet:
     arrays = read_npz(path)
     values = arrays.pop('num_values', np.array(256))
     if values.ndim or values.dtype.kind not in 'ui':
-        raise UserError(f'{path}: num_values is no single integer.')
+        raise UserError(f'{path}: num_values is not a single integer.')
     num_values = int(values)
     if not 2 <= num_values <= 256:
         raise UserError(f'{path}: num_values is {num_values}, not in 2 ... 256.')
@@ -181,7 +183,7 @@ def read_npz(path: str, flag: str = 'dataset') -> dict[str, np.ndarray]:
 
     Args:
         path: the file.
-        flag: the flag that names it, for the error.
+        flag: the flag that names the file, for the error message.
 
     Raises:
         UserError: the file is missing or damaged, or unpacks to more than 16 GiB.
@@ -189,22 +191,22 @@ def read_npz(path: str, flag: str = 'dataset') -> dict[str, np.ndarray]:
     if not os.path.isfile(path):
         raise UserError(f'There is no file {path}: check --{flag}.')
     if not zipfile.is_zipfile(path):
-        raise UserError(f'{path} is no .npz file, or is cut short: get it again.')
+        raise UserError(f'{path} is not an .npz file, or is cut short: get it again.')
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
         if size <= _MAX_BYTES:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-            # NumPy returns a member that is no .npy file as its bytes.
+            # NumPy returns a member that is not an .npy file as its bytes.
             if not all(isinstance(x, np.ndarray) for x in arrays.values()):
-                raise ValueError('it holds files that are no arrays')
+                raise ValueError('it holds files that are not arrays')
             return arrays
-    # Whatever a damaged file makes these readers raise; fuzzing has found many kinds.
+    # A damaged file makes these readers raise errors of many types, as fuzzing found.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f'{path} is no readable .npz file of plain arrays: {reason}.'
+            f'{path} is not a readable .npz file of plain arrays: {reason}.'
         ) from None
     raise UserError(
         f'{path} claims {size} bytes, more than can be held: write the set as a TFDS '

@@ -1,13 +1,13 @@
-"""What `--dataset` can name, and how it is read.
+"""The data sets that `--dataset` can name, and the function that loads them.
 
     digits                 the 8x8 digits embedded in scikit-learn, 17 values
     mnist, lfw, ...        a TFDS name: name[/config][:version], read from `data_dir`
     idx:DIR                files in MNIST's own format
     images:DIR             a folder of PNG and JPEG files, sub-folders are labels
     npz:FILE               NumPy arrays
-    synthetic:NAME         ising, checkers, grid25, of known true entropy; lorenz
+    synthetic:NAME         ising, checkers, grid25 (known true entropy); lorenz
 
-One usage line: `data = sources.load('mnist', data_dir='/data')`.
+Usage: `data = sources.load('mnist', data_dir='/data')`.
 """
 
 import dataclasses
@@ -36,21 +36,21 @@ def load(
     binarize: str = 'none',
     memory_limit: int = 2**30,
 ) -> ImageSet:
-    """Read an image set, into memory where it fits.
+    """Load an image set, into memory if it fits.
 
     Args:
-        spec: what to read; see the module's docstring.
-        data_dir: where prepared TFDS sets lie; empty for TFDS's own default.
-        image_size: N, to resize images of `images:` and TFDS sets to N x N: the
-            shorter side to N, then the centre; 0 keeps their size.
-        binarize: 'none', 'threshold', 'static' or 'dynamic' (left to the step).
-        memory_limit: bytes; a set whose images take more is read as it is fetched.
+        spec: the name of the set; see the module's docstring.
+        data_dir: the directory of prepared TFDS sets; empty for TFDS's own default.
+        image_size: N, to resize the images of `images:` and TFDS sets to N x N (the
+            shorter side to N, then a crop of the centre); 0 keeps their size.
+        binarize: 'none', 'threshold', 'static' or 'dynamic' (by the training step).
+        memory_limit: limit in bytes; the images of a larger set are read when fetched.
 
     Returns:
         The set. Its splits are `ArrayExamples` when they are in memory.
 
     Raises:
-        UserError: there is no such set, or something in it is not what it should be.
+        UserError: there is no such set, it is damaged, or an argument does not fit it.
     """
     data = dataclasses.replace(_open(spec, data_dir, image_size), name=spec)
     if image_size and data.image_shape[:2] != (image_size, image_size):

@@ -4,22 +4,22 @@
 
     p(x) = exp(J sum_{neighbours} s_i s_j) / Z,    s = 2 x - 1.
 
-A row of it depends on the rows above through the last of them only, so the rows are a
-Markov chain over 2^W states; the transfer matrix gives its transitions exactly, and
-from them exact samples and the exact entropy.
+A row depends on the rows above it only through the last of them, so the rows are a
+Markov chain over 2^W states. The transfer matrix gives its transitions exactly, and
+these give exact samples and the exact entropy.
 
 `checkers` is 4x4 with 4 values: each of the four 2x2 blocks is a checker of two
-different values a, b (a on its diagonal), all pairs equally likely: 4 log 12 nats. The
-label is a of the first block.
+different values a, b (a on its diagonal), with all pairs equally likely. Its entropy is
+4 log 12 nats. The label is the value a of the first block.
 
 `lorenz` is 1x96 with 256 values: the first coordinate of Lorenz's chaotic system, in
-pieces of solutions; no solution is in both splits. Its entropy is not known.
+pieces of trajectories; no trajectory is in both splits. Its entropy is not known.
 
-`grid25` is 1x2 with 256 values: points of the plane from 25 Gaussians on a 5x5 grid,
-all equally likely, so far apart that each point tells its own. The label is which. Its
-entropy is log 25 and twice that of one rounded coordinate. Whether a generator has lost
-a mode can be counted (Dumoulin et al. 2017, Adversarially Learned Inference, sec. 4;
-Srivastava et al. 2017, VEEGAN, sec. 4.1).
+`grid25` is 1x2 with 256 values: points in the plane from 25 equally likely Gaussians on
+a 5x5 grid, so far apart that each point identifies its Gaussian, which is the label.
+Its entropy is log 25 plus twice that of one rounded coordinate. The modes that a
+generator has lost can be counted (Dumoulin et al. 2017, Adversarially Learned
+Inference, sec. 4; Srivastava et al. 2017, VEEGAN, sec. 4.1).
 """
 
 from typing import NamedTuple
@@ -38,8 +38,8 @@ __all__ = [
 COUPLING = 0.4
 _ISING_SIDE = 8
 _SEED = 2016
-_LENGTH, _INTERVAL = 96, 0.1  # values of a series, time between two
-# So many comparisons of float64 at a time, [chunk, 2^W].
+_LENGTH, _INTERVAL = 96, 0.1  # values per series, time between two values
+# Images drawn at a time, by comparisons of float64 [chunk, 2^W].
 _CHUNK = 4096
 
 
@@ -64,10 +64,10 @@ def make(name: str) -> ImageSet:
 
 
 class Modes(NamedTuple):
-    """Equal Gaussians, all equally likely.
+    """A mixture of equally likely Gaussians of the same width.
 
     Attributes:
-        centres: [K, D] float64.
+        centres: [K, D] float64, the means of the Gaussians.
         std: the standard deviation of each coordinate.
     """
 
@@ -80,12 +80,12 @@ _GRID25 = Modes(np.stack(np.meshgrid(_LEVELS, _LEVELS), -1).reshape(25, 2), 2.0)
 
 
 def modes(name: str) -> Modes | None:
-    """Return the modes of the image set of this name, None where none are known."""
+    """Return the modes of the image set of this name, or None if they are not known."""
     return _GRID25 if name == 'synthetic:grid25' else None
 
 
 class RowChain(NamedTuple):
-    """A Markov chain over the rows of a binary image; row state k has bit j at x_j.
+    """A Markov chain over the rows of a binary image; x_j is bit j of a row's state k.
 
     Attributes:
         first: [S] probabilities of the first row, S = 2^W.
@@ -145,11 +145,11 @@ def entropy(chain: RowChain) -> float:
 
 
 def sample(chain: RowChain, uniforms: np.ndarray) -> np.ndarray:
-    """Draw images row by row: the first state whose cumulative probability is over u.
+    """Draw images row by row: the first state whose cumulative probability exceeds u.
 
     Args:
-        chain: H rows of W pixels.
-        uniforms: [N, H] in [0, 1), one for each row.
+        chain: the chain of H rows of W pixels.
+        uniforms: [N, H] the numbers u in [0, 1), one per row.
 
     Returns:
         [N, H, W, 1] uint8.
@@ -164,7 +164,7 @@ def sample(chain: RowChain, uniforms: np.ndarray) -> np.ndarray:
         state = np.zeros(len(uniforms[part]), np.int64)
         for row, table in enumerate(tables):
             passed = table[state] <= uniforms[part, row, None]
-            # The last sum may round to below 1.
+            # The last cumulative sum may be rounded to below 1.
             state = np.minimum(passed.sum(axis=1), num_states - 1)
             states[part, row] = state
     return bits[states][..., None].astype(np.uint8)
@@ -173,16 +173,16 @@ def sample(chain: RowChain, uniforms: np.ndarray) -> np.ndarray:
 def lorenz(start: np.ndarray, num: int, interval: float, step: float) -> np.ndarray:
     """Solve x' = 10 (y - x), y' = x (28 - z) - y, z' = x y - 8/3 z.
 
-    By the classical Runge-Kutta method of order 4.
+    The method is the classical Runge-Kutta method of order 4.
 
     Args:
         start: [3, N] x, y and z at time 0.
-        num: T, how often the state is recorded, the first time after an interval.
-        interval: time between two records, a multiple of step.
-        step: of the integration.
+        num: T, the number of recorded states; the first is recorded after one interval.
+        interval: the time between two records, a multiple of step.
+        step: the time step of the integration.
 
     Returns:
-        [T, 3, N].
+        [T, 3, N], the recorded states.
 
     References:
         Lorenz 1963, Deterministic Nonperiodic Flow.
@@ -234,7 +234,7 @@ def _checkers() -> ImageSet:
     num = num_train + num_test
     pairs = (_uniforms(num, 4) * num_values * (num_values - 1)).astype(np.int64)
     first, second = np.divmod(pairs, num_values - 1)
-    second += second >= first  # of the values that differ from the first
+    second += second >= first  # Skips `first`, so that the two values differ.
     images = np.empty((num, 4, 4, 1), np.uint8)
     for block in range(4):
         top, left = divmod(block, 2)
@@ -257,7 +257,7 @@ def _checkers() -> ImageSet:
 def _lorenz() -> ImageSet:
     num_train, num_test, num_pieces = 10_000, 1_000, 10
     start = 10 * _uniforms((num_train + num_test) // num_pieces, 3).T
-    # Two starts drift apart as about exp(0.9 t): after 40 nothing is left of them.
+    # Trajectories diverge as about exp(0.9 t): by time 40 the starts are forgotten.
     start = lorenz(start, 1, 40.0, 0.02)[0]
     x = lorenz(start, num_pieces * _LENGTH, _INTERVAL, 0.02)[:, 0].T
     levels = np.rint((x + 20) / 40 * 255)  # x lies between -20 and 20
@@ -281,7 +281,7 @@ def _grid25() -> ImageSet:
     points = centres[labels] + std * special.ndtri(uniforms[:, 1:])
     images = np.clip(np.rint(points), 0, 255).astype(np.uint8).reshape(-1, 1, 2, 1)
     labels = labels.astype(np.int32)
-    # Of round(z), z ~ N(0, std^2): the level n takes all z within n +- 1/2.
+    # The entropy of round(z), z ~ N(0, std^2): level n takes all z within n +- 1/2.
     edges = special.ndtr((np.arange(-30, 32) - 0.5) / std)
     of_coordinate = np.sum(special.entr(np.diff(edges)))
     return ImageSet(

@@ -1,10 +1,10 @@
-"""Alarms of adversarial training: a sentence for each thing that goes wrong.
+"""Alarms of adversarial training: one sentence for each failure that is detected.
 
     for sentence in alarms.of_training(metrics, saturated_below=0.1): ...
     for sentence in alarms.of_samples(scores): ...
 
 The thresholds are rules of thumb, chosen so that healthy runs of the experiments here
-are silent; the numbers they look at are in the metrics.
+raise no alarm. The numbers that are compared with them are in the metrics.
 """
 
 from collections.abc import Mapping
@@ -15,23 +15,25 @@ from gm_jax.evaluation import neighbours
 
 __all__ = ['COLLAPSED', 'diversity', 'of_samples', 'of_training', 'VANISHING']
 
-# Mean slope of the generator's loss by a score; at D = 1/2 it is 1/2 for both losses.
+# Threshold of the mean |d generator loss / d score|, which at D = 1/2 is 1/2 for both
+# losses.
 VANISHING = 0.02
-# Variance, or distance of a sample to the nearest other one, as shares of the data's.
+# Threshold of the variance, and of the distance from a sample to the nearest other one,
+# each over that of the data.
 COLLAPSED = 0.25
 
 
 def of_training(metrics: Mapping[str, float], *, saturated_below: float) -> list[str]:
-    """Say what is wrong with the game.
+    """Return the alarms of adversarial training.
 
     Args:
-        metrics: `discriminator_loss` and `generator_slope`, the mean over samples of
-            |d loss / d score|, averaged over some steps.
-        saturated_below: the least healthy loss of the discriminator; minus infinity for
-            a critic, which has none.
+        metrics: averages over some steps of `discriminator_loss` and of
+            `generator_slope`, the mean over samples of |d loss / d score|.
+        saturated_below: the lowest loss that is healthy for the discriminator; minus
+            infinity for a critic, for which there is none.
 
     Returns:
-        Sentences.
+        One sentence per alarm.
     """
     found = []
     loss, slope = metrics['discriminator_loss'], metrics['generator_slope']
@@ -42,25 +44,25 @@ def of_training(metrics: Mapping[str, float], *, saturated_below: float) -> list
         )
     if slope < VANISHING:
         found.append(
-            f"the generator's gradient vanishes: its loss has slope {slope:.3g} by the "
-            f'score of a sample'
+            f"the generator's gradient vanishes: the slope of its loss with respect to "
+            f"a sample's score is {slope:.3g}"
         )
     return found
 
 
 def diversity(real: np.ndarray, fake: np.ndarray, *, most: int = 2000) -> dict:
-    """Compare how far the samples, and the data, are from each other.
+    """Compare the spread of the samples with that of the data.
 
     Args:
-        real: [N, D] features of data.
-        fake: [M, D] features of samples, M and N of 3 or more.
-        most: of which at most so many are compared with each other.
+        real: [N, D] features of data, N at least 3.
+        fake: [M, D] features of samples, M at least 3.
+        most: the greatest number of rows of each that are compared in pairs.
 
     Returns:
         'variance_share': tr cov(fake) / tr cov(real); 'neighbour_share': the median
-        distance of a sample to the nearest other one over that of the data. Both are
-        about 1 for samples of the data's own distribution, where N = M, and 0 where all
-        samples are one.
+        distance from a sample to the nearest other one, over the same median of the
+        data. Both are about 1 for samples from the data's own distribution if N = M,
+        and 0 if all samples are equal.
     """
     def spread(x: np.ndarray) -> tuple[float, float]:
         x = np.asarray(x, np.float64)
@@ -71,20 +73,21 @@ def diversity(real: np.ndarray, fake: np.ndarray, *, most: int = 2000) -> dict:
     (of_fake, gap), (of_real, real_gap) = spread(fake), spread(real)
     return {
         'variance_share': float(of_fake / of_real) if of_real else 1.0,
-        # Data that repeat themselves, as points of a grid do, say nothing.
+        # Repeated data, such as points on a grid, have distance 0 and give no scale.
         'neighbour_share': float(gap / real_gap) if real_gap else 1.0,
     }
 
 
 def of_samples(scores: Mapping[str, float], *, num_modes: int = 0) -> list[str]:
-    """Say whether the samples have collapsed.
+    """Return the alarms of samples that have collapsed.
 
     Args:
-        scores: of `diversity`; and, with num_modes, of `modes.mode_coverage`.
-        num_modes: how many there are, 0 where that is not known.
+        scores: the result of `diversity` and, with num_modes, also that of
+            `modes.mode_coverage`.
+        num_modes: the number of modes of the data, 0 if it is not known.
 
     Returns:
-        Sentences.
+        One sentence per alarm.
     """
     found = []
     if scores['variance_share'] < COLLAPSED:
@@ -94,8 +97,8 @@ def of_samples(scores: Mapping[str, float], *, num_modes: int = 0) -> list[str]:
         )
     if scores['neighbour_share'] < COLLAPSED:
         found.append(
-            f'the samples repeat each other: from one to the next it is '
-            f"{scores['neighbour_share']:.3g} of the data's distance"
+            f'the samples repeat each other: the distance to the nearest other one is '
+            f"{scores['neighbour_share']:.3g} of the data's"
         )
     if num_modes and scores['modes_covered'] < num_modes:
         found.append(

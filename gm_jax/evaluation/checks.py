@@ -1,4 +1,4 @@
-"""Proofs, on small shapes, that a density model is what it says it is.
+"""Checks, on small shapes, that a density model is causal, normalised or invertible.
 
 They take functions of arrays, so any model can be tested with them. Each returns
 nothing, or raises AssertionError with the position or value that is wrong:
@@ -19,11 +19,11 @@ import numpy as np
 
 __all__ = ['assert_causal', 'assert_invertible', 'assert_normalized']
 
-_POINTS = 4  # A ReLU may hide a path at one point, hardly at 4 points of B images.
+_POINTS = 4  # A ReLU may hide a path at one point, but hardly at 4 points of B images.
 _ROWS = 256  # Rows of the Jacobian at a time: all of them may not fit in memory.
 _MAX_IMAGES = 2**20
 _IMAGES = 4096  # Images at a time.
-_MAX_DIMS = 256  # A dense Jacobian takes a forward pass for each dimension.
+_MAX_DIMS = 256  # A dense Jacobian takes one forward pass per dimension.
 
 
 def _jacobian_fn(
@@ -36,7 +36,7 @@ def _jacobian_fn(
     @jax.jit
     def rows_fn(x: jax.Array, index: jax.Array) -> jax.Array:
         out, vjp_fn = jax.vjp(fn, x)
-        # All zeros past the end, so that the last rows need no shape of their own.
+        # All zeros past the end, so that the last rows have the shape of the others.
         cotangents = jax.nn.one_hot(index, size, dtype=out.dtype)
         return jax.vmap(vjp_fn)(cotangents.reshape(num, *shape))[0]
 
@@ -60,7 +60,7 @@ def _earlier(order: Sequence[int] | np.ndarray | None, num: int) -> np.ndarray:
 
 
 def _fail_at_largest(found: np.ndarray, shape: tuple[int, ...], message: str) -> None:
-    """Raise `message` about the largest of found [B, D, B, D], unless it is 0."""
+    """Raise `message` about the largest value of found [B, D, B, D], unless it is 0."""
     at = np.unravel_index(np.argmax(found), found.shape)
     if not found[at]:
         return
@@ -84,28 +84,29 @@ def assert_causal(
 ) -> None:
     """Check that log p(x_i | earlier) depends on all earlier values and no others.
 
-    By the exact Jacobian d log p(x_i | earlier) / d x_j at random x, uniform in [0, 1).
-    It must be exactly 0 for every j that comes after i and for every other image, and
-    not 0 at some of the points for every j that comes before i.
+    The check uses the exact Jacobian d log p(x_i | earlier) / d x_j at random x,
+    uniform in [0, 1). It must be exactly 0 for every j that comes after i and for every
+    other image. For every j that comes before i it must not be 0 at all points.
 
-    A value that leaks into its own conditional is not seen here, as its density depends
-    on it anyway; assert_normalized sees that. Nor is a dependence without a derivative
-    (rounding, an embedding): it counts as none.
+    A value that leaks into its own conditional is not detected here, because its
+    density depends on it anyway; assert_normalized detects it. A dependence without a
+    derivative (rounding, an embedding) counts as none.
 
     Args:
         log_prob_terms_fn: [B, H, W, C] float -> [B, H, W, C], the terms of log p(x),
-            differentiable in x. x stands for pixel values, in whatever range they are.
+            differentiable in x. x stands for pixel values in any range.
         shape: (B, H, W, C), B at least 2.
-        order: [D] the flat indices of the D = H * W * C values as they are generated;
-            None for raster order, channels of a pixel one after the other.
-        rng: key of the points; None for a fixed one.
-        visible: [D, D] boolean, whether term i must see value j, by flat indices; None
-            for all. False lifts that demand alone, for a bounded receptive field.
+        order: [D] the flat indices of the D = H * W * C values in the order in which
+            they are generated; None for raster order, with the channels of a pixel one
+            after the other.
+        rng: the key of the random points; None for a fixed key.
+        visible: [D, D] boolean, whether term i must depend on value j, by flat indices;
+            None for all. False lifts only this demand, for a bounded receptive field.
 
     Raises:
         AssertionError: a term depends on what it must not, does not depend on what it
-            must, or has a derivative that is not finite; or terms or visible have
-            another shape.
+            must, or has a derivative that is not finite; or the terms or visible have
+            the wrong shape.
         ValueError: there are fewer than two images, or order is not a permutation.
 
     References:
@@ -141,12 +142,13 @@ def assert_causal(
 def _assert_no_leak(
     jacobian: np.ndarray, shape: tuple[int, ...], earlier: np.ndarray
 ) -> None:
-    """Check that jacobian [B, D, B, D] is finite, and 0 by what terms must not see."""
+    """Check that jacobian [B, D, B, D] is finite, and 0 where terms must not see."""
     same_image = np.eye(shape[0], dtype=bool)[:, None, :, None]
     same_value = np.eye(len(earlier), dtype=bool)[None, :, None, :]
     later = ~(earlier[None, :, None, :] | same_value)
     size = np.abs(jacobian)
-    # First, and of no term: backwards, 0 * inf makes the others' derivatives NaN too.
+    # Checked first, and no term is named: in the backward pass, 0 * inf makes the
+    # derivatives of other terms NaN too.
     _fail_at_largest(
         ~np.isfinite(size), shape, 'a derivative of log p by {value} is not finite'
     )
@@ -191,7 +193,7 @@ def assert_normalized(
     log_prob_fn = jax.jit(log_prob_fn)
     mass = 0.0
     for start in range(0, total, num):
-        # Past the end they begin again: all chunks have one shape, compiled once.
+        # Past the end the images repeat: all chunks have one shape, compiled once.
         index = np.arange(start, start + num) % total
         x = index[:, None] // num_values**np.arange(num_dims) % num_values
         log_prob = log_prob_fn(x.reshape(num, *shape).astype(np.int32))
@@ -216,17 +218,17 @@ def assert_invertible(
 ) -> None:
     """Check that inverse(forward(x)) = x, and that log_det = log |det d z / d x|.
 
-    The log-determinant is compared, where forward_fn returns one and D is 256 or less,
-    with that of the dense Jacobian of each example alone.
+    If forward_fn returns a log-determinant and D is 256 or less, it is compared with
+    that of the dense Jacobian of each single example.
 
     Args:
         forward_fn: x -> z, or (z, log_det [B]); z holds as many values as x.
         inverse_fn: z -> x.
         x: [B, ...] float.
-        atol: how large an error may be, of a value and of a log-determinant.
+        atol: the largest allowed error of a value and of a log-determinant.
 
     Raises:
-        AssertionError: x does not come back, a log-determinant is wrong, or a shape is.
+        AssertionError: x is not recovered, or a log-determinant or a shape is wrong.
 
     References:
         Dinh et al. 2017, Density estimation using Real NVP, sec. 3.1.
@@ -258,7 +260,7 @@ def _assert_log_det(
     log_det: np.ndarray,
     atol: float,
 ) -> None:
-    """Check that log_det [B] are those of the dense Jacobians at x [B, ...]."""
+    """Check log_det [B] against the dense Jacobians at x [B, ...]."""
     num_dims = math.prod(x.shape[1:])
     jacobian_fn = jax.jit(jax.jacfwd(lambda one: forward_fn(one[None])[0].reshape(-1)))
     for i, (one, given) in enumerate(zip(x, log_det)):

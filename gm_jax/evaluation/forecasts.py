@@ -1,4 +1,4 @@
-"""Scores of forecasts that are drawn, against what came.
+"""Scores of sampled forecasts against the true continuations.
 
     numbers = forecasts.scores(series, draws)
 """
@@ -16,17 +16,18 @@ def scores(x: np.ndarray, draws: np.ndarray) -> dict[str, float]:
 
         mean_k |y_k - x| - sum_{j != k} |y_j - y_k| / (2 K (K - 1)),
 
-    the absolute error where the forecast is a point.
+    which is the absolute error for a forecast that is a single value.
 
     Args:
         x: [N, T] series.
         draws: [N, K, horizon] continuations drawn given the first T - horizon values.
 
     Returns:
-        'crps', the score of the draws, and those of two point forecasts,
-        'error_if_nothing_changes' and 'error_of_the_mean' of the known values, in units
-        of x; 'inside_50_percent' and 'inside_90_percent', the share of the true values
-        that lie between the quantiles that should hold half and 90 % of them.
+        In units of x: 'crps', the score of the draws, and the scores of two point
+        forecasts, 'error_if_nothing_changes' of the last known value and
+        'error_of_the_mean' of the mean of the known values. 'inside_50_percent' and
+        'inside_90_percent': the share of the true values that lie between the quantiles
+        of the draws that should hold 50 % and 90 % of them.
 
     Raises:
         AssertionError: the shapes do not fit each other.
@@ -40,7 +41,7 @@ def scores(x: np.ndarray, draws: np.ndarray) -> dict[str, float]:
     num, horizon = draws.shape[1:]
     past, truth = x[:, :-horizon].astype(float), x[:, None, -horizon:].astype(float)
     order = np.sort(draws.astype(float), axis=1)
-    # Of sorted values, the sum of differences counts the k-th 2 k - K + 1 times.
+    # The sum of differences of sorted values counts the k-th value 2 k - K + 1 times.
     weights = (2 * np.arange(num) - num + 1)[:, None] / (num * (num - 1))
     numbers = {
         'crps': np.mean(np.abs(draws - truth)) - np.mean(np.sum(weights * order, 1)),

@@ -14,13 +14,14 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     """Compute |m_r - m_f|^2 + tr(S_r + S_f - 2 (S_r S_f)^(1/2)).
 
     It is the square of Frechet's (Wasserstein's second) distance between N(m_r, S_r)
-    and N(m_f, S_f), the means and covariances of the features. 0 says that these agree,
-    not that the sets do.
+    and N(m_f, S_f), the means and covariances of the features. A distance of 0 means
+    that these agree, not that the sets do.
 
     Report the number of samples on both sides with it: the estimate is biased upwards,
-    by an amount that grows with D and falls like 1 / N, so only values of equally many
-    samples compare. Only with the features of the Inception network that the paper used
-    may it be called FID; with others it is a Frechet distance in those features.
+    by an amount that grows with D and falls like 1 / N, so only values from equal
+    numbers of samples are comparable. It may be called FID only with the features of
+    the Inception network that the paper used; with others it is a Frechet distance in
+    those features.
 
     Args:
         real: [N, D] features of images, real numbers of any type.
@@ -60,7 +61,7 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     features = np.asarray(features, np.float64)
     if not np.isfinite(features).all():
         raise ValueError('a feature is not finite')
-    # From a point near the vectors, so that no digits are lost where the mean is large.
+    # Relative to a point near the vectors, so that a large mean costs no digits.
     origin = features[0]
     centred = features - origin
     mean = np.mean(centred, axis=0)
@@ -69,6 +70,6 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _square_root(cov: np.ndarray) -> np.ndarray:
-    """Return the symmetric root of cov [D, D], which has no eigenvalues below 0."""
+    """Return the symmetric square root of a positive semidefinite cov [D, D]."""
     values, vectors = linalg.eigh(cov)
     return vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T

@@ -1,23 +1,24 @@
-r"""The features of FID: the pooled maps of one certain Inception-v3 network.
+r"""The features of FID: the pooled maps of one particular Inception-v3 network.
 
     weights = inception.load('inception.npz')
     features = inception.features(weights, images)  # uint8 [N, H, W, C] -> [N, 2048]
 
-Only with the weights that Heusel et al. 2017 used, pt_inception-2015-12-05-6726825d.pth
-as PyTorch users know them, is a Frechet distance in these features an FID. They are not
-part of this package. Where PyTorch is there, this turns that file, whose SHA-256 has to
-begin as its name says, into one that needs no PyTorch to read:
+A Frechet distance in these features is an FID only with the weights that Heusel et al.
+2017 used, known to PyTorch users as pt_inception-2015-12-05-6726825d.pth. They are not
+part of this package. If PyTorch is installed, this command converts that file, whose
+SHA-256 must begin with the digits in its name, to one that is read without PyTorch:
 
     python -m gm_jax.evaluation.inception pt_inception-2015-12-05-6726825d.pth \
         inception.npz
 
-FORMAT: an npz of float32 arrays under PyTorch's names, for each of 94 convolutions NAME
-NAME.conv.weight [G, F, I, J] and NAME.bn.{weight,bias,running_mean,running_var} [G];
-and `sha256`, the digest of all of these, 64 characters (see `digest`).
+FORMAT: an npz of float32 arrays under PyTorch's names. For each of 94 convolutions NAME
+there are NAME.conv.weight [G, F, I, J] and
+NAME.bn.{weight,bias,running_mean,running_var} [G]. The entry `sha256` is the digest of
+all of these, 64 characters (see `digest`).
 
 Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision,
-https://arxiv.org/abs/1512.00567, in the form that was released in 2015: averages leave
-the padding out, and the last block pools by the maximum.
+https://arxiv.org/abs/1512.00567, in the form that was released in 2015: average pooling
+leaves the padding out, and the last block uses max pooling.
 """
 
 import hashlib
@@ -39,8 +40,8 @@ __all__ = [
 ]
 
 NUM_FEATURES = 2048
-_SIDE = 299  # of the images that the network was trained on
-_PUBLISHED = '6726825d'  # what the SHA-256 of the published file begins with
+_SIDE = 299  # pixels per side of the images that the network was trained on
+_PUBLISHED = '6726825d'  # the first digits of the SHA-256 of the published file
 _BN_EPS = 1e-3
 _BN = ('bn.weight', 'bn.bias', 'bn.running_mean', 'bn.running_var')
 
@@ -48,14 +49,14 @@ Weights = Mapping[str, jax.Array | np.ndarray]
 
 
 def apply(weights: Weights, x: jax.Array) -> jax.Array:
-    """Compute the features of images of any size from 75 pixels a side.
+    """Compute the features of images with at least 75 pixels per side.
 
     Args:
-        weights: as `load` returns them.
+        weights: the weights as returned by `load`.
         x: [B, H, W, 3] in [-1, 1].
 
     Returns:
-        [B, 2048] float32, 0 or more: the means over the last maps.
+        [B, 2048] float32, 0 or more: the spatial means of the last maps.
 
     Raises:
         AssertionError: x is not [B, H, W, 3].
@@ -73,10 +74,10 @@ class _Conv(NamedTuple):
     """A convolution, then BatchNorm and ReLU.
 
     Attributes:
-        name: within its block.
-        maps: G.
-        size: I, J of the kernel.
-        stride: along both axes.
+        name: the name within its block.
+        maps: G, the number of output maps.
+        size: (I, J), the size of the kernel.
+        stride: the stride along both axes.
         padding: 'SAME' or 'VALID'.
     """
 
@@ -87,12 +88,12 @@ class _Conv(NamedTuple):
     padding: str = 'SAME'
 
     def path(self, block: str) -> str:
-        """Return PyTorch's name of it."""
+        """Return the name that PyTorch has for it."""
         return f'{block}.{self.name}' if block else self.name
 
 
 _Pool = Callable[[jax.Array], jax.Array]
-# One step after another; the convolutions of a list stand side by side.
+# Steps in sequence; the convolutions in a list run in parallel and are concatenated.
 _Branch = tuple[_Conv | list[_Conv] | _Pool, ...]
 
 
@@ -111,7 +112,7 @@ def _apply_branch(
 
 
 def _apply_conv(weights: Weights, block: str, conv: _Conv, x: jax.Array) -> jax.Array:
-    """Convolve, normalise by BatchNorm's running averages, cut off below 0."""
+    """Convolve, normalise by BatchNorm's running averages and apply ReLU."""
     name = conv.path(block)
     gain, bias, mean, var = (weights[f'{name}.{part}'] for part in _BN)
     scale = gain * jax.lax.rsqrt(var + _BN_EPS)
@@ -196,7 +197,7 @@ def _block_e(pool: _Pool) -> tuple[_Branch, ...]:
     )
 
 
-# The branches of each block stand side by side.
+# The branches of each block run in parallel and are concatenated.
 _NETWORK: dict[str, tuple[_Branch, ...]] = {
     '': ((
         _valid('Conv2d_1a_3x3', 32), _valid('Conv2d_2a_3x3', 32, 1),
@@ -227,15 +228,15 @@ _NETWORK: dict[str, tuple[_Branch, ...]] = {
 
 
 def features(weights: Weights, images: np.ndarray, batch: int = 50) -> np.ndarray:
-    """Compute the features of images of levels 0 to 255.
+    """Compute the features of images with values 0 to 255.
 
-    They are enlarged (or made smaller) to 299 pixels a side, linearly between pixel
-    centres and without a filter, as PyTorch's FID does it.
+    The images are resized to 299 pixels per side by linear interpolation between pixel
+    centres without an antialiasing filter, as in PyTorch's FID.
 
     Args:
-        weights: as `load` returns them.
-        images: [N, H, W, C] uint8, of 1 channel or 3.
-        batch: how many at a time.
+        weights: the weights as returned by `load`.
+        images: [N, H, W, C] uint8, with 1 channel or 3.
+        batch: the number of images per batch.
 
     Returns:
         [N, 2048] float32.
@@ -284,7 +285,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def digest(weights: Mapping[str, np.ndarray]) -> str:
-    """Return the SHA-256 of the needed arrays, float32 in the order of their names."""
+    """Return the SHA-256 of the needed arrays, as float32 and sorted by name."""
     total = hashlib.sha256()
     for name in sorted(shapes()):
         total.update(name.encode() + np.ascontiguousarray(weights[name], '<f4').data)
@@ -295,14 +296,14 @@ def load(path: str) -> dict[str, np.ndarray]:
     """Read a weight file and check it against its own digest.
 
     Args:
-        path: of the npz.
+        path: the path of the npz.
 
     Returns:
         The arrays of `shapes`, float32.
 
     Raises:
-        UserError: there is no such file, an array is missing or of another shape, or
-            the contents are not those that the digest was taken of.
+        UserError: there is no such file, an array is missing or has another shape, or
+            the contents do not match the digest.
     """
     arrays = readers.read_npz(path, flag='inception')
     for name, shape in shapes().items():
@@ -312,17 +313,17 @@ def load(path: str) -> dict[str, np.ndarray]:
     weights = {name: arrays[name].astype(np.float32) for name in shapes()}
     if str(arrays.get('sha256')) != digest(weights):
         raise UserError(
-            f'{path} is damaged: its contents do not have the digest that it names.'
+            f'{path} is damaged: its contents do not match the digest stored in it.'
         )
     return weights
 
 
 def convert(source: str, path: str) -> None:
-    """Write a weight file from PyTorch's; needs PyTorch, which runs no code from it.
+    """Convert PyTorch's weight file; needs PyTorch, which runs no code from the file.
 
     Args:
-        source: of pt_inception-2015-12-05-6726825d.pth.
-        path: of the npz.
+        source: the path of pt_inception-2015-12-05-6726825d.pth.
+        path: the path of the npz to write.
 
     Raises:
         UserError: the source is not that file.
@@ -332,7 +333,7 @@ def convert(source: str, path: str) -> None:
         with open(source, 'rb') as file:
             found = hashlib.file_digest(file, 'sha256').hexdigest()
     except ImportError:
-        raise UserError('PyTorch is not there, which this needs once.') from None
+        raise UserError('Install PyTorch: the conversion needs it once.') from None
     except OSError as error:
         raise UserError(f'{source} cannot be read: {error}.') from None
     if not found.startswith(_PUBLISHED):
@@ -351,7 +352,7 @@ def convert(source: str, path: str) -> None:
 if __name__ == '__main__':
     try:
         if len(sys.argv) != 3:
-            raise UserError('it takes two files: that of PyTorch, and the npz.')
+            raise UserError("it takes two files: PyTorch's and the npz to write.")
         convert(*sys.argv[1:])
     except UserError as error:
         print(f'inception: {error}', file=sys.stderr)

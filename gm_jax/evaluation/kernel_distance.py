@@ -1,4 +1,4 @@
-"""Kernel distance between two sets of features, which is unbiased.
+"""An unbiased kernel distance between two sets of features.
 
     mean, standard_error = kernel_distance.kernel_distance(real, fake)
 """
@@ -14,7 +14,8 @@ def squared_mmd(real: np.ndarray, fake: np.ndarray) -> float:
 
     mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
 
-    Without the pairs of a sample with itself it is unbiased, so it may fall below 0.
+    The pairs of a sample with itself are left out, so the estimate is unbiased and may
+    be below 0.
 
     Args:
         real: [N, D] features x, N of 2 or more.
@@ -46,20 +47,20 @@ def kernel_distance(
     num_subsets: int = 10,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Average squared_mmd over random subsets, to know how certain it is.
+    """Average squared_mmd over random subsets, and estimate the standard error.
 
-    The subsets of a side are disjoint where it has num_subsets * subset_size samples.
-    Where it has fewer they overlap, and the standard error comes out too small.
+    The subsets of a side are disjoint if it has num_subsets * subset_size samples. If
+    it has fewer, they overlap and the standard error comes out too small.
 
-    Unlike the Frechet distance it has no bias by the number of samples. Only with the
-    features of the Inception network may it be called KID.
+    Unlike the Frechet distance it has no bias that depends on the number of samples. It
+    may be called KID only with the features of the Inception network.
 
     Args:
         real: [N, D] features.
         fake: [M, D] features.
-        subset_size: samples of each side in a subset, 2 or more.
-        num_subsets: 2 or more.
-        seed: of the choice of subsets.
+        subset_size: the number of samples of each side in a subset, 2 or more.
+        num_subsets: the number of subsets, 2 or more.
+        seed: the seed of the subsets.
 
     Returns:
         The mean over the subsets and its standard error. The mean may be below 0.
@@ -69,8 +70,8 @@ def kernel_distance(
         ValueError: a side has fewer samples than a subset, or an argument is below 2.
 
     References:
-        Binkowski et al. 2018, Demystifying MMD GANs, sec. 4. The kernel is that of its
-        KID. https://arxiv.org/abs/1801.01401
+        Binkowski et al. 2018, Demystifying MMD GANs, sec. 4. The kernel is that of the
+        paper's KID. https://arxiv.org/abs/1801.01401
     """
     real, fake = _features(real, fake)
     if min(subset_size, num_subsets) < 2:
@@ -111,7 +112,7 @@ def _mean_of_pairs(x: np.ndarray) -> float:
 
 
 def _deal(rng: np.random.Generator, num: int, size: int, count: int) -> np.ndarray:
-    """Deal [count, size] of num rows, as from cards: shuffled again when they end."""
+    """Draw [count, size] of num rows without replacement; reshuffle when used up."""
     hands = num // size
     decks = [rng.permutation(num)[:hands * size] for _ in range(-(-count // hands))]
     return np.concatenate(decks).reshape(-1, size)[:count]

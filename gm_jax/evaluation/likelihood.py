@@ -1,4 +1,4 @@
-"""The numbers that a model with a likelihood reports.
+"""The numbers that are reported for a model with a likelihood.
 
 Usage:
     log_px = likelihood.combine(log_w)      # log-mean-weights [N, chunks] -> [N]
@@ -14,7 +14,7 @@ __all__ = ['combine', 'report']
 
 
 def combine(log_w: np.ndarray) -> np.ndarray:
-    """Compute log mean_c w_c in float64, from chunks of equally many samples.
+    """Compute log mean_c w_c in float64, from chunks with equal numbers of samples.
 
     Args:
         log_w: [N, chunks] log of the mean importance weight of each chunk.
@@ -29,7 +29,7 @@ def combine(log_w: np.ndarray) -> np.ndarray:
 
 
 def report(log_px: np.ndarray, num_dims: int, estimator: str) -> dict[str, float | str]:
-    """Return what results.json says of a likelihood.
+    """Return the entries of results.json for a likelihood.
 
     Args:
         log_px: [N] log-likelihood, or a bound on it, of each test image, in nats.

@@ -1,4 +1,4 @@
-"""Which modes of a mixture, all of them known, the samples of a model reach.
+"""Coverage of the known modes of a mixture by the samples of a model.
 
     scores = modes.mode_coverage(samples, centres, std=0.05)
 """
@@ -14,7 +14,7 @@ __all__ = ['mode_coverage']
 def mode_coverage(
     samples: np.ndarray, centres: np.ndarray, std: float, *, within: float = 3.0
 ) -> dict[str, float]:
-    """Count the modes that samples fall on, and how evenly they do.
+    """Count the modes that the samples reach, and measure how evenly they do so.
 
     A sample belongs to the nearest mode, and is of high quality if it is at most
     within * std away from its centre. With q the shares of the high-quality samples
@@ -22,21 +22,23 @@ def mode_coverage(
 
         kl_nats = KL(q || uniform) = sum_k q_k log(K q_k),  0 log 0 = 0
 
-    In two dimensions 1.1 % of a perfect model's samples are more than 3 std away, in
+    In two dimensions 1.1 % of a perfect model's samples are more than 3 std away. In
     D dimensions nearly all are once D is well above 9: choose `within` by D.
 
     Args:
-        samples: [N, D] of the model, N of 1 or more.
-        centres: [K, D] of the modes, which have equal weights.
-        std: of each mode in each dimension, above 0, in the units of the samples.
-        within: how many of them a sample of high quality may be away, above 0.
+        samples: [N, D] samples of the model, N of 1 or more.
+        centres: [K, D] centres of the modes, which have equal weights.
+        std: the standard deviation of each mode in each dimension, above 0, in the
+            units of the samples.
+        within: the greatest distance of a high-quality sample from its centre, in units
+            of std, above 0.
 
     Returns:
-        'modes_covered': int, modes with one high-quality sample at least.
-        'high_quality_share': in [0, 1], of all samples.
-        'kl_nats': from 0, all modes alike, to log K, one mode alone; inf where no
-            sample is of high quality. With few samples per mode it is above 0 for a
-            perfect model too, by about (K - 1) / (2 N).
+        'modes_covered': int, the number of modes with at least one high-quality sample.
+        'high_quality_share': the share of all samples that are of high quality.
+        'kl_nats': from 0 (all modes equally) to log K (only one mode); inf if no sample
+            is of high quality. With few samples per mode it is above 0 for a perfect
+            model too, by about (K - 1) / (2 N).
 
     Raises:
         AssertionError: the arrays are not of rank 2, or of different D.

@@ -1,11 +1,11 @@
-"""Nearest neighbours by Euclidean distance, exact, in bounded memory.
+"""Exact nearest neighbours by Euclidean distance, in bounded memory.
 
     index, distance = neighbours.nearest(samples, training_images, k=3)
 
-A matrix product finds all distances at once, ten times as fast as differences do, but
-rounded: where rounding could decide, the few distances that matter are computed again
-from differences. So a distance does not depend on the rest of its block, d(x, y) is
-d(y, x), equal rows are at 0, and ties are ties.
+A matrix product gives all distances at once, ten times as fast as differences do, but
+with rounding errors. Where these could decide the result, the few distances that matter
+are computed again from differences. So a distance does not depend on the rest of its
+block, d(x, y) = d(y, x), equal rows are at distance 0, and ties are exact.
 """
 
 from collections.abc import Iterator
@@ -21,15 +21,15 @@ _BLOCK = 2**22  # Distances at a time: 32 MiB, of which a few copies are needed.
 def square_distance_blocks(
     queries: np.ndarray, references: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Yield |q_i - r_j|^2 = |q_i|^2 - 2 q_i.r_j + |r_j|^2, some queries at a time.
+    """Yield |q_i - r_j|^2 = |q_i|^2 - 2 q_i.r_j + |r_j|^2 for one block of q at a time.
 
     Args:
         queries: [N, D] q, real numbers of any type.
         references: [M, D] r, with M of 1 or more.
 
     Yields:
-        The rows of queries, n of them; their squared distances [n, M] float64, which
-        may be below 0 by rounding and may be overwritten; and a bound on their rounding
+        A slice of n rows of queries; their squared distances [n, M] float64, which may
+        be below 0 by rounding and may be overwritten; and a bound on their rounding
         error [n, 1].
 
     Raises:
@@ -37,7 +37,7 @@ def square_distance_blocks(
         ValueError: there are no references, or a value is not finite.
     """
     queries, references = checked(queries, references)
-    # Lengths from the middle are shorter, so is what rounds off.
+    # Vectors from the mean are shorter, which makes rounding errors smaller.
     centre = np.mean(references, axis=0)
     references = references - centre
     lengths = np.sum(np.square(references), axis=1)
@@ -50,7 +50,7 @@ def square_distance_blocks(
         squares += block_lengths
         squares += lengths
         # Twice the bound for sums of D products in any order, so that it also covers
-        # the rounding of the same distance from differences.
+        # the rounding of the same distance when it is computed from differences.
         error = np.square(np.sqrt(block_lengths) + np.sqrt(np.max(lengths)))
         error *= (block.shape[1] + 8) * np.finfo(np.float64).eps
         yield rows, squares, error
@@ -66,11 +66,11 @@ def nearest(
     Args:
         queries: [N, D] real numbers of any type.
         references: [M, D].
-        k: how many, from 1 to M.
+        k: the number of neighbours, from 1 to M.
 
     Returns:
-        index: [N, k] int64 rows of references, the nearest first; of equally near ones
-            the lower index first.
+        index: [N, k] int64 rows of references, the nearest first; ties are ordered by
+            index, the lower one first.
         distance: [N, k] float64 (sum_d (q_d - r_d)^2)^(1/2), in the arrays' units.
 
     Raises:
@@ -84,8 +84,8 @@ def nearest(
     distance = np.empty((len(queries), k))
     for rows, squares, error in square_distance_blocks(queries, references):
         kth = np.partition(squares, k - 1, axis=1)[:, k - 1:k]
-        # All that may be among the k nearest: i ascends, and j for each i, so a stable
-        # order leaves ties to the lower index.
+        # All pairs that may be among the k nearest. i ascends, and so does j for each
+        # i, so a stable sort puts the lower index first in ties.
         i, j = np.nonzero(squares <= kth + 2 * error)
         candidates = _distances(queries[rows], references, i, j)
         order = np.lexsort((candidates, i))
@@ -102,12 +102,12 @@ def count_balls(
 
     Args:
         points: [N, D] real numbers of any type.
-        centres: [M, D] of the balls.
-        radii: [M] float64 of the balls, 0 or more, in the units of the arrays.
+        centres: [M, D] centres of the balls.
+        radii: [M] float64 radii of the balls, 0 or more, in the units of the arrays.
 
     Returns:
         closed: [N] int64, the number of j with |point - centre_j| <= radius_j.
-        inside: [N] int64, the same with <. They differ only by points on a sphere.
+        inside: [N] int64, the same with <. They differ only for points on a sphere.
 
     Raises:
         AssertionError: points and centres are not of rank 2, or of different D; or
@@ -134,7 +134,7 @@ def checked(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         b: [M, D], M of 1 or more.
 
     Returns:
-        a and b; not copied where they are float64.
+        a and b, not copied if they are float64 already.
 
     Raises:
         AssertionError: the arrays are not of rank 2, or of different D.

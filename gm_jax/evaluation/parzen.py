@@ -1,12 +1,12 @@
-"""Parzen windows: a likelihood for models that have none, as GANs were first scored.
+"""Parzen windows: a likelihood for models without one, the first score of GANs.
 
     sigma = parzen.choose_sigma(validation, samples)
     log_px = parzen.log_prob(test, samples, sigma)
 
-Historical, and misleading: in many dimensions no number of samples that can be drawn
+It is historical and misleading: in many dimensions no practical number of samples
 brings it near the model's own likelihood, and samples from k-means score better than
 the data themselves (Theis et al. 2016, A note on the evaluation of generative models,
-sec. 3, https://arxiv.org/abs/1511.01844). Only for comparison with old tables.
+sec. 3, https://arxiv.org/abs/1511.01844). Use it only to compare with old tables.
 """
 
 import math
@@ -21,9 +21,9 @@ __all__ = ['choose_sigma', 'log_prob']
 
 
 def log_prob(test: np.ndarray, samples: np.ndarray, sigma: float) -> np.ndarray:
-    """Compute log (1/M) sum_m N(x; s_m, sigma^2 I) of each test example x.
+    """Compute log (1/M) sum_m N(x; s_m, sigma^2 I) for each test example x.
 
-    Misleading as a measure of a model: see the head of this module.
+    It is misleading as a measure of a model: see the docstring of this module.
 
     Args:
         test: [N, D] x, real numbers in the units of the samples. In the papers' tables
@@ -44,7 +44,8 @@ def log_prob(test: np.ndarray, samples: np.ndarray, sigma: float) -> np.ndarray:
         from an RBM-Derived Process. https://doi.org/10.1162/NECO_a_00158
         Goodfellow et al. 2014, Generative Adversarial Networks, table 1.
         https://arxiv.org/abs/1406.2661
-        Theis et al. 2016, sec. 3, against it. https://arxiv.org/abs/1511.01844
+        Theis et al. 2016, sec. 3, which argues against it.
+        https://arxiv.org/abs/1511.01844
     """
     return _log_probs(test, samples, [sigma])[0]
 
@@ -57,13 +58,14 @@ def choose_sigma(
     """Choose the sigma with the highest mean log_prob of the validation set.
 
     Args:
-        validation: [N, D] examples that are not tested on, N of 1 or more.
+        validation: [N, D] examples that are not in the test set, N of 1 or more.
         samples: [M, D] drawn from the model.
         sigmas: [S] the widths to choose from, each above 0; the default spans 0.1 to 1,
             for pixels in [0, 1].
 
     Returns:
-        One of sigmas, the first of the best. At either end of sigmas, look further.
+        The best of sigmas, the first one in ties. If it is the first or the last of
+        sigmas, widen the range.
 
     Raises:
         AssertionError: the arrays are not of rank 2, or of different D.

@@ -1,4 +1,4 @@
-"""Are the samples like data, and are the data all among the samples: apart.
+"""Fidelity and diversity of samples, scored separately.
 
     scores = precision_recall.precision_recall(real_features, fake_features)
 """
@@ -24,18 +24,19 @@ def precision_recall(
 
     One outlier in the data has a large ball, which flatters precision; density counts
     it as one ball of many. In the same way outliers among the samples flatter recall,
-    but not coverage. All depend on N, M and k, which belong in the report.
+    but not coverage. All four depend on N, M and k, which belong in the report.
 
     Args:
         real: [N, D] features of data.
         fake: [M, D] features of samples.
-        k: below N and M. Naeem et al. take 5 for the last two.
+        k: the number of neighbours, below N and M. Naeem et al. take 5 for density and
+            coverage.
 
     Returns:
-        'precision', 'recall', 'coverage' in [0, 1], and 'density', from 0, which may
-        exceed 1. For two sets of one distribution density is 1 on average, and for two
-        equal sets all four are 1. Coverage is then 1 - 2^-k on average where N = M is
-        large and the sets are independent: not 1. Density leaves out data that have k
+        'precision', 'recall' and 'coverage', in [0, 1], and 'density', which is 0 or
+        more and may exceed 1. For two equal sets all four are 1. For two sets from one
+        distribution density is 1 on average, but coverage is 1 - 2^-k on average if
+        N = M is large and the sets are independent. Density leaves out data that have k
         repeats or more, whose balls are points.
 
     Raises:
@@ -57,8 +58,8 @@ def precision_recall(
     real_radii, fake_radii = (
         neighbours.nearest(x, x, k + 1)[1][:, k] for x in (real, fake)
     )
-    # Density leaves out the spheres: a copy of the data has k others on or in each
-    # ball besides its centre, and (k + 1) / k would not be a score of a copy.
+    # Density does not count points on the spheres: a copy of the data has k others on
+    # or in each ball besides its centre, and would score (k + 1) / k instead of 1.
     by_real, inside_real = neighbours.count_balls(fake, real, real_radii)
     by_fake, _ = neighbours.count_balls(real, fake, fake_radii)
     to_fake = neighbours.nearest(real, fake)[1][:, 0]

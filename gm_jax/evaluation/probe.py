@@ -1,4 +1,4 @@
-"""What features are good for: classification with few labels.
+"""A linear probe of features: classification with few labels.
 
     rows = probe.balanced_rows(labels, 100, seed=0)
     accuracy = probe.linear_accuracy(z[rows], labels[rows], test_z, test_labels)
@@ -13,16 +13,16 @@ __all__ = ['balanced_rows', 'linear_accuracy']
 
 
 def balanced_rows(labels: np.ndarray, num: int, *, seed: int) -> np.ndarray:
-    """Choose `num` examples at random, of every class as many as of any other.
+    """Choose `num` examples at random, equally many from each class.
 
-    They are dealt in rounds, one of each class that has any left. So the choice of 100
-    is a part of the choice of 1000, and where `num` is not a multiple of the classes
-    their counts differ by one.
+    They are drawn in rounds, one from each class that has any left. So the choice of
+    100 is a part of the choice of 1000, and if `num` is not a multiple of the number of
+    classes, the counts differ by one.
 
     Args:
         labels: [N] integer.
-        num: how many, at most N.
-        seed: which choice.
+        num: the number of examples, at most N.
+        seed: the seed of the choice.
 
     Returns:
         [num] int64 rows, all different.
@@ -50,25 +50,26 @@ def linear_accuracy(
     test_features: np.ndarray,
     test_labels: np.ndarray,
 ) -> float:
-    """Fit softmax(W f + b) to features as they are; return its test accuracy.
+    """Fit softmax(W f + b) to fixed features and return its test accuracy.
 
-    Multinomial logistic regression, L2-regularised as scikit-learn has it by default,
+    This is multinomial logistic regression with the default L2 penalty of scikit-learn,
     on features scaled to mean 0 and variance 1 over the examples it is fitted to.
 
     Args:
         features: [n, F] float.
-        labels: [n] integer, of two classes at least.
+        labels: [n] integer, of at least two classes.
         test_features: [N, F] float.
         test_labels: [N] integer.
 
     Returns:
-        The share of the N examples whose most probable class is theirs.
+        The share of the N test examples whose most probable class is their label.
 
     Raises:
-        AssertionError: a wrong rank, or not one label for each row of features.
+        AssertionError: an array has the wrong rank, or there is not one label per row
+            of features.
         ValueError: there is only one class.
     """
-    # A second that a run without labels should not pay.
+    # The imports take a second, which a run without labels should not pay.
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -1,4 +1,4 @@
-"""What the experiments of one family share, from model to experiment."""
+"""Code that the experiments of one family share, from the model to the experiment."""
 
 from gm_jax._lazy import attach
 

@@ -1,11 +1,11 @@
-"""From two players and the rules of their game to an experiment.
+"""Turns two players and the losses of their game into an experiment.
 
 A generator draws x = G(z), a discriminator (or critic) scores x, and a game of two
 losses trains both: the algorithm of Goodfellow et al. 2014, Generative Adversarial
 Networks, https://arxiv.org/abs/1406.2661, with losses and optimizers as arguments.
 
-NOTE: with --ema samples are drawn with the averaged parameters and with BatchNorm's
-running averages, which are of the parameters as they are.
+NOTE: with --ema samples are drawn with the averaged parameters, but with BatchNorm's
+running averages, which belong to the parameters that are not averaged.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ __all__ = [
     'make_turns', 'Networks', 'sample', 'small_networks', 'to_tanh_range',
 ]
 
-# Samples whose codes are combined.
+# Samples whose codes are used for attribute arithmetic.
 _POPULATION = 2_000
 
 
@@ -63,49 +63,49 @@ class Config(settings.Config):
     )
     learning_rate: float = field(2e-4, 'peak learning rate', low=0.0)
     schedule: str = field(
-        'constant', 'learning rate over the run',
+        'constant', 'schedule of the learning rate',
         choices=('constant', 'cosine', 'stages'),
     )
     adam_b1: float = field(
         0.5, 'decay of the average of gradients', low=0.0, high=1.0
     )
     discriminator_learning_rate: float = field(
-        0.0, 'of the discriminator; 0: the same', low=0.0
+        0.0, 'learning rate of the discriminator; 0: that of the generator', low=0.0
     )
     k: int = field(
-        1, 'discriminator steps, each on a minibatch of its own, for one of the '
-        'generator', low=1,
+        1, 'discriminator steps per generator step, each on a minibatch of its own',
+        low=1,
     )
     latent_dim: int = field(64, 'size of z', low=1)
     prior: str = field(
-        'uniform', 'of each unit of z: uniform on (-1, 1), or normal',
+        'uniform', 'distribution of each unit of z: uniform on (-1, 1), or normal',
         choices=('uniform', 'normal'),
     )
-    class_conditional: bool = field(False, 'both networks see the label')
+    class_conditional: bool = field(False, 'give both networks the label')
     score_samples: int = field(
-        10_000, 'most samples, and most images, that an evaluation compares', low=5,
-        evaluation_only=True,
+        10_000, 'largest number of samples, and of images, that an evaluation compares',
+        low=5, evaluation_only=True,
     )
     classifier: str = field(
-        '', 'work directory of the experiment classifier on the same set, whose '
-        'features evaluations compare; none: pixels', evaluation_only=True,
+        '', 'work directory of the experiment `classifier` on the same set, whose '
+        'features evaluations compare; empty: compare pixels', evaluation_only=True,
     )
     inception: str = field(
-        '', 'weight file of gm_jax.evaluation.inception, whose features evaluations '
-        "compare in place of a classifier's", evaluation_only=True,
+        '', 'weight file for gm_jax.evaluation.inception, whose features evaluations '
+        'compare in place of those of a classifier', evaluation_only=True,
     )
 
 
 class Losses(NamedTuple):
-    """The rules of the game; all losses are to be minimised.
+    """The losses of both players, all to be minimised, and bounds on the discriminator.
 
     Attributes:
         discriminator: (scores [B] of real images, of generated ones) -> loss [].
         generator: scores [B] of generated images -> loss [].
         penalty: weight of the gradient penalty; 0: none.
-        clip: largest weight of the discriminator; 0: no limit.
-        saturated_below: the least healthy loss of a discriminator; a critic's loss has
-            no such value.
+        clip: largest absolute weight of the discriminator; 0: no limit.
+        saturated_below: the discriminator is saturated if its loss is below this value;
+            the loss of a critic has no such value.
     """
 
     discriminator: Callable[[jax.Array, jax.Array], jax.Array]
@@ -116,12 +116,12 @@ class Losses(NamedTuple):
 
 
 class Networks(NamedTuple):
-    """The players.
+    """The networks of both players.
 
     Attributes:
-        generator: z, and the label where it sees it, to an image.
-        discriminator: an image, and its label, to a score.
-        convolutional: whether they are of convolutions; see `Experiment.single_steps`.
+        generator: maps z, and the label if class-conditional, to an image.
+        discriminator: maps an image, and the label if class-conditional, to a score.
+        convolutional: whether they are convolutional; see `Experiment.single_steps`.
     """
 
     generator: Generator
@@ -130,13 +130,13 @@ class Networks(NamedTuple):
 
 
 class Game(NamedTuple):
-    """What a step, an evaluation and pictures are made of.
+    """What the training step, the evaluation and the pictures are built from.
 
     Attributes:
         config: the settings.
         data: the image set.
-        networks: the players.
-        losses: the rules.
+        networks: the networks of both players.
+        losses: the losses of both players.
     """
 
     config: Config
@@ -146,14 +146,14 @@ class Game(NamedTuple):
 
     @property
     def players(self) -> players.Players:
-        """The players by name, in the order in which they start."""
+        """The players by name, in the order in which they are initialised."""
         return {
             'generator': self.networks.generator,
             'discriminator': self.networks.discriminator,
         }
 
     def label(self, label: jax.Array) -> tuple[jax.Array, ...]:
-        """Return the labels [B] as arguments of a network: none if it sees none."""
+        """Return labels [B] as network arguments: an empty tuple if unconditional."""
         return (label,) if self.config.class_conditional else ()
 
 
@@ -169,8 +169,8 @@ def build(
     Args:
         config: the settings.
         data: the image set.
-        make_networks: makes the players from both.
-        make_losses: makes the rules from the settings.
+        make_networks: makes the networks from the settings and the image set.
+        make_losses: makes the losses from the settings.
     """
     if config.class_conditional and not data.num_classes:
         raise UserError(f'--class_conditional needs labels, and {data.name} has none.')
@@ -201,7 +201,7 @@ def build(
 def _judges(config: Config, data: ImageSet) -> tuple[Features, Trained | None]:
     """Return the features that are compared, and the classifier where there is one."""
     features, trained = scores.PIXELS, None
-    # Sampling needs only a checkpoint: then there are no splits.
+    # Sampling needs only a checkpoint, so the image set may have no splits.
     if config.classifier and data.splits:
         trained = classifier.load(config.classifier, data)
         features = Features('classifier', trained.features)
@@ -214,7 +214,7 @@ def _judges(config: Config, data: ImageSet) -> tuple[Features, Trained | None]:
 
 
 def init(g: Game, tx: optax.GradientTransformation, rng: jax.Array) -> TrainState:
-    """Start both players."""
+    """Initialise both players."""
     label = g.label(jnp.zeros(1, jnp.int32))
     seen = {
         'generator': (jnp.zeros((1, g.config.latent_dim)), *label),
@@ -229,7 +229,7 @@ def init(g: Game, tx: optax.GradientTransformation, rng: jax.Array) -> TrainStat
 def sample(
     g: Game, state: TrainState, rngs: jax.Array, index: jax.Array
 ) -> jax.Array:
-    """Generate images of z from the prior, of all classes in turn."""
+    """Generate images from z drawn from the prior, of all classes in turn."""
     z = draw_z(g.config, rngs)
     return generate(g, state, z, index % max(g.data.num_classes, 1))
 
@@ -237,7 +237,7 @@ def sample(
 def generate(
     g: Game, state: TrainState, z: jax.Array, label: jax.Array
 ) -> jax.Array:
-    """Return G(z), of the labels [B] where it sees them, as uint8 [B, H, W, C]."""
+    """Return G(z), given labels [B] if class-conditional, as uint8 [B, H, W, C]."""
     x = players.play(g.players, 'generator', state, z, *g.label(label))
     return to_uint8((x + 1) / 2)
 
@@ -253,7 +253,7 @@ def make_optimizers(config: Config) -> dict[str, optax.GradientTransformation]:
 
 
 def make_turns(g: Game) -> list[game.Turn]:
-    """Make the moves of a step: k of the discriminator, then one of the generator."""
+    """Make the turns of a step: k of the discriminator, then one of the generator."""
     clip = g.losses.clip
 
     def clipped(params: Params) -> Params:
@@ -273,18 +273,19 @@ def discriminator_loss(
     g: Game, params: Params, model_state: ModelState, batch: Batch, rngs: jax.Array,
     *, step: jax.Array, axis_name: str | None,
 ) -> LossOutput:
-    """Compute the discriminator's loss of a minibatch; see `train_state.LossFn`."""
+    """Compute the discriminator's loss on a minibatch; see `train_state.LossFn`."""
     del step
     z_rngs, pixel_rngs, *dropout_rngs, point_rngs = split_each(rngs, 5)
     label = g.label(batch['label'])
     real = to_tanh_range(pixel_rngs, batch['image'], g.data)
-    # The generator keeps BatchNorm's running averages in its own turn, not here.
+    # The generator's running averages of BatchNorm are updated in its own turn only.
     fake, _ = players.train(
         g.players, 'generator', params, model_state, draw_z(g.config, z_rngs), *label,
         axis_name=axis_name,
     )
     judged = []
-    # Apart: together, BatchNorm would tell the discriminator how many are fake.
+    # In two passes: in one, the batch moments of BatchNorm would reveal to the
+    # discriminator how many images are fake.
     for x, x_rngs in zip((real, fake), dropout_rngs, strict=True):
         score, model_state = players.train(
             g.players, 'discriminator', params, model_state, x, *label,
@@ -320,7 +321,7 @@ def generator_loss(
         g.players, 'discriminator', params, model_state, fake, *label,
         dropout_rng=dropout_rngs, axis_name=axis_name,
     )
-    # How much a better score of a sample is worth: near 0, the generator cannot learn.
+    # The derivatives of the loss by the scores: near 0, the generator cannot learn.
     loss, slopes = jax.value_and_grad(g.losses.generator)(score)
     metrics = {'generator_slope': jnp.sum(jnp.abs(slopes))}
     return LossOutput(loss, metrics, model_state)
@@ -336,7 +337,7 @@ def draw_z(config: Config, rngs: jax.Array) -> jax.Array:
 
 
 def to_tanh_range(rngs: jax.Array, image: jax.Array, data: ImageSet) -> jax.Array:
-    """Scale integers, binarized where the set says so, to [-1, 1]."""
+    """Scale integers to [-1, 1], after binarization if the set is binarized."""
     return 2 * binarize.to_unit_range(rngs, image, data) - 1
 
 
@@ -344,7 +345,7 @@ def dcgan_networks(
     config: Config, data: ImageSet, features: tuple[int, ...], *, kernel_size: int,
     norm: str,
 ) -> Networks:
-    """Make the players of convolutions alone, which may see labels."""
+    """Make the all-convolutional networks, which may be class-conditional."""
     _check_sides(data, 2 ** len(features))
     parts = dict(
         kernel_size=kernel_size, dtype=jnp.dtype(config.dtype),
@@ -357,7 +358,7 @@ def dcgan_networks(
 
 
 def small_networks(config: Config, data: ImageSet, *, norm: str) -> Networks:
-    """Make the players of Lucic et al. 2018."""
+    """Make the networks of Lucic et al. 2018."""
     check_unconditional(config)
     _check_sides(data, 4)
     dtype = jnp.dtype(config.dtype)
@@ -368,11 +369,11 @@ def small_networks(config: Config, data: ImageSet, *, norm: str) -> Networks:
 
 
 def check_unconditional(config: Config) -> None:
-    """Raise UserError where labels are asked of a network that sees none."""
+    """Raise UserError if --class_conditional is set for networks without labels."""
     if config.class_conditional:
         raise UserError(
-            '--class_conditional: only the networks of convolutions alone, those of '
-            'dcgan, see labels.'
+            '--class_conditional: only the all-convolutional networks, those of '
+            'dcgan, take labels.'
         )
 
 
@@ -381,8 +382,8 @@ def _check_sides(data: ImageSet, divisor: int) -> None:
     if height % divisor or width % divisor:
         raise UserError(
             f'the images of {data.name}, {height} x {width}, do not fit this network: '
-            f'{divisor} must divide their sides; --image_size changes those of a '
-            f'folder or a TFDS set.'
+            f'{divisor} must divide their sides; --image_size resizes the images of '
+            f'a folder or a TFDS set.'
         )
 
 
@@ -408,14 +409,14 @@ def compare_attributes(
 def make_pictures(
     g: Game, features: Features, state: TrainState, batch: HostBatch, rng: jax.Array
 ) -> Pictures:
-    """Draw walks from z to z, and samples over the training images nearest to them.
+    """Draw interpolations between z, and samples above their nearest training images.
 
     For a set of points in the plane it plots the points instead.
 
     Args:
         g: the game.
-        features: by which images are near.
-        state: the players.
+        features: those that measure how near images are.
+        state: the training state of both players.
         batch: not used.
         rng: one key.
     """

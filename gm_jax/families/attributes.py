@@ -2,9 +2,9 @@
 
 bold 3s - thin 3s + a thin 7 should be a bold 7, as man with glasses - man + woman is a
 woman with glasses in Radford et al. 2016, sec. 6.3.2, https://arxiv.org/abs/1511.06434.
-The attribute is the brightness, against the median of the class: it is measured, so
-nothing has to be learned to see it, and sets of plain classes have it too. What has to
-stay is the class, which a classifier sees.
+The attribute is the brightness, compared with the median of the class. It is measured,
+not learned, and exists also in sets that have only class labels. What must not change
+is the class, which a classifier predicts.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ __all__ = ['Analogies', 'brightness', 'compare', 'draw_analogies', 'medians']
 
 # Codes per mean (even), and analogies per pair of classes. With 3 codes, as in the
 # paper, half of a DCGAN's digits change class; with 10, a third. The last term of an
-# analogy is a single code: a mean of many z is nearer to 0 than a generator has ever
-# seen.
+# analogy is a single code: a mean of many z is nearer to 0 than any z that a generator
+# was trained on.
 _EXEMPLARS, _REPEATS = 10, 10
 
 
@@ -58,7 +58,7 @@ def draw_analogies(
     is_bright: np.ndarray, labels: np.ndarray, num_classes: int,
     rng: np.random.Generator,
 ) -> Analogies:
-    """Draw as many analogies from every class to every other.
+    """Draw the same number of analogies from every class to every other.
 
     Args:
         is_bright: [N] bool.
@@ -67,7 +67,7 @@ def draw_analogies(
         rng: chooses the rows.
 
     Returns:
-        T = 10 K (K - 1) analogies of K classes, in an order at random.
+        T = 10 K (K - 1) analogies of K classes, in random order.
     """
     kinds = {
         (label, bright): np.flatnonzero((labels == label) & (is_bright == bright))
@@ -99,22 +99,23 @@ def compare(
     num_classes: int,
     labels: np.ndarray | None = None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Measure whether arithmetic on codes changes the attribute, and nothing else.
+    """Measure whether arithmetic on codes changes the attribute, and only that.
 
     Args:
-        codes: [N, Z], of which images are made; their halves by brightness and their
-            classes are what the analogies are of.
+        codes: [N, Z], which are decoded to images; the analogies are drawn by the
+            classes of these images and their brightness (above the median or not).
         decode: (codes [T, Z], classes [T]) -> uint8 [T, H, W, C].
         classify: uint8 [T, H, W, C] -> classes [T].
         num_classes: L.
         labels: [N] classes that `decode` is given; None if it ignores them.
 
     Returns:
-        (numbers, pictures). Of a - b + c, which without arithmetic would be dark: the
-        share that is bright, the share that has kept its class, the share that is
-        both. As a control, the same where half of a and b have changed places, so that
-        their brightness cancels and their other differences are as large. The picture
-        has a column for each of eight analogies; without any there is none.
+        (numbers, pictures). The results a - b + c would be dark without the arithmetic;
+        the numbers include the share that is bright, the share that has kept its class,
+        and the share that is both. As a control there are the same shares where half of
+        a and b have changed places, so that their brightness cancels and their other
+        differences are as large. The picture has one column per analogy, for at most
+        eight; without analogies there is no picture.
     """
     given = np.zeros(len(codes), np.int64) if labels is None else labels
     images = decode(codes, given)

@@ -1,7 +1,7 @@
-"""From an autoregressive model to an experiment.
+"""Turns an autoregressive model into an experiment.
 
-A model brings functions (`setting.Model`); here they become a density, which is exact,
-and three samplers.
+A model supplies functions (`setting.Model`); here they become an exact density and
+three samplers.
 """
 
 import dataclasses
@@ -39,8 +39,9 @@ def build(
     Args:
         config: the settings.
         data: the image set.
-        make_model: makes the model, which is used in two types of float.
-        task: the part of an image that is given; then log-probabilities are those of
+        make_model: makes the model; called twice, once for each dtype: `config.dtype`
+            for training and float32 for sampling.
+        task: the part of an image that is given; log-probabilities are then those of
             the rest.
     """
     return assemble(make_setting(config, data, make_model=make_model, task=task))
@@ -71,14 +72,14 @@ def assemble(s: Setting) -> Experiment:
 def make_setting(
     config: Config, data: ImageSet, *, make_model: MakeModel, task: Task | None = None
 ) -> Setting:
-    """Make what the functions of an experiment have in common; see `build`.
+    """Make the `Setting` that the functions of an experiment share; see `build`.
 
     Raises:
         UserError: the settings do not fit the images.
     """
     setting.check(config, data)
     model = make_model(config, data)
-    # Samples come from float32, whatever type training computes in.
+    # Samplers compute in float32, whatever dtype training uses.
     in_float32 = make_model(dataclasses.replace(config, dtype='float32'), data)
     generate, sweep = generate_and_sweep(in_float32, config.temperature)
     height, width, channels = data.image_shape
@@ -92,18 +93,19 @@ def make_setting(
 def generate_and_sweep(
     model: Model, temperature: float = 1.0
 ) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-    """Return what the three methods compile: all pixels in turn, and all at once.
+    """Return the functions that the samplers compile: pixel by pixel, and all at once.
 
-    Both compute in full float32: by default a GPU or a TPU multiplies matrices in less,
-    and draws would differ between the methods.
+    Both compute in full float32: by default GPUs and TPUs multiply matrices with less
+    precision, and draws would differ between the three samplers.
 
     Args:
-        model: with a network that computes in float32.
-        temperature: of the distributions.
+        model: a model whose network computes in float32.
+        temperature: the temperature of the distributions.
 
     Returns:
-        `generate(variables, x, known, uniform, h)`, the images by `incremental`, and
-        `sweep(variables, x, uniform, h)`, for each value what its noise draws given x.
+        `generate(variables, x, known, uniform, h)`, which returns the images by
+        `incremental`, and `sweep(variables, x, uniform, h)`, which returns for each
+        value what its noise draws given x.
     """
 
     def quantile(params: Any, x: jax.Array, uniform: jax.Array) -> jax.Array:
@@ -129,9 +131,9 @@ def generate_and_sweep(
 
 
 def micro_batch_size(config: Config, model: Model) -> int:
-    """Return how many examples' gradient is taken together, 0 for all of a device's.
+    """Return the examples per gradient computation, 0 for all of a device.
 
-    By default it is as many as the caches of a CPU hold of the activations.
+    By default, on a CPU, it is the number whose activations fit into the caches.
     """
     if config.micro_batch or not model.heavy or jax.default_backend() != 'cpu':
         return config.micro_batch

@@ -1,4 +1,4 @@
-"""A trained classifier in the hands of another experiment."""
+"""The classifier, and how another experiment loads a trained one."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from gm_jax.training.train_state import TrainState
 
 __all__ = ['Config', 'init', 'load', 'make_model', 'OfImages', 'Trained']
 
-# Images whose features are taken at a time.
+# Images whose features are computed at a time.
 _BATCH = 250
 
 
@@ -31,10 +31,10 @@ class Config(settings.Config):
 
     num_steps: int = field(3000, 'training steps', low=1)
     eval_every: int = field(1000, 'steps between evaluations', low=1, free=True)
-    maps: Sizes = field((32, 64), 'maps of the strided convolutions')
+    maps: Sizes = field((32, 64), 'feature maps of each strided convolution')
     num_features: int = field(128, 'units before the softmax layer', low=1)
     dropout: float = field(
-        0.5, 'rate of features dropped in training', low=0.0, high=0.99
+        0.5, 'share of features dropped in training', low=0.0, high=0.99
     )
 
 
@@ -50,7 +50,7 @@ def make_model(config: Config, data: ImageSet) -> Classifier:
 
 
 def init(config: Config, data: ImageSet, rng: jax.Array) -> TrainState:
-    """Start the training state."""
+    """Return the initial training state."""
     variables = make_model(config, data).init(rng, jnp.zeros((1, *data.image_shape)))
     return train_state.create(
         variables['params'], optimizer.make(config), ema=config.ema > 0,
@@ -63,11 +63,11 @@ OfImages = Callable[[np.ndarray], np.ndarray]
 
 
 class Trained(NamedTuple):
-    """What a trained classifier sees in images.
+    """The functions of a trained classifier.
 
     Attributes:
         features: images -> [N, F] float32.
-        classify: images -> [N] the likeliest classes.
+        classify: images -> [N] the most likely class of each.
     """
 
     features: OfImages
@@ -78,11 +78,11 @@ def load(workdir: str, data: ImageSet) -> Trained:
     """Return a classifier that was trained on this image set.
 
     Args:
-        workdir: of the classifier's run.
+        workdir: the work directory of the classifier's run.
         data: the image set.
 
     Returns:
-        Its functions, of images of levels 0 to 255 whatever the set's values.
+        Its functions, which take images of levels 0 to 255 whatever the set's values.
 
     Raises:
         UserError: there is no such run, or it was on another set.
@@ -90,7 +90,7 @@ def load(workdir: str, data: ImageSet) -> Trained:
     path = os.path.join(workdir, 'config.json')
     if not os.path.exists(path):
         raise UserError(
-            f'{workdir} holds no run: train the experiment classifier there first.'
+            f'{workdir} holds no run: train the experiment `classifier` there first.'
         )
     config = settings.load(path, Config)
     facts = image_set.read_facts(os.path.join(workdir, 'data.json'))
@@ -117,7 +117,7 @@ def load(workdir: str, data: ImageSet) -> Trained:
 
 
 def _by_batch(function: Callable[[jax.Array], jax.Array]) -> OfImages:
-    """Make a function of any number of uint8 images from one of a batch in [0, 1]."""
+    """Extend a function of one batch in [0, 1] to any number of uint8 images."""
     compiled = jax.jit(lambda image: function(image.astype(jnp.float32) / 255))
 
     def on_all(images: np.ndarray) -> np.ndarray:

@@ -29,12 +29,12 @@ __all__ = [
 
 # The mixture prior: Gaussians on a ring.
 _PETALS, _RADIUS, _STD = 10, 4.0, 0.5
-# Training images by which clusters are named; test images whose codes are combined.
+# Training images that name the clusters; test images for arithmetic on codes.
 _NAMED_BY, _POPULATION = 10_000, 2_000
 
 
 def draw_mixture(rngs: jax.Array, z: jax.Array) -> jax.Array:
-    """Move standard normal z [B, 2] to Gaussians on a ring, one key [B] per code."""
+    """Map standard normal z [B, 2] to a ring of Gaussians, one key [B] per code."""
     rngs = jax.vmap(jax.random.fold_in, (0, None))(rngs, 1)
     petal = draw_integers(rngs, _PETALS)
     angle = 2 * math.pi * petal / _PETALS
@@ -42,7 +42,7 @@ def draw_mixture(rngs: jax.Array, z: jax.Array) -> jax.Array:
 
 
 def draw_integers(rngs: jax.Array, below: int) -> jax.Array:
-    """Draw one of 0 ... below - 1 by each key [B]."""
+    """Draw an integer from 0 to below - 1 with each key [B]."""
     return jax.vmap(lambda rng: jax.random.randint(rng, (), 0, below))(rngs)
 
 
@@ -64,7 +64,7 @@ class Coder(NamedTuple):
     num_categories: int
 
     def observe(self, batch: Mapping[str, Any], rng: jax.Array) -> jax.Array:
-        """Return the images of a batch in [0, 1], keyed by their place in the set."""
+        """Return the images of a batch in [0, 1], keyed by their index in the set."""
         rngs = fold_in_each(rng, batch['index'])
         return binarize.to_unit_range(rngs, batch['image'], self.data)
 
@@ -80,7 +80,7 @@ def compare_attributes(
     compiled, size = jax.jit(coder.decode), code.z.shape[1]
 
     def decode(codes: jax.Array, label: np.ndarray) -> np.ndarray:
-        del label  # y holds what the code knows of it
+        del label  # y holds what the code knows of the class
         x = compiled(state, codes[:, :size], codes[:, size:])
         return plotting.to_uint8(np.asarray(x))
 
@@ -91,19 +91,19 @@ def compare_attributes(
 def name_clusters(
     coder: Coder, state: TrainState, rng: jax.Array, batch_size: int, say: Say
 ) -> dict[str, float]:
-    """Measure the clusters as classes: each has the class of its surest training image.
+    """Score clusters as classes: each gets the class of its surest training image.
 
     Args:
         coder: the autoencoder.
-        state: as it is trained.
-        rng: the key by which images are binarized, where they are.
+        state: the trained state.
+        rng: the key for binarization, if the set is binarized.
         batch_size: images at a time.
-        say: told the names.
+        say: prints the names.
 
     Returns:
         {'error': the share of test images whose cluster has another class,
-        'purity': the share whose class is the most frequent one of their cluster, which
-        takes the labels of all}.
+        'purity': the share of test images with the most frequent class of their
+        cluster, which uses the labels of all}.
 
     References:
         Makhzani et al. 2015, sec. 6, where validation images name them.

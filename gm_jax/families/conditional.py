@@ -1,7 +1,7 @@
 """Generation given part of an image.
 
-With --task, an `Observer` looks at what is given of an image, and what it makes of it
-conditions every pixel of the network.
+With --task, an `Observer` reads the given part of an image, and its output conditions
+the network at every pixel.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ class Config(setting.Config):
     """Settings of every model that can be given part of an image."""
 
     task: str = field(
-        'none', 'what is generated, given the rest: a missing region, the colours of a '
-        'grey image, the details of a coarse one',
+        'none', 'what is generated given the rest: a missing region, the colours of a '
+        'grey image, or the details of a coarse one',
         choices=('none', 'completion', 'colorization', 'super_resolution'),
     )
     missing: str = field(
@@ -40,10 +40,10 @@ class Config(setting.Config):
         choices=('bottom', 'top', 'left', 'right', 'center'),
     )
     factor: int = field(
-        4, 'sides of the blocks whose means --task=super_resolution is given', low=2
+        4, 'side of the blocks whose means are given by --task=super_resolution', low=2
     )
     observer_blocks: int = field(
-        3, 'residual blocks that look at what --task gives', low=0
+        3, 'residual blocks of the network that reads the given part', low=0
     )
 
     def __post_init__(self) -> None:
@@ -54,12 +54,12 @@ class Config(setting.Config):
 
 
 def build(config: Config, data: ImageSet, *, make_model: MakeModel) -> Experiment:
-    """Make the experiment of a model that is given part of an image, or is not.
+    """Make the experiment of a model that may be given part of an image.
 
     Args:
         config: the settings.
         data: the image set.
-        make_model: makes the model, whose h is a map of config.features.
+        make_model: makes the model; with a task its h is [B, H, W, config.features].
     """
     if config.task == 'none':
         return autoregressive.build(config, data, make_model=make_model)
@@ -76,7 +76,7 @@ def build(config: Config, data: ImageSet, *, make_model: MakeModel) -> Experimen
 
 
 def make_task(config: Config, data: ImageSet) -> Task:
-    """Return what is given; raise UserError where the images do not fit the task."""
+    """Return the task of the settings; raise UserError if the images do not fit it."""
     height, width, channels = data.image_shape
     num_values = binarize.num_values(data)
     missing = np.ones((height, width), bool)
@@ -112,11 +112,11 @@ def make_task(config: Config, data: ImageSet) -> Task:
 
 
 def observed(model: Model, observer: Observer) -> Model:
-    """Return the model with a map as its condition, which the observer looks at first.
+    """Return the model conditioned on what the observer computes from a given map.
 
     Args:
         model: the model; its h is a map of features.
-        observer: its parameters are trained with the model's.
+        observer: the network that computes h; it is trained together with the model.
     """
     def look(
         variables: Variables, given: jax.Array | None

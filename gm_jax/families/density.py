@@ -1,17 +1,17 @@
-"""From a likelihood to an experiment: loss, evaluation and results.
+"""Turns a likelihood into an experiment: loss, evaluation and results.
 
-A model brings its terms, what it says of each image of a batch, and functions of them:
+A model supplies its terms, computed for each image of a batch, and functions of them:
 
     density = Density(init, terms, loss, numbers, estimates, report)
     experiment = build(config, density, sample=sample, ...)
 
-Where the terms are log p(x) [B] and nothing else, or one random estimate of it, `plain`
-fills in the rest:
+If the terms are log p(x) [B] and nothing else, or one random estimate of it, `plain`
+supplies the rest:
 
     density = plain(init, log_prob, num_dims, estimator='exact')
 
-Estimates are combined as log-mean-exp over the chunks of the final evaluation. So a
-mixture of densities, importance weights and dequantization noise are all one case: each
+Estimates are combined by log-mean-exp over the chunks of the final evaluation. So
+mixtures of densities, importance weights and dequantization noise are one case: each
 chunk is the log of an unbiased estimate of p(x).
 """
 
@@ -53,14 +53,15 @@ T_co = TypeVar('T_co', covariant=True)
 
 
 class Mode(NamedTuple):
-    """In which circumstances a model is asked for its terms.
+    """The circumstances in which the terms of a model are computed.
 
     Attributes:
-        train: in training: dropout drops, BatchNorm takes the moments of the batch.
-        final: in the final evaluation, which may take more samples.
-        step: [] int32, of training.
-        chunk: [B] int32, equal numbers: which of the estimates of an evaluation this
-            is; 0 in training.
+        train: whether this is training: dropout is active, and BatchNorm uses the
+            moments of the batch.
+        final: whether this is the final evaluation, which may take more samples.
+        step: [] int32, the training step.
+        chunk: [B] int32, all equal: the index of this estimate among those of an
+            evaluation; 0 in training.
         axis_name: the pmap axis over which a batch is spread in training.
     """
 
@@ -72,7 +73,7 @@ class Mode(NamedTuple):
 
 
 class TermsFn(Protocol[T_co]):
-    """What a model says of each image of a batch."""
+    """A function that computes the terms of each image of a batch."""
 
     def __call__(
         self, variables: dict[str, Any], batch: Batch, rngs: jax.Array, mode: Mode, /
@@ -96,13 +97,14 @@ class Density(NamedTuple, Generic[T]):
 
     Attributes:
         init: makes the variables, 'params' and the other collections, from a key.
-        terms: what the model says of each image.
-        loss: (terms, mode) -> what training minimises, [], and scalars to log.
-        numbers: terms -> numbers [B] of an evaluation in training, of which 'loss'
-            chooses the best checkpoint.
+        terms: computes the terms of each image.
+        loss: (terms, mode) -> the loss [] to minimise, and scalars to log.
+        numbers: terms -> numbers [B] of an evaluation during training; 'loss' selects
+            the best checkpoint.
         estimates: terms -> arrays [B, ...] of the final evaluation.
-        report: the numbers of results.json, from these arrays of the whole test set.
-        num_chunks: estimates of each image in the final evaluation.
+        report: computes the numbers of results.json from these arrays for the whole
+            test set.
+        num_chunks: the number of estimates per image in the final evaluation.
     """
 
     init: Callable[[jax.Array], dict[str, Any]]
@@ -125,8 +127,8 @@ def plain(
     Args:
         init: makes the variables from a key.
         log_prob: log p(x), or the log of an unbiased estimate of p(x).
-        num_dims: D, the values that it is about.
-        estimator: what results.json calls it, such as 'exact'.
+        num_dims: D, the number of values whose log-probability it is.
+        estimator: its name in results.json, such as 'exact'.
         num_chunks: how many estimates the final evaluation averages.
     """
 
@@ -148,7 +150,7 @@ def plain(
 def report(
     num_dims: int, estimator: str, arrays: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Return what results.json says of estimates 'log_px' [N, chunks] of log p(x)."""
+    """Return the numbers of results.json from estimates 'log_px' [N, chunks]."""
     log_px = likelihood.combine(arrays['log_px'])
     return likelihood.report(log_px, num_dims, estimator)
 
@@ -170,11 +172,11 @@ def build(
         config: the settings.
         density: the model.
         sample: generates images; for this and what follows see `Experiment`.
-        sampler: how, in words.
-        single_steps: whether a CPU takes the steps one by one.
-        host_sampler: a sampler that loops on the host.
+        sampler: how it samples, in words.
+        single_steps: whether a CPU runs the training steps one by one.
+        host_sampler: makes a sampler that loops on the host.
         pictures: draws pictures.
-        micro_batch: examples of a device whose gradient is taken together.
+        micro_batch: examples per gradient computation on a device; 0: all.
     """
     return Experiment(
         init=functools.partial(_init, config, density),

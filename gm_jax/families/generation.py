@@ -1,4 +1,4 @@
-"""How autoregressive models generate: samplers, completions, pictures."""
+"""Samplers, completions and pictures of autoregressive models."""
 
 import functools
 from collections.abc import Callable
@@ -61,12 +61,12 @@ def _start(
 
 
 def _levels(s: Setting) -> np.ndarray:
-    """Return the grey of each value, [V] uint8."""
+    """Return the grey level of each value, [V] uint8."""
     return plotting.to_uint8(np.arange(s.num_values), num_values=s.num_values)
 
 
 def _host_sampler(s: Setting, start: _Start) -> HostSampler:
-    """Make a sampler that evaluates the whole network again and again."""
+    """Make a sampler that evaluates the whole network repeatedly."""
     def redraw_step(
         state: TrainState, batch: Batch, rng: jax.Array
     ) -> Any:
@@ -109,7 +109,7 @@ def _host_sampler(s: Setting, start: _Start) -> HostSampler:
 def pictures(
     s: Setting, state: TrainState, batch: HostBatch, rng: jax.Array
 ) -> Pictures:
-    """Draw rows of what is given of an image, three samples and the truth."""
+    """Draw one row per image: what is given of it, three samples and the truth."""
     rows = np.minimum(np.arange(8), len(batch['index']) - 1)
     rngs = fold_in_each(rng, batch['index'][rows])
     x = binarize.integers(rngs, batch['image'][rows], s.data)

@@ -1,4 +1,4 @@
-"""The images that autoregressive models are given: those of --given, or test images."""
+"""The images that autoregressive samplers start from: --given or test images."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class PartialImages(NamedTuple):
 
     Attributes:
         images: [N, H, W, C] int32.
-        known: [N, H, W, C] bool, what is to be kept of them.
+        known: [N, H, W, C] bool, true for the values to keep.
     """
 
     images: np.ndarray
@@ -27,9 +27,9 @@ class PartialImages(NamedTuple):
 def images(s: Setting) -> PartialImages:
     """Return the images that a sampler starts from.
 
-    Without a task they are those of --given, with their mask; without the flag, one
-    image of which nothing is known. With a task they are whole images, those of --given
-    or the first of the test set.
+    Without a task they are the images and the mask of --given or, without that flag,
+    one image of which nothing is known. With a task they are whole images: those of
+    --given, or the first of the test set.
 
     Raises:
         UserError: the file cannot be read, its arrays do not fit the model, or there
@@ -57,8 +57,8 @@ def _whole_images(
         found = np.asarray(x, np.int32)
     else:
         raise UserError(
-            f'--task={task} needs --given=FILE: an npz with the images, of which the '
-            f'network is given its part.'
+            f'--task={task} needs --given=FILE: an npz with whole images, a part of '
+            f'which is given to the network.'
         )
     return found, np.broadcast_to(~missing[..., None], found.shape)
 
@@ -66,7 +66,7 @@ def _whole_images(
 def _read(
     config: Config, image_shape: tuple[int, int, int], num_values: int, *, masked: bool
 ) -> PartialImages:
-    """Read the file of --given; all of its pixels are known unless it is `masked`."""
+    """Read the file of --given; unless it is `masked`, all of its pixels are known."""
     path = config.given
     arrays = readers.read_npz(path, flag='given')
     if not masked and 'images' in arrays:
@@ -82,8 +82,8 @@ def _read(
         )
     if len(found) > config.num_samples:
         raise UserError(
-            f'--given={path} has {len(found)} images: --num_samples must be as many, '
-            f'or more, not {config.num_samples}.'
+            f'--given={path} has {len(found)} images: --num_samples must be at least '
+            f'this many, not {config.num_samples}.'
         )
     known = _read_mask(path, mask, found.shape)
     _check_values(path, found, known, num_values)
@@ -100,7 +100,7 @@ def _read_mask(path: str, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
             f'{list(shape[1:3])} or {list(shape)}.'
         )
     if mask.dtype.kind not in 'buif' or not np.isin(mask, (0, 1)).all():
-        raise UserError(f'--given={path}: mask must be of 0 and 1, or of booleans.')
+        raise UserError(f'--given={path}: mask must consist of 0 and 1, or be boolean.')
     return mask.astype(bool)
 
 

@@ -1,4 +1,4 @@
-"""The PixelCNN as a model: for images, and as images of one row for time series."""
+"""The PixelCNN as a model of images, and of time series as images of one row."""
 
 import dataclasses
 
@@ -19,11 +19,13 @@ __all__ = ['Config', 'make_model']
 class Config(setting.Config):
     """Settings of the PixelCNN."""
 
-    features: int = field(16, 'maps h of the masked convolutions; else 2h', low=1)
+    features: int = field(
+        16, 'feature maps h inside a residual block; 2h between blocks', low=1
+    )
     num_blocks: int = field(6, 'residual blocks', low=1)
     first_kernel: int = field(7, 'side of the first kernel', low=3)
     kernel: int = field(3, 'side of the kernels in the blocks', low=3)
-    head: int = field(64, 'maps of the layer before the logits', low=1)
+    head: int = field(64, 'feature maps before the logits', low=1)
 
     def __post_init__(self) -> None:
         """Raise UserError for settings that are not allowed."""

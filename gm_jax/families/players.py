@@ -1,7 +1,7 @@
-"""The players of a game: networks by name, with parameters and BatchNorm of their own.
+"""The players of a game: networks by name, each with its parameters and BatchNorm.
 
-The parameters of a training state are {name: parameters}, its model state holds
-{'batch_stats': {name: running moments}} of the players that have BatchNorm.
+The parameters of a training state are {name: parameters}; its model state holds
+{'batch_stats': {name: running moments}} for the players that have BatchNorm.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ Players = Mapping[str, Player]
 def init(
     players: Players, seen: Mapping[str, tuple[jax.Array, ...]], rng: jax.Array
 ) -> tuple[Params, ModelState]:
-    """Start all players; `seen` are arguments of each one's network."""
+    """Initialise all players; `seen` holds example arguments for each network."""
     params, stats = {}, {}
     for i, (name, player) in enumerate(players.items()):
         variables = player.init(jax.random.fold_in(rng, i), *seen[name])
@@ -31,7 +31,7 @@ def init(
 
 
 def play(players: Players, name: str, state: TrainState, *seen: jax.Array) -> Any:
-    """Apply a player as it is trained so far."""
+    """Apply a player in evaluation, with its parameters in `state`."""
     variables = _variables(state.eval_params, state.model_state, name)
     return players[name].apply(variables, *seen)
 

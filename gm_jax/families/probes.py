@@ -1,8 +1,8 @@
-"""Classifiers with few labels, which show what the features of an encoder are good for.
+"""Classifiers with few labels, which measure how useful an encoder's features are.
 
 Three are compared: a linear one on the codes of the frozen encoder, and the encoder
-with a softmax layer, trained from where it was left (fine-tuned) or from scratch. The
-last two have the same labels, batches, optimizer and number of steps.
+with a softmax layer, trained from its parameters (fine-tuned) or from scratch. The last
+two have the same labels, batches, optimizer and number of steps.
 """
 
 import dataclasses
@@ -34,16 +34,16 @@ from gm_jax.training.train_state import (
 
 __all__ = ['compare', 'Config', 'Fit', 'make_fit', 'NUM_LABELS', 'Probe']
 
-# How many labels the classifiers see, besides all.
+# Numbers of labels that the classifiers are trained on, besides all labels.
 NUM_LABELS = (100, 1000)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(settings.Config):
-    """Settings of every experiment that ends with such classifiers."""
+    """Settings of every experiment that ends with these classifiers."""
 
     probe: bool = field(
-        True, 'train classifiers on the features at the end, where there are labels',
+        True, 'train classifiers on the features at the end, if there are labels',
         free=True,
     )
     probe_steps: int = field(
@@ -52,7 +52,7 @@ class Config(settings.Config):
 
 
 class Probe(NamedTuple):
-    """What the classifiers are made of.
+    """What the classifiers are built from.
 
     Attributes:
         config: its seed, batch size, optimizer and probe_steps are used.
@@ -72,7 +72,7 @@ class Probe(NamedTuple):
 
     @property
     def rng(self) -> jax.Array:
-        """The key of all of them."""
+        """The key of all classifiers."""
         return stream(self.config.seed, Stream.PROBE)
 
 
@@ -86,14 +86,14 @@ def compare(
     """Measure classifiers with few labels: frozen, fine-tuned and from scratch.
 
     Args:
-        p: what they are made of.
-        state: the trained encoder; it is left as it is.
-        say: told what is measured.
+        p: what the classifiers are built from.
+        state: the trained encoder; it does not change.
+        say: prints what is measured.
 
     Returns:
         ({'accuracy': {number of labels: {'frozen', 'fine_tuned', 'from_scratch'}}} on
-        the whole test set, empty where the set does not have two classes to tell apart;
-        no pictures).
+        the whole test set, empty if the set does not have two classes to tell apart; no
+        pictures).
     """
     parallel.check_batch_size(p.config.batch_size)
     data = p.data
@@ -130,7 +130,7 @@ def make_fit(p: Probe) -> Fit:
     Returns:
         `(rows [n], params) -> accuracy`: trains on the training images `rows`, from an
         encoder's parameters or (None) from scratch, and tests on the whole test set.
-        Whatever `params` is, the softmax layer starts from the same numbers and the
+        Whatever `params` is, the softmax layer starts from the same weights and the
         batches are the same.
     """
     config, data = p.config, p.data

@@ -1,7 +1,7 @@
-"""How the samples of a generator compare with images.
+"""Scores that compare the samples of a generator with images.
 
-What is compared are features: of a classifier, or of the pixels. A score is called by
-the name of its features and comes with the numbers of images and of samples.
+They compare features: those of a classifier, or the pixels. A score is named after its
+features and comes with the numbers of images and of samples.
 """
 
 from collections.abc import Callable
@@ -30,17 +30,17 @@ __all__ = [
     'nearest_images', 'PIXELS', 'pixels', 'score',
 ]
 
-# More pixels than this are averaged by blocks: their covariances would take minutes.
+# More pixels than this are averaged over blocks: their covariances would take minutes.
 _MOST_PIXELS = 4096
-# So many images and values of training images are searched for a sample's nearest.
+# At most this many training images, and values of them, are searched for the nearest.
 _SEARCHED, _SEARCHED_VALUES = 60_000, 2**26
 
 
 class Features(NamedTuple):
-    """What samples and images are compared by.
+    """The features by which samples and images are compared.
 
     Attributes:
-        name: what scores are called by.
+        name: the first part of the names of scores.
         compute: uint8 [N, H, W, C] -> [N, F].
     """
 
@@ -51,7 +51,8 @@ class Features(NamedTuple):
 def pixels(images: np.ndarray) -> np.ndarray:
     """Return uint8 images [N, H, W, C] as [N, F] float32 in [0, 1].
 
-    Large ones by the means of 2x2 blocks, as often as need be and sides are even.
+    Images that are too large are reduced by taking the means of 2x2 blocks, repeatedly,
+    while their sides are even.
     """
     x = images.astype(np.float32) / 255
     while x[0].size > _MOST_PIXELS and not (x.shape[1] % 2 or x.shape[2] % 2):
@@ -63,13 +64,13 @@ PIXELS = Features('pixel', pixels)
 
 
 def as_seen(examples: Examples, rows: np.ndarray, data: ImageSet) -> np.ndarray:
-    """Return the images of some rows as a model sees them, of levels 0 to 255.
+    """Return the images of some rows as a model sees them, with levels 0 to 255.
 
-    Pixels that are binarized afresh at each use are drawn by the row.
+    Dynamically binarized pixels are drawn with one key per row.
 
     Args:
         examples: a split of the image set.
-        rows: [N] which.
+        rows: [N] the rows to return.
         data: the image set.
 
     Returns:
@@ -101,20 +102,21 @@ def score(
     data: ImageSet,
     features: Features,
 ) -> dict[str, float]:
-    """Compare generated samples with as many images, chosen at random but always so.
+    """Compare samples with the same number of images, a fixed random choice.
 
     Args:
         draw: n -> [n, H, W, C] uint8.
         examples: a split of the image set.
-        last: whether to compute the numbers that take a while too.
-        most: of each at most so many.
+        last: whether to compute also the numbers that take long.
+        most: the largest number of samples, and of images.
         data: the image set.
-        features: what is compared.
+        features: the features to compare.
 
     Returns:
-        The Frechet distance of the features, as `loss` too, how many of each were
-        compared, and their diversity; where the modes are known, how many are covered;
-        at last the kernel distance, precision, recall, density and coverage.
+        The Frechet distance of the features (also as 'loss'), how many samples and
+        images were compared, and their diversity. If the modes are known, also how many
+        are covered. With `last`, also the kernel distance, precision, recall, density
+        and coverage.
     """
     num = min(most, len(examples))
     rows = pipeline.example_order(0, 0, num, len(examples))
@@ -152,12 +154,12 @@ def careful_scores(
 def nearest_images(
     samples: np.ndarray, data: ImageSet, features: Features
 ) -> np.ndarray:
-    """Draw samples over the training images nearest to them, as the lecture does.
+    """Draw samples above their nearest training images, as the lecture does.
 
     Args:
         samples: [N, H, W, C] uint8.
-        data: the image set; of a large one a part is searched.
-        features: by which they are compared, besides pixels.
+        data: the image set; only a part of a large one is searched.
+        features: those by which images are compared, besides pixels.
 
     Returns:
         [H', W', C] uint8: the samples, the nearest by pixels, the nearest by features.
@@ -183,11 +185,12 @@ def find_alarms(
     saturated_below: float,
     data: ImageSet,
 ) -> list[str]:
-    """Return sentences on what is wrong with a line of metrics of an adversarial run.
+    """Return the alarms of a line of metrics of an adversarial run, as sentences.
 
     Args:
-        split: of the line; 'train' is of the game, another of `score`.
-        metrics: of the line.
+        split: the split of the line: 'train' for metrics of the game, any other for
+            those of `score`.
+        metrics: the metrics of the line.
         saturated_below: see `alarms.of_training`.
         data: the image set.
     """

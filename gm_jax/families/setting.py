@@ -1,4 +1,4 @@
-"""What an autoregressive experiment is made of: settings, a model, perhaps a task."""
+"""The parts of an autoregressive experiment: settings, a model and maybe a task."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _FIRST_BATCH = 64  # images
-# Below, only the likeliest value is ever drawn, and logits would overflow.
+# Below this only the most likely value is ever drawn, and logits would overflow.
 _MIN_TEMPERATURE = 1e-3
 
 # Parameters and other collections, as flax.linen.Module.apply takes them.
@@ -47,15 +47,15 @@ class Config(settings.Config):
     )
     class_conditional: bool = field(False, 'condition on the labels of the images')
     micro_batch: int = field(
-        0, 'examples whose gradient is taken together; 0: by model and backend', low=0
+        0, 'examples per gradient computation; 0: chosen by model and backend', low=0
     )
     sampler: str = field(
-        'incremental', 'how to generate; all give the same images, see '
+        'incremental', 'sampling method; all give the same images, see '
         'gm_jax.sampling.autoregressive',
         choices=('incremental', 'fixed_point', 'ancestral'), free=True,
     )
     temperature: float = field(
-        1.0, 'below 1 likely values become likelier', free=True
+        1.0, 'sampling temperature; below 1 likely values become likelier', free=True
     )
     label: int = field(-1, 'class to generate; -1: all in turn', low=-1, free=True)
     given: str = field(
@@ -69,12 +69,12 @@ class Config(settings.Config):
         if self.temperature < _MIN_TEMPERATURE:
             raise UserError(
                 f'--temperature must be {_MIN_TEMPERATURE} or more, got '
-                f'{self.temperature}: there only the likeliest value is drawn already.'
+                f'{self.temperature}: this already draws only the most likely value.'
             )
 
 
 class InitModel(Protocol):
-    """Makes the variables of a model."""
+    """A function that makes the variables of a model."""
 
     def __call__(self, rng: jax.Array, x: jax.Array, h: jax.Array | None, /) -> Any:
         """Return the variables, from a first batch x [B, H, W, C] and its h."""
@@ -94,8 +94,8 @@ class ApplyModel(Protocol):
             x: [B, H, W, C] integers in [0, V).
             h: what the images are conditioned on.
             rngs: [B] keys, in training; None in evaluation.
-            step: [] of training.
-            chunk: [] from 0 to test_chunks - 1, which density to evaluate.
+            step: [] the training step.
+            chunk: [] the index of the density to evaluate, from 0 to test_chunks - 1.
         """
 
 
@@ -116,7 +116,7 @@ MakeNetwork = Callable[[Variables, jax.Array | None], Network]
 class Model(NamedTuple):
     """Functions of an autoregressive network.
 
-    h is what the images are conditioned on: [B, E] such as labels as one-hot, or with a
+    h is what the images are conditioned on: [B, E], such as one-hot labels, or with a
     task a map [B, H, W, E]; None without either.
 
     Attributes:
@@ -124,12 +124,12 @@ class Model(NamedTuple):
         apply: the network, for all pixels at once.
         incremental: the fast sampler; see `by_rows`.
         distribution: the distribution of a pixel.
-        test_chunks: densities over which the evaluation averages.
+        test_chunks: the number of densities that the evaluation averages.
         order: [D] the flat positions of the values in the order of the model; None:
-            raster.
-        heavy: whether a step takes so long that each is dispatched alone on a CPU, and
-            its gradient is taken for few images at a time.
-        micro_batch: how many images that is.
+            raster order.
+        heavy: whether a step takes so long that on a CPU each step is dispatched alone
+            and its gradient is computed for few images at a time.
+        micro_batch: the number of images at a time for such gradients.
     """
 
     init: InitModel
@@ -143,13 +143,13 @@ class Model(NamedTuple):
 
 
 class Task(NamedTuple):
-    """Part of an image is given to the network, which generates the rest.
+    """A task: part of an image is given to the network, which generates the rest.
 
     Attributes:
-        name: as of --task.
+        name: the value of --task.
         given: x [B, H, W, C] -> what is given of it, a map [B, H, W, E].
         shown: x -> integers [B, H, W, C], a picture of what is given.
-        missing: [H, W] bool, the pixels that are not themselves given.
+        missing: [H, W] bool, true for the pixels that are not given themselves.
     """
 
     name: str
@@ -166,8 +166,8 @@ class Setting(NamedTuple):
         data: the image set.
         model: the functions of the network.
         task: what is given of an image; None: nothing.
-        num_values: V, of the pixels that the model sees.
-        num_dims: values that log-probabilities are about.
+        num_values: V, the number of values of a pixel that the model sees.
+        num_dims: the number of values whose log-probabilities are computed.
         generate: (variables, x, known, uniform, h) -> the images by `incremental`.
         sweep: (variables, x, uniform, h) -> for each value what its noise draws given
             x, by one evaluation of the network.
@@ -183,7 +183,7 @@ class Setting(NamedTuple):
     sweep: Callable[..., jax.Array]
 
     def condition(self, x: jax.Array, labels: jax.Array) -> jax.Array | None:
-        """Return what images are conditioned on."""
+        """Return h, what the images are conditioned on."""
         if self.task is not None:
             return self.task.given(x)
         if not self.config.class_conditional:
@@ -191,7 +191,7 @@ class Setting(NamedTuple):
         return jax.nn.one_hot(labels, self.data.num_classes)
 
     def log_prob(self, params: Any, x: jax.Array) -> jax.Array:
-        """Return log-probabilities [B], with a task those of what is missing."""
+        """Return log-probabilities [B]; with a task, those of the missing pixels."""
         log_prob, task = self.model.distribution.log_prob, self.task
         if task is None or task.missing.all():
             return log_prob(params, x)
@@ -199,7 +199,7 @@ class Setting(NamedTuple):
 
 
 def pick(tree: Any, where: np.ndarray) -> Any:
-    """Take the pixels of leaves [B, H, W, ...] that [H, W] marks: [B, N, 1, ...]."""
+    """Select pixels of leaves [B, H, W, ...] by a mask [H, W]: [B, N, 1, ...]."""
     rows, columns = np.nonzero(where)
     return jax.tree.map(lambda a: a[:, rows, columns][:, :, None], tree)
 
@@ -212,25 +212,24 @@ def check(config: Config, data: ImageSet) -> None:
         raise UserError('--label needs a model trained with --class_conditional.')
     if config.label >= max(data.num_classes, 1):
         raise UserError(
-            f'--label={config.label} is not a class of {data.name}: they are 0 to '
+            f'--label={config.label} is not a class of {data.name}: these are 0 to '
             f'{data.num_classes - 1}.'
         )
 
 
 def check_colours(features: int, channels: int) -> None:
-    """Raise UserError unless the maps can be shared out evenly among the colours."""
+    """Raise UserError unless the feature maps divide evenly among the colours."""
     if features % channels:
         raise UserError(
             f'--features={features} must be a multiple of {channels}: every colour has '
-            f'its own.'
+            f'its own feature maps.'
         )
 
 
 def first_batch(data: ImageSet, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return images and labels from all over the training set, for initialisation.
 
-    Without the images themselves, where a checkpoint is to be read, return one of
-    zeros.
+    If there are no images, since a checkpoint is about to be read, return one of zeros.
     """
     if 'train' not in data.splits:
         return jnp.zeros((1, *data.image_shape), jnp.int32), jnp.zeros(1, jnp.int32)
@@ -242,11 +241,11 @@ def first_batch(data: ImageSet, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def by_rows(network: MakeNetwork, order: np.ndarray | None = None) -> Incremental:
-    """Return the fast sampler of a network by rows and pixels.
+    """Return the fast sampler of a network that runs by rows and pixels.
 
     Args:
-        network: makes it from the variables and h.
-        order: [D] as of `Model`.
+        network: makes the network from the variables and h.
+        order: [D] as in `Model`.
     """
 
     def generate(
@@ -264,13 +263,13 @@ def linen_model(
     module: nn.Module, distribution: Distribution, *, conditioned: str = 'row',
     order: np.ndarray | None = None,
 ) -> Model:
-    """Make the functions of a module as `linen_network` takes it, with `__call__`.
+    """Make the functions of a module with `__call__`, `start`, `pixel` and maybe `row`.
 
     Args:
-        module: the network.
+        module: the network; see `linen_network`.
         distribution: the distribution of a pixel.
-        conditioned: the one of the last three methods that takes h too.
-        order: [D] as of `Model`.
+        conditioned: the method among `start`, `row` and `pixel` that takes h too.
+        order: [D] as in `Model`.
     """
 
     def init(rng: jax.Array, x: jax.Array, h: jax.Array | None) -> Any:
@@ -289,15 +288,15 @@ def linen_network(
     module: nn.Module, variables: Variables, h: jax.Array | None, *,
     conditioned: str = 'row', by_colour: bool = True, more: tuple[Any, ...] = (),
 ) -> Network:
-    """Return a module with `start` and `pixel` as a network with its variables.
+    """Return a module that has `start` and `pixel`, and its variables, as a network.
 
     Args:
         module: the network; without a method `row`, its pixels get no context.
         variables: its parameters.
         h: what the images are conditioned on.
         conditioned: the method that takes h after its other arguments.
-        by_colour: as of `Network`.
-        more: arguments that this method takes before h.
+        by_colour: as in `Network`.
+        more: arguments that the `conditioned` method takes before h.
     """
     def method(name: str) -> Callable[..., Any]:
         given = (*more, h) if name == conditioned else ()

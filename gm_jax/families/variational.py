@@ -1,4 +1,4 @@
-"""The bounds of a latent-variable model, from encoding to their terms.
+"""The bounds of a latent-variable model, from the encoder to their terms.
 
 For an image x and S samples z ~ q(z|x),
 
@@ -40,8 +40,8 @@ class Terms(NamedTuple):
 
     Attributes:
         log_px: [B, S] log p(x|z1), in nats.
-        kl: [B, Z] KL divergence of each unit, of all layers; where it is not known in
-            closed form, its average over the samples.
+        kl: [B, Z] KL divergence of each unit, over all layers; where it has no closed
+            form, its average over the samples.
         log_w: [B, S] log p(x, z) - log q(z|x).
         mean: [B, Z1] means of q(z1|x).
     """
@@ -60,7 +60,7 @@ def posterior_terms(
     Args:
         model: a bound VAE (see flax.linen.apply).
         x: [B, H, W, C] in [0, 1], what the encoder sees.
-        target: [B, H, W, C], what the likelihood is of.
+        target: [B, H, W, C], the images whose likelihood is computed.
         rngs: [B] one key per example.
         num: S.
         **mode: train, dropout_rng, axis_name for the networks.
@@ -77,7 +77,7 @@ def _one_layer(
 ) -> Terms:
     # Encode: q(z|x).
     q = model.encode(x, **mode)
-    # Draw S samples of each.
+    # Draw S samples per example.
     q_each = _repeat(q, num)
     z = _draw(rngs, 1, q_each, num)
     # Decode: p(x|z).
@@ -122,7 +122,7 @@ def _by_example(values: jax.Array, num: int) -> jax.Array:
 
 
 def _draw(rngs: jax.Array, layer: int, q: Gaussian, num: int) -> jax.Array:
-    """Draw from q, [B * S, Z], by a key per example [B] and layer."""
+    """Draw from q, [B * S, Z], with one key per example [B] and layer."""
     layer_rngs = jax.vmap(jax.random.fold_in, (0, None))(rngs, layer)
     z = likelihoods.gaussian_sample(
         layer_rngs, _by_example(q.mean, num), _by_example(q.logvar, num)

@@ -1,4 +1,4 @@
-"""Flax parts that two or more models share."""
+"""Flax modules and functions that two or more models share."""
 
 from gm_jax._lazy import attach
 

@@ -1,7 +1,7 @@
-"""Causal convolutions, each with two faces that compute the same function.
+"""Causal convolutions with two equivalent entry points, parallel and incremental.
 
-`__call__` is the parallel face: all positions of an image at once, for training. `row`
-or `pixel` is the incremental face: one row, or one position, from the few rows or
+`__call__` is the parallel entry point: all positions of an image at once, for training.
+`row` or `pixel` is the incremental one: one row, or one position, from the few rows or
 columns before it that the kernel reaches, for sampling. Only the taps that a mask would
 keep have parameters and are computed.
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 Initializer = nn.initializers.Initializer
-# Of each part of a convolution by its own fan-in; a convolution has one bias.
+# Each part is initialised by its own fan-in; only one of the parts carries the bias.
 LECUN = nn.initializers.lecun_normal()
 
 
@@ -67,9 +67,9 @@ def correlate(
 
 
 class Above(nn.Module):
-    """Convolves the rows above: K rows up to r - 1, or up to r with `inclusive`.
+    """A convolution over the K rows up to r - 1, or up to r with `inclusive`.
 
-    Inclusive is for features that know only the rows above already.
+    `inclusive` is for features that themselves depend only on the rows above.
     """
 
     features: int  # G
@@ -89,7 +89,7 @@ class Above(nn.Module):
         bias = self.param('bias', nn.initializers.zeros_init(), shape[-1:])
         top = 0 if rows_only else rows - int(self.inclusive)
         y = correlate(x.astype(self.dtype), kernel, ((top, 0), side))
-        # Exclusive, the last row of y is of a row below the image.
+        # Unless inclusive, the last row of y belongs to a row below the image.
         return add_bias(y[:, :x.shape[1]], bias)
 
     def row(self, rows: jax.Array) -> jax.Array:
@@ -98,7 +98,7 @@ class Above(nn.Module):
 
 
 class Left(nn.Module):
-    """Convolves the K pixels to the left, the pixel itself not included."""
+    """A convolution over the K pixels to the left, without the pixel itself."""
 
     features: int  # G
     kernel_size: int  # K
@@ -120,19 +120,19 @@ class Left(nn.Module):
 
 
 class Here(nn.Module):
-    """A 1 x 1 convolution that keeps the order of colours: both faces are one.
+    """A 1 x 1 convolution that respects the order of colours; it has one entry point.
 
-    Features are C groups, one a colour; group g sees the groups up to its own (mask B),
-    or those before its own (`strict`, mask A). With one colour, mask B is an ordinary
-    1 x 1 convolution, and mask A would see nothing.
+    Features form C groups, one per colour; group g sees the groups up to its own (mask
+    B), or those before its own (`strict`, mask A). With one colour, mask B is an
+    ordinary 1 x 1 convolution, and mask A would see nothing.
     """
 
     features: int  # G
     channels: int = 1  # C
     strict: bool = False
-    copies: int = 1  # the output is that many blocks of C groups (two for a gate)
+    copies: int = 1  # blocks of C groups in the output (two for a gate)
     use_bias: bool = True
-    scale: float = 1.0  # of the initial kernel
+    scale: float = 1.0  # factor of the initial kernel
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -177,7 +177,7 @@ class Head(nn.Module):
         x = jax.nn.relu(Here(features, self.channels, dtype=self.dtype)(x))
         binary = self.num_values == 2
         outputs = self.channels * (1 if binary else self.num_values)
-        # Small, so that every value is about as likely at first.
+        # Small, so that all values are about equally likely at first.
         x = Here(outputs, self.channels, dtype=self.dtype, scale=0.1)(x)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return x if binary else x.reshape(*x.shape[:-1], self.channels, -1)

@@ -1,4 +1,4 @@
-"""Dropout whose mask belongs to the example, not to the device.
+"""Dropout whose mask depends on the example, not on the device.
 
 Usage:
     x = Dropout(0.5)(x, rng=rng if train else None)
@@ -17,7 +17,7 @@ __all__ = ['Dropout']
 
 
 class Dropout(nn.Module):
-    """Sets each feature to 0 with probability `rate`, else divides it by 1 - rate.
+    """Dropout: each feature is 0 with probability `rate`, else divided by 1 - rate.
 
     flax.linen.Dropout draws one mask for the batch that it is given, so a batch spread
     over devices gets other masks than the same batch on one.
@@ -33,21 +33,21 @@ class Dropout(nn.Module):
         """Drop features.
 
         Args:
-            x: [B, ...], or [B * S, ...] with the S rows of an example side by side.
-            rng: [B] keys, one per example; one key, where S = 1; None to keep all.
+            x: [B, ...], or [B * S, ...] with the S rows of an example contiguous.
+            rng: [B] keys, one per example; one key, if S = 1; None to keep all.
 
         Returns:
             [B * S, ...].
 
         Raises:
-            AssertionError: `rng` is neither, or B does not divide the rows of x.
+            AssertionError: `rng` is none of these, or B does not divide the rows of x.
         """
         if rng is None or self.rate == 0.0:
             return x
         rngs = per_example(rng, None if rng.ndim else len(x))
         num = len(rngs)
         chex.assert_is_divisible(x.shape[0], num)
-        # A number of the layer's own, so that no two layers share a mask.
+        # A number of this layer alone, so that no two layers share a mask.
         layer = zlib.crc32('/'.join(self.path).encode()) & 0x7FFFFFFF
         shape = (x.shape[0] // num, *x.shape[1:])
 

@@ -1,9 +1,9 @@
 """The levels of a PixelCNN++ by rows and pixels, for sampling.
 
-A level is all layers of both streams at one resolution, around the lower ones (see
-`models.pixel_cnn_pp`). Here it is computed a row of stream u, then a pixel of stream ul
-at a time. Lower levels are computed at every second row and column, and what they made
-is kept for the positions between.
+A level is all layers of both streams at one resolution, with the lower levels nested
+inside (see `models.pixel_cnn_pp`). Here stream u is computed one row at a time, then
+stream ul one pixel at a time. Lower levels are computed at every second row and column,
+and their output is kept for the positions between.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ Tree = TypeVar('Tree')
 
 
 class Before(NamedTuple):
-    """What a layer keeps of the row or the pixel before: its own x and c there.
+    """What a layer keeps of the previous row or pixel.
 
     Attributes:
-        x: its input.
-        c: its intermediate feature.
+        x: the input of the layer there.
+        c: the intermediate features of the layer there.
     """
 
     x: jax.Array
@@ -33,11 +33,11 @@ class Before(NamedTuple):
 
 
 class Above(NamedTuple):
-    """What the row above says about a layer of ul, [B, W, .] or at a pixel [B, .].
+    """The row above's contribution to a layer of ul, [B, W, .] or at a pixel [B, .].
 
     Attributes:
-        conv_in: its part of the first convolution, with the short-cut from u.
-        conv_out: its part of the second one, with the condition.
+        conv_in: the contribution to the first convolution, with the short-cut from u.
+        conv_out: the contribution to the second convolution, with the condition.
     """
 
     conv_in: jax.Array
@@ -48,9 +48,9 @@ class LevelLeft(NamedTuple):
     """What a level keeps of the pixel to the left in stream ul, leaves [B, ...].
 
     Attributes:
-        layers: of each layer its x and c there.
-        made: the pixel that the level made there.
-        lower: what is kept of the lower level; None at the lowest one.
+        layers: the x and c of each layer there.
+        made: the output of the level there.
+        lower: what is kept of the lower level; None at the lowest level.
     """
 
     layers: list[Before]
@@ -62,7 +62,7 @@ class LowerLeft(NamedTuple):
     """What is kept of the lower level at the pixel to the left.
 
     Attributes:
-        halved: ul there, as the halving convolution sees it.
+        halved: ul there, the input of the halving convolution.
         level: what the lower level keeps of its own last pixel.
     """
 
@@ -74,8 +74,8 @@ class LevelState(NamedTuple):
     """What a level keeps of the row above in stream u, leaves [B, W, ...].
 
     Attributes:
-        layers: of each layer its x and c there.
-        lower: what is kept of the lower level; None at the lowest one.
+        layers: the x and c of each layer there.
+        lower: what is kept of the lower level; None at the lowest level.
     """
 
     layers: list[Before]
@@ -86,10 +86,10 @@ class LowerState(NamedTuple):
     """What is kept of the lower level in the row above.
 
     Attributes:
-        halved: u there, as the halving convolution sees it.
+        halved: u there, the input of the halving convolution.
         level: what the lower level keeps of its own last row in u.
-        left: what it keeps of each pixel of that row in ul.
-        u: that row of u, as the lower level made it.
+        left: what the lower level keeps of each pixel of that row in ul.
+        u: the output of the lower level in u for that row.
     """
 
     halved: jax.Array
@@ -99,11 +99,11 @@ class LowerState(NamedTuple):
 
 
 class LevelAbove(NamedTuple):
-    """What the rows above say about a row of ul, leaves [B, W, ...].
+    """The contribution of the rows above to a row of ul, leaves [B, W, ...].
 
     Attributes:
-        layers: of each layer its convolutions' parts.
-        lower: the same for the lower level; None at the lowest one.
+        layers: the contribution to the convolutions of each layer.
+        lower: the contribution to the lower level; None at the lowest level.
     """
 
     layers: list[Above]
@@ -111,12 +111,12 @@ class LevelAbove(NamedTuple):
 
 
 class LowerAbove(NamedTuple):
-    """What the rows above say about the lower level, each value for two columns.
+    """The contribution of the rows above to the lower level, repeated for two columns.
 
     Attributes:
-        halved: the halving convolution's part, of each column.
-        level: what they say about the lower level's own row.
-        made: the last row of ul that the lower level made.
+        halved: the contribution to the halving convolution.
+        level: the contribution to the lower level's own row.
+        made: the last row of ul that the lower level computed.
     """
 
     halved: jax.Array
@@ -134,9 +134,9 @@ class Layer(Protocol):
         """Compute a row of u, [B, W, F], from the row above, `before`."""
 
     def above(self, before: Before, u: jax.Array, /, *, h: jax.Array | None) -> Above:
-        """Compute what is known of a row of ul before its first pixel.
+        """Compute the part of a row of ul that the rows above determine.
 
-        `before` is of all pixels of the row above, u is this row of the stream u.
+        `before` holds all pixels of the row above; u is this row of the stream u.
         """
 
     def pixel(
@@ -146,7 +146,7 @@ class Layer(Protocol):
 
 
 class Level(Protocol):
-    """A level: its layers, and where `depth` is not 0 the way to the lower ones."""
+    """A level: its layers and, unless `depth` is 0, the path to the lower level."""
 
     features: int
     depth: int
@@ -192,18 +192,18 @@ def row(
     level: Level, state: LevelState, left: LevelLeft, u: jax.Array, r: jax.Array,
     h: jax.Array | None,
 ) -> tuple[LevelState, jax.Array, LevelAbove]:
-    """Compute a row of u, and what is known of ul before the row's first pixel.
+    """Compute a row of u, and the part of ul that it and the rows above determine.
 
     Args:
         level: the level.
-        state: of the rows above.
-        left: what each pixel of the row before kept, leaves [B, W, ...].
-        u: [B, W, F] row r of the stream.
-        r: the row, of this level.
-        h: row r of the map that the image is conditioned on.
+        state: what is kept of the rows above in u.
+        left: what is kept of each pixel of the row above in ul, leaves [B, W, ...].
+        u: [B, W, F] row r of the stream u at the input of the level.
+        r: the index of the row at this level.
+        h: row r of the condition.
 
     Returns:
-        The next state, the row of u, and for `pixel` what is above it.
+        The next state, the output row of u, and `above` for `pixel`.
     """
     layers: list[Before] = []
     parts: list[Above] = []
@@ -239,11 +239,11 @@ def _lower_row(
 ) -> tuple[LowerState, jax.Array, LowerAbove]:
     """Pass row r of u through the lower level, and back to the size of this one.
 
-    The lower level computes a row if r is even; else its last one stays.
+    The lower level computes a row if r is even; otherwise its last row is used again.
     """
     width, even = u.shape[1], r % 2 == 0
-    # An even row before this one was a row of the lower level: what its pixels kept is
-    # then what the lower level keeps of its last row.
+    # If the row above is even, the lower level computed a row with it: what was kept of
+    # its pixels is then what the lower level keeps of its last row.
     lower_left = _where(even, state.left, _every_second(left.level))
     rows = jnp.stack([state.halved, u], axis=1)
 
@@ -277,13 +277,13 @@ def pixel(
     Args:
         level: the level.
         left: what is kept of the pixel to the left.
-        above: from `row`, at this pixel, leaves [B, ...].
-        ul: [B, F] the stream at the pixel.
-        r: its row, of this level.
-        w: its column, of this level.
+        above: the result of `row` at this pixel, leaves [B, ...].
+        ul: [B, F] the stream ul at the pixel, at the input of the level.
+        r: the row of the pixel at this level.
+        w: the column of the pixel at this level.
 
     Returns:
-        What is to be kept of this pixel.
+        What is to be kept of this pixel; its `made` is the output.
     """
     layers: list[Before] = []
     befores = iter(zip(left.layers, above.layers))
@@ -311,7 +311,7 @@ def _lower_pixel(
     level: Level, left: LowerLeft, above: LowerAbove, ul: jax.Array, r: jax.Array,
     w: jax.Array,
 ) -> tuple[LowerLeft, jax.Array]:
-    """Pass a pixel of ul through the lower level, which computes every second one."""
+    """Pass a pixel of ul through the lower level, which computes every second pixel."""
     last = jnp.stack([left.halved, ul], axis=1)
     lower = jax.lax.cond(
         (r % 2 == 0) & (w % 2 == 0),
@@ -321,7 +321,7 @@ def _lower_pixel(
         ),
         lambda: left.level,
     )
-    # On odd rows the lower level has made its pixels already, in the row above.
+    # On odd rows the lower level has computed its pixels already, in the row above.
     made = jnp.where(r % 2 == 0, lower.made, above.made)
     return LowerLeft(ul, lower), level.double_ul.pixel(made, r % 2, w % 2)
 

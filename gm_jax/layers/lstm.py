@@ -1,7 +1,7 @@
 """Convolutional LSTM cells in a loop over the rows or the diagonals of images.
 
-What crosses the whole image, the input-to-state convolution K_is * x, is computed
-before; only the state-to-state convolution K_ss is in the loop:
+The input-to-state convolution K_is * x is computed beforehand for the whole image; only
+the state-to-state convolution K_ss is in the loop:
 
     h = over_rows(k_is_x, k_ss, outside)       # from the row above
     h = over_diagonals(k_is_x, k_ss, outside)  # from the pixels to the left and above
@@ -30,8 +30,8 @@ class States(NamedTuple):
     """The states of LSTM cells, of any shape.
 
     Attributes:
-        h: the output of the cells.
-        c: their memory.
+        h: the hidden states, which are the output of the cells.
+        c: the cell states.
     """
 
     h: jax.Array
@@ -39,13 +39,13 @@ class States(NamedTuple):
 
 
 def cell(gates: Sequence[jax.Array], c: jax.Array) -> States:
-    """Compute h and c from the four K_ss * h' + K_is * x and c', all of one shape.
+    """Compute h and c from c' and the four gates K_ss * h' + K_is * x, of equal shape.
 
         [o, f, i] = sigmoid(gates 1 to 3)    g = tanh(gate 4)
         c = f c' + i g                       h = o tanh(c)
 
-    The forget gate is open at first: Jozefowicz et al. 2015, An Empirical Exploration
-    of Recurrent Network Architectures.
+    A bias of 1 opens the forget gate at first: Jozefowicz et al. 2015, An Empirical
+    Exploration of Recurrent Network Architectures.
     """
     o, f, i, g = (gate.astype(c.dtype) for gate in gates)
     c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
@@ -59,11 +59,11 @@ def convolve_states(k_ss: jax.Array, *h: jax.Array) -> jax.Array:
 
 
 def over_rows(k_is_x: jax.Array, k_ss: jax.Array, outside: States) -> jax.Array:
-    """Run down the rows.
+    """Run the cells down the rows.
 
     Args:
         k_is_x: K_is * x, [B, H, W, 4h].
-        k_ss: K_ss, [K, h, 4h], its K taps being columns of the row above; K odd.
+        k_ss: K_ss, [K, h, 4h]; the K taps are columns of the row above; K is odd.
         outside: h and c [h] outside the image.
 
     Returns:
@@ -80,11 +80,11 @@ def over_rows(k_is_x: jax.Array, k_ss: jax.Array, outside: States) -> jax.Array:
 
 
 def over_diagonals(k_is_x: jax.Array, k_ss: jax.Array, outside: States) -> jax.Array:
-    """Run along the diagonals, from the left and from above.
+    """Run the cells along the diagonals, from the left and from above.
 
     Args:
         k_is_x: K_is * x, [B, H, W, 4h].
-        k_ss: K_ss, [2, h, 4h], its taps being the pixel above and the one to the left.
+        k_ss: K_ss, [2, h, 4h]; the taps are the pixel above and the one to the left.
         outside: h and c [h] outside the image.
 
     Returns:
@@ -96,10 +96,10 @@ def over_diagonals(k_is_x: jax.Array, k_ss: jax.Array, outside: States) -> jax.A
     images = math.gcd(batch, 2) if jax.default_backend() == 'cpu' else 1
     k_is_x = beside(k_is_x, images)
     strips, length = len(k_is_x), images * width
-    # Skewed, column j has the pixels (r, j - r), and column j - 1 those to the left and
-    # above of them. What is computed before and after a row reaches no pixel.
+    # After skewing, column j holds the pixels (r, j - r), and column j - 1 those to the
+    # left of and above them. Values in the padding around a row reach no pixel.
     column = np.arange(height + length - 1)[:, None] - np.arange(height)
-    first = np.repeat(column % width == 0, strips, axis=1)  # [T, P B], of its row
+    first = np.repeat(column % width == 0, strips, axis=1)  # [T, P B], row starts
 
     def around(
         before: States, first: jax.Array
@@ -129,14 +129,14 @@ def _run(
 
     For speed, features come before positions and every gate is its own array, so the
     innermost axis is long and contiguous (2.3 times as fast on a CPU). Steps are
-    computed again in the backward pass: less is stored, and it stays in the caches.
+    rematerialised in the backward pass: less is stored, and it stays in cache.
 
     Args:
-        around: finds what a step needs of the states before it.
+        around: selects what a step needs from the states of the previous step.
         k_is_x: K_is * x, [B, T, P, 4h].
         k_ss: K_ss, [taps, h, 4h].
         outside: h and c [h] before the first step.
-        inputs: arrays [T, ...].
+        inputs: arrays [T, ...] for `around`, one slice per step.
 
     Returns:
         h, [B, T, P, h].
@@ -163,7 +163,7 @@ def _columns(x: jax.Array, number: int) -> jax.Array:
 
 
 def _shift(h: jax.Array, outside: jax.Array, by: int) -> jax.Array:
-    """Move [h, N] right by `by` columns, or left; `outside` [h] comes in."""
+    """Shift [h, N] right by `by` columns (left if negative), filled with `outside`."""
     if by == 0:
         return h
     new = _columns(outside, abs(by))
@@ -189,7 +189,7 @@ def skew(x: jax.Array) -> jax.Array:
     """Shift row r to the right by r: [B, H, W, F] to [B, H, H + W - 1, F]."""
     batch, height, width, features = x.shape
     x = jnp.pad(x, ((0, 0), (0, 0), (0, height), (0, 0)))
-    # Rows that are one element too long for their shape start one later each.
+    # A padded row is one element longer than a row of the result, so row r starts at r.
     x = x.reshape(batch, -1, features)[:, :-height]
     return x.reshape(batch, height, -1, features)
 

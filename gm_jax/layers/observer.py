@@ -1,4 +1,4 @@
-"""A network that may see all of what it is given, for conditions that are images."""
+"""A network without causal masks, which encodes conditions that are images."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ class Conv3x3(nn.Module):
 
 
 class Observer(nn.Module):
-    """Maps what is given, [B, H, W, E], to a map [B, H, W, F] by residual blocks.
+    """Residual blocks from a condition [B, H, W, E] to a map [B, H, W, F].
 
     A block is ReLU, 3 x 3, ReLU, 3 x 3, as in He et al. 2016, Identity Mappings in Deep
     Residual Networks, figure 1(b), without BatchNorm.

@@ -1,4 +1,4 @@
-"""Pixels as networks take and give them: scales, neighbourhoods, parts of an image.
+"""Input scaling, neighbourhood slices and subsampling of images.
 
 Pure functions of arrays, shared by the models and the samplers.
 """
@@ -24,7 +24,7 @@ def encode(x: jax.Array, num_values: int) -> jax.Array:
 
 
 def unit_interval(x: jax.Array, num_values: int) -> jax.Array:
-    """Scale integers in [0, V) to [0, 1]: bits stay what they are."""
+    """Scale integers in [0, V) to [0, 1]: bits stay 0 and 1."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32)) / (num_values - 1)
 
 
@@ -36,7 +36,7 @@ def to_uint8(x: jax.Array) -> jax.Array:
 def quarters(x: Array) -> list[Array]:
     """Split [B, 2H, 2W, ...] into four [B, H, W, ...] by the parity of the position.
 
-    In the order: every second pixel, those to the right of them, below, and diagonal.
+    The order is: every second pixel, those to its right, below and diagonally below.
     """
     return [x[:, r::2, w::2] for r in (0, 1) for w in (0, 1)]
 
@@ -50,12 +50,12 @@ def join(parts: list[jax.Array]) -> jax.Array:
 
 
 def as_map(h: jax.Array | None) -> jax.Array | None:
-    """Give a condition [B, E] the axes of a map [B, H, W, E], of length one."""
+    """Reshape a condition [B, E] to [B, 1, 1, E], which broadcasts as a map."""
     return h[:, None, None] if h is not None and h.ndim == 2 else h
 
 
 def row_of_map(h: jax.Array | None, r: jax.Array) -> jax.Array | None:
-    """Return row r of a condition: [B, W, E] of a map, else [B, 1, E]."""
+    """Return row r of a condition: [B, W, E] for a map, else [B, 1, E]."""
     if h is None or h.ndim == 2:
         return None if h is None else h[:, None]
     return jax.lax.dynamic_index_in_dim(h, r, axis=1, keepdims=False)

@@ -1,13 +1,13 @@
-"""Shifted convolutions and what goes with them, each with its faces for sampling.
+"""Shifted convolutions and related layers, with incremental entry points for sampling.
 
 Salimans et al. 2017, PixelCNN++, sec. 2.3 and 2.4, https://arxiv.org/abs/1701.05517.
-Causality comes from shifts alone: a kernel of I rows sees the rows r - I + 1 ... r, of
-features that know nothing of what they must not see. Down-shifted (`centred`) it sees
-as many columns on both sides, for features that know the rows above only;
-down-right-shifted it sees the columns up to its own.
+Causality comes from shifts alone: a kernel of I rows covers the rows r - I + 1 ... r of
+features that are causal themselves. A down-shifted kernel (`centred`) covers equally
+many columns on both sides, for features that depend on the rows above only. A
+down-right-shifted kernel covers the columns up to its own.
 
-As in `layers.causal`, `__call__` is the parallel face, the others are the same function
-by rows and pixels.
+As in `layers.causal`, `__call__` is the parallel entry point; the other methods compute
+the same function by rows and pixels.
 """
 
 import functools
@@ -36,23 +36,26 @@ def concat_elu(x: jax.Array) -> jax.Array:
 
 
 def shift_down(x: jax.Array) -> jax.Array:
-    """Move [B, H, W, F] down by a row: zeros come in, the last row goes."""
+    """Shift [B, H, W, F] down by one row: zeros enter, the last row is dropped."""
     return jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
 
 
 def shift_right(x: jax.Array) -> jax.Array:
-    """Move [..., W, F] right by a column: zeros come in, the last column goes."""
+    """Shift [..., W, F] right by one column: zeros enter, the last one is dropped."""
     return jnp.pad(x, (*[(0, 0)] * (x.ndim - 2), (1, 0), (0, 0)))[..., :-1, :]
 
 
 class ShiftedConv(nn.Module):
-    """A convolution of the rows up to a pixel's own; with a stride s of every s-th."""
+    """A convolution over the rows up to and including the pixel's own.
+
+    With a stride s it is evaluated at every s-th row and column.
+    """
 
     features: int  # G
     kernel_size: tuple[int, int]  # I rows, J columns
     centred: bool
     stride: int = 1
-    scale: float = 1.0  # of the outputs after the data-dependent initialisation
+    scale: float = 1.0  # deviation of the outputs after data-dependent initialisation
     dtype: Any = jnp.float32
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -64,11 +67,11 @@ class ShiftedConv(nn.Module):
         return self._convolve(rows, top=0)[:, 0]
 
     def above(self, rows: jax.Array) -> jax.Array:
-        """Map the I - 1 rows above row r to what they add to it, [B, W / s, G]."""
+        """Map the I - 1 rows above row r to their contribution, [B, W / s, G]."""
         return self._convolve(rows, top=0, num_rows=self.kernel_size[0] - 1)[:, 0]
 
     def pixel(self, last: jax.Array, above: jax.Array) -> jax.Array:
-        """Map the J pixels of the row up to a pixel, [B, J, F], to [B, G] there."""
+        """Map the J pixels up to a pixel, [B, J, F], and `above` there to [B, G]."""
         kernel, _ = self._weights(last.shape[-1])
         return above + last.astype(self.dtype).reshape(len(last), -1) @ (
             kernel[-1].reshape(-1, self.features)
@@ -95,8 +98,9 @@ class ShiftedConv(nn.Module):
 class Upsample(nn.Module):
     """A transposed convolution of stride 2: rows 2 R and 2 R + 1 come from row R.
 
-    In the columns as in the rows; with `centred`, by a kernel of three columns, columns
-    2 C - 1 ... 2 C + 1 come from column C, so that the odd ones have two sources.
+    Columns 2 C and 2 C + 1 come from column C. With `centred` the kernel has three
+    columns: columns 2 C - 1 ... 2 C + 1 come from column C, so that odd columns have
+    two sources.
     """
 
     features: int  # G
@@ -124,7 +128,7 @@ class Upsample(nn.Module):
         return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
     def pixel(self, x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
-        """Map pixel (R, C), [B, F], to pixel (2 R + i, 2 C + j), unless centred."""
+        """Map pixel (R, C), [B, F], to pixel (2 R + i, 2 C + j); not if `centred`."""
         kernel, bias = self._weights(x.shape[-1])
         return x.astype(self.dtype) @ kernel[i, j] + bias[None]
 
@@ -151,7 +155,7 @@ class Nin(nn.Module):
 
     @nn.compact
     def part(self, n: int, x: jax.Array) -> jax.Array:
-        """Map input n [..., F] to what it adds; the first adds the bias too."""
+        """Map input n [..., F] to its term of the sum; the first includes the bias."""
         shape = (self.num_inputs, 2 * x.shape[-1], self.features)
         kernel = self.param('kernel', DIRECTION, shape)
         bias = self.param('bias', ZEROS, shape[-1:])

@@ -9,12 +9,14 @@ __all__ = ['maybe_spectral']
 
 
 def maybe_spectral(wanted: bool, train: bool) -> Callable[[nn.Module], Callable]:
-    """Return what divides a layer's kernel by its largest singular value, or nothing.
+    """Return a wrapper that applies spectral normalisation to a layer, or the identity.
+
+    Spectral normalisation divides a layer's kernel by its largest singular value.
 
     Args:
-        wanted: whether to.
-        train: whether to keep the estimate that a power iteration improves. A step that
-            applies a layer to real and to generated images does so twice.
+        wanted: whether to normalise.
+        train: whether to store the estimate that a power iteration improves. A step
+            that applies a layer to real and to generated images stores it twice.
 
     References:
         Miyato et al. 2018, Spectral Normalization for GANs, sec. 2.1.

@@ -97,13 +97,13 @@ def _apply(
 
 
 class UpConvStack(nn.Module):
-    """Mirrors ConvStack: [N, F] to [N, H, W, channels].
+    """The mirror image of ConvStack: [N, F] to [N, H, W, channels].
 
     Each layer is a 3x3 convolution to four times the maps, rearranged to twice the
     height and width (Shi et al. 2016, see `depth_to_space`).
     """
 
-    features: Sequence[int]  # of ConvStack, so used from the last to the first
+    features: Sequence[int]  # as in ConvStack, so used from the last to the first
     image_shape: tuple[int, int]  # H, W
     channels: int
     activation: Activation

@@ -4,8 +4,8 @@ Salimans and Kingma 2016, Weight Normalization, https://arxiv.org/abs/1602.07868
 
     kernel = g v / |v|,  a length g and a direction v for each output
 
-A model has plain kernels; what is trained is `split(params)`, and `merge` gives the
-model its kernels back. Sampling merges once, however often it runs the layers.
+A model has plain kernels; training updates `split(params)`, and `merge` returns the
+kernels for the model. Sampling merges once, however often it runs the layers.
 
     params = weight_norm.directions(rng, model, x)
     params = weight_norm.split(weight_norm.data_dependent_init(model, params, x))
@@ -20,7 +20,7 @@ from flax import linen as nn
 
 __all__ = ['data_dependent_init', 'directions', 'merge', 'split']
 
-# Of the direction in training: the larger, the slower it turns.
+# Deviation of the entries of v: the larger it is, the slower v turns in training.
 _SPREAD = 0.05
 _EPS = 1e-10
 
@@ -69,15 +69,15 @@ def merge(params: Any) -> Any:
 
 
 def directions(rng: jax.Array, module: nn.Module, *args: Any) -> Any:
-    """Draw N(0, 0.05^2) for all parameters but biases, which are 0.
+    """Draw all parameters from N(0, 0.05^2), except biases, which are 0.
 
-    In one call, not to be jitted with what follows: XLA takes a second to compile the
-    generator anew for each shape.
+    They are drawn in one call, which is not to be jitted with what follows: XLA takes a
+    second to compile the generator again for each shape.
 
     Args:
         rng: a key.
         module: the model.
-        *args: of its `__call__`.
+        *args: the arguments of its `__call__`.
 
     Returns:
         Parameters, as nested dicts.
@@ -99,14 +99,14 @@ def directions(rng: jax.Array, module: nn.Module, *args: Any) -> Any:
 def data_dependent_init(module: nn.Module, params: Any, *args: Any) -> Any:
     """Give the outputs of every layer mean 0 and a set deviation on a first batch.
 
-    Layer by layer, on what the layers before it make after theirs (sec. 3):
-    kernel <- kernel s / deviation, bias <- (bias - mean) s / deviation, with s the
-    layer's `scale`, 1 if it has none. Layers are those with a kernel and a bias.
+    Layer by layer, on the output of the layers before it that are already initialised
+    (sec. 3): kernel <- kernel s / deviation, bias <- (bias - mean) s / deviation, with
+    s the layer's `scale`, 1 if it has none. Layers are those with a kernel and a bias.
 
     Args:
         module: the model.
-        params: its parameters, such as `directions`.
-        *args: of its `__call__`: the batch.
+        params: its parameters, such as those from `directions`.
+        *args: the arguments of its `__call__`, such as the batch.
 
     Returns:
         The parameters, as nested dicts.

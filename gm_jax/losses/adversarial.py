@@ -8,11 +8,11 @@ play the minimax game
 with D = sigmoid(logits):
 
     d_loss = adversarial.discriminator_loss(d(x), d(g(z)))       # -V
-    g_loss = adversarial.generator_loss_minimax(d(g(z)))         # V's part of G
+    g_loss = adversarial.generator_loss_minimax(d(g(z)))         # G's part of V
     g_loss = adversarial.generator_loss_non_saturating(d(g(z)))  # the same fixed point
 
-A game in code is two gradients, each with respect to its own player's parameters: the
-other player's need no stop_gradient, as nobody asks for theirs.
+Training takes two gradients, each with respect to the parameters of one player. So the
+other player's parameters need no stop_gradient.
 """
 
 from collections.abc import Callable
@@ -36,11 +36,11 @@ Critic = Callable[[jax.Array], jax.Array]
 def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
     """Compute -mean log D(x) - mean log(1 - D(G(z))): -V of the minimax game.
 
-    At D = 1/2 everywhere, where the discriminator knows nothing, it is log 4.
+    It is log 4 if D = 1/2 everywhere, when D cannot tell data from generated samples.
 
     Args:
-        real_logits: [B] of data.
-        fake_logits: [B'] of generated samples.
+        real_logits: [B] logits of data.
+        fake_logits: [B'] logits of generated samples.
 
     Returns:
         Scalar, at least float32.
@@ -62,7 +62,7 @@ def generator_loss_minimax(fake_logits: jax.Array) -> jax.Array:
     discriminator is sure that a sample is fake, just where there is most to learn.
 
     Args:
-        fake_logits: [B] of generated samples.
+        fake_logits: [B] logits of generated samples.
 
     Returns:
         Scalar, at least float32, never above 0.
@@ -83,7 +83,7 @@ def generator_loss_non_saturating(fake_logits: jax.Array) -> jax.Array:
     Its gradient with respect to a logit is -(1 - D(G(z))) / B.
 
     Args:
-        fake_logits: [B] of generated samples.
+        fake_logits: [B] logits of generated samples.
 
     Returns:
         Scalar, at least float32, never below 0.
@@ -99,13 +99,13 @@ def generator_loss_non_saturating(fake_logits: jax.Array) -> jax.Array:
 
 
 def critic_loss(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
-    """Compute mean f(G(z)) - mean f(x): minus the estimate of Wasserstein's distance.
+    """Compute mean f(G(z)) - mean f(x): minus the estimated Wasserstein distance.
 
-    It is one only for a critic f whose slope is nowhere above 1.
+    It estimates the distance only if the slope of the critic f is nowhere above 1.
 
     Args:
-        real_scores: [B] of data.
-        fake_scores: [B'] of generated samples.
+        real_scores: [B] scores of data.
+        fake_scores: [B'] scores of generated samples.
 
     Returns:
         Scalar, at least float32.
@@ -122,10 +122,10 @@ def critic_loss(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
 
 
 def critic_generator_loss(fake_scores: jax.Array) -> jax.Array:
-    """Compute -mean f(G(z)), the generator's part of Wasserstein's and hinge losses.
+    """Compute -mean f(G(z)), the generator's part of the Wasserstein and hinge losses.
 
     Args:
-        fake_scores: [B] of generated samples.
+        fake_scores: [B] scores of generated samples.
 
     Returns:
         Scalar, at least float32.
@@ -143,11 +143,11 @@ def critic_generator_loss(fake_scores: jax.Array) -> jax.Array:
 def hinge_loss(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
     """Compute mean max(0, 1 - f(x)) + mean max(0, 1 + f(G(z))).
 
-    A sample that is on its side of the margin is left alone.
+    A sample that is beyond the margin on its side adds no loss and no gradient.
 
     Args:
-        real_scores: [B] of data.
-        fake_scores: [B'] of generated samples.
+        real_scores: [B] scores of data.
+        fake_scores: [B'] scores of generated samples.
 
     Returns:
         Scalar, at least float32, never below 0.
@@ -168,8 +168,9 @@ def gradient_penalty(
 ) -> jax.Array:
     """Compute mean (|grad f(y)| - 1)^2 at points y = x + u (G(z) - x), u uniform.
 
-    There is one u and one norm per example. A critic that compares examples, by
-    BatchNorm, has no gradient of one example alone: use another norm in it.
+    There is one u and one norm per example. A critic that compares examples, such as
+    one with BatchNorm, has no gradient for one example alone: use another
+    normalisation in it.
 
     Args:
         critic_fn: f, [B, ...] -> [B].
@@ -182,7 +183,8 @@ def gradient_penalty(
         finite where the critic's is zero.
 
     Raises:
-        AssertionError: the shapes differ, f does not return [B], or `rng` is neither.
+        AssertionError: the shapes differ, f does not return [B], or `rng` is neither
+            one key nor [B] keys.
 
     References:
         Gulrajani et al. 2017, Improved Training of Wasserstein GANs, eq. 3.
@@ -201,7 +203,7 @@ def gradient_penalty(
 
     gradient, = numerics.flatten_events(jax.grad(total)(real + u * (fake - real)))
     square = jnp.sum(jnp.square(gradient), axis=1)
-    # The root has no slope at 0; there the norm's gradient is taken as 0.
+    # The square root has no derivative at 0; there the norm's gradient is taken as 0.
     norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
     return jnp.mean(jnp.square(norm - 1))
 

@@ -1,11 +1,10 @@
-"""Densities of pixels that are integers: noise fills the gaps between the values.
+"""Dequantization of integer pixels: uniform noise fills the gaps between the values.
 
 A density p of y = (x + u) / V, u uniform in [0, 1), bounds the probability of x:
 
     log P(x) = log int p((x + u) / V) V^-D du >= E_u[log p((x + u) / V)] - D log V
 
-by Jensen's inequality, and the logarithm of the mean over many u comes as close to it
-as one likes:
+by Jensen's inequality, and the logarithm of the mean over many u approaches log P(x):
 
     y = dequantization.uniform(rng, x, num_values=256)
     log_px = dequantization.log_prob(flow_log_density(y), 784, num_values=256)  # [B]
@@ -37,7 +36,8 @@ def uniform(rng: jax.Array, x: jax.Array, *, num_values: int) -> jax.Array:
         [B, ...] float32 in [0, 1].
 
     Raises:
-        AssertionError: x is not integer or has no batch axis, or `rng` is neither.
+        AssertionError: x is not integer or has no batch axis, or `rng` is neither one
+            key nor [B] keys.
     """
     chex.assert_rank(x, set(range(1, 9)))
     chex.assert_type(x, int)
@@ -50,7 +50,7 @@ def log_prob(log_density: jax.Array, num_dims: int, *, num_values: int) -> jax.A
     """Compute log p(y) - D log V: on average over u, a lower bound on log P(x).
 
     Args:
-        log_density: [B] log p(y) in nats, of y in [0, 1].
+        log_density: [B] log p(y) in nats, for y in [0, 1].
         num_dims: D, the number of values in an image: H * W * C.
         num_values: V.
 

@@ -1,6 +1,6 @@
 """Variational bounds on log p(x), from terms in nats.
 
-CS231n's lecture 13 splits the log-likelihood of a latent-variable model in three:
+CS231n's lecture 13 splits the log-likelihood of a latent-variable model in three terms:
 
     log p(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z)) + KL(q(z|x) || p(z|x))
 
@@ -42,7 +42,7 @@ def gaussian_kl_per_unit(mean: jax.Array, logvar: jax.Array) -> jax.Array:
     chex.assert_rank(mean, 2)
     chex.assert_equal_shape([mean, logvar])
     mean, logvar = numerics.upcast(mean, logvar)
-    # expm1, because an unused unit has e^s - 1 - s near 1e-6: lost in exp's rounding.
+    # expm1, because an unused unit has e^s - 1 - s near 1e-6, lost in exp's rounding.
     spread = numerics.bounded_expm1(logvar) - logvar
     return 0.5 * (spread + jnp.square(mean))
 
@@ -103,7 +103,7 @@ def elbo(
 ) -> jax.Array:
     """Compute the evidence lower bound E_q[log p(x|z)] - beta KL(q(z|x) || p(z)).
 
-    A bound on log p(x) for beta >= 1; other values serve KL warm-up.
+    It is a bound on log p(x) for beta >= 1; other values serve KL warm-up.
 
     Args:
         log_px: [B] log p(x|z) in nats, for z drawn from q(z|x).
@@ -155,10 +155,10 @@ def iwae_bound(log_w: jax.Array) -> jax.Array:
 def free_bits(
     kl_per_unit: jax.Array, minimum: float, *, axis_name: str | None = None
 ) -> jax.Array:
-    """Compute sum_j max(minimum, mean_b KL_bj): a KL term that lets units stay in use.
+    """Compute sum_j max(minimum, mean_b KL_bj): a KL term that keeps units in use.
 
     A unit whose KL, averaged over the batch, is below the minimum gets no gradient.
-    Takes the place of the mean of `gaussian_kl` in a loss:
+    It replaces the mean of `gaussian_kl` in a loss:
     `loss = -jnp.mean(log_px) + free_bits(kl_per_unit, 0.1)`.
 
     Args:

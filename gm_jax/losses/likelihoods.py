@@ -1,8 +1,8 @@
 """Log-likelihoods of the distributions that models output, and samples from them.
 
-Every log-probability is in nats per example, summed over all axes but the first;
-`bits_per_dim` alone converts. An example that is drawn never depends on how many others
-are drawn with it:
+Every log-probability is in nats per example, summed over all axes but the first; only
+`bits_per_dim` converts it. A sampled example never depends on how many others are
+sampled with it:
 
     log_px = likelihoods.bernoulli_log_prob(logits, x)  # [B]
 """
@@ -52,9 +52,9 @@ def bernoulli_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
     chex.assert_rank(logits, set(range(1, 9)))
     chex.assert_equal_shape([logits, x])
     logits, x = numerics.flatten_events(*numerics.upcast(logits, x))
+    positive, tail = numerics.softplus_parts(logits)
     # x l - max(l, 0) is exact for x in {0, 1}.
-    linear = x * logits - jnp.maximum(logits, 0)
-    return jnp.sum(linear - numerics.softplus_tail(logits), axis=1)
+    return jnp.sum(x * logits - positive - tail, axis=1)
 
 
 def bernoulli_sample(rng: jax.Array, logits: jax.Array) -> jax.Array:
@@ -68,7 +68,8 @@ def bernoulli_sample(rng: jax.Array, logits: jax.Array) -> jax.Array:
         [B, ...] int32 in {0, 1}.
 
     Raises:
-        AssertionError: `rng` is neither, or there is no batch axis.
+        AssertionError: `rng` is neither one key nor [B] keys, or there is no batch
+            axis.
     """
     chex.assert_rank(logits, set(range(1, 9)))
     probs = jax.nn.sigmoid(*numerics.upcast(logits))
@@ -81,7 +82,7 @@ def bernoulli_quantile(logits: jax.Array, u: jax.Array) -> jax.Array:
 
     Args:
         logits: [...] log-odds l of a one.
-        u: [...] in [0, 1); where it is uniform, the result is a sample.
+        u: [...] in [0, 1); if it is uniform, the result is a sample.
 
     Returns:
         [...] int32 in {0, 1}.
@@ -134,7 +135,8 @@ def categorical_sample(rng: jax.Array, logits: jax.Array) -> jax.Array:
         [B, ...] int32 in [0, V).
 
     Raises:
-        AssertionError: `rng` is neither, or there is no batch axis.
+        AssertionError: `rng` is neither one key nor [B] keys, or there is no batch
+            axis.
     """
     chex.assert_rank(logits, set(range(2, 10)))
     logits, = numerics.upcast(logits)
@@ -147,7 +149,7 @@ def categorical_quantile(logits: jax.Array, u: jax.Array) -> jax.Array:
 
     Args:
         logits: [..., V] unnormalised log-probabilities l.
-        u: [...] in [0, 1); where it is uniform, the result is a sample.
+        u: [...] in [0, 1); if it is uniform, the result is a sample.
 
     Returns:
         [...] int32 in [0, V).
@@ -202,7 +204,7 @@ def gaussian_sample(rng: jax.Array, mean: jax.Array, logvar: jax.Array) -> jax.A
         [B, ...] at least float32.
 
     Raises:
-        AssertionError: the shapes differ, or `rng` is neither.
+        AssertionError: the shapes differ, or `rng` is neither one key nor [B] keys.
 
     References:
         Kingma and Welling 2014, Auto-Encoding Variational Bayes, sec. 2.4.

@@ -2,7 +2,7 @@
 
 A pixel's values x in {0, ..., V-1} stand for 2x / (V-1) - 1 in [-1, 1]. Value x has the
 mass of the logistic between the edges (2x - V) / (V-1) and (2x + 2 - V) / (V-1); the
-lowest and the highest value have the whole tails:
+lowest and the highest value include the whole tails:
 
     log_px = likelihoods.logistic_mixture_log_prob(mixture, x)  # [B]
 """
@@ -29,15 +29,16 @@ MIN_LOG_SCALE = -7.0
 
 
 class LogisticMixture(NamedTuple):
-    """What a network outputs for each pixel: K components over its C channels.
+    """The output of a network for each pixel: K components over its C channels.
 
     Attributes:
         logits: [B, H, W, K] unnormalised log-probabilities of the components.
-        means: [B, H, W, C, K] on the scale of [-1, 1].
-        log_scales: [B, H, W, C, K]; below MIN_LOG_SCALE counts as that.
+        means: [B, H, W, C, K] means on the scale of [-1, 1].
+        log_scales: [B, H, W, C, K] logarithms of the scales; those below MIN_LOG_SCALE
+            are raised to it.
         coeffs: [B, H, W, 3, K] if and only if C = 3; otherwise channels are independent
-            given the component. Before tanh, they say how far the mean of G follows R,
-            that of B follows R, and that of B follows G, in this order.
+            given the component. Their tanh is the weight of R in the mean of G, of R in
+            the mean of B, and of G in the mean of B, in this order.
     """
 
     logits: jax.Array
@@ -51,8 +52,8 @@ def logistic_mixture_log_prob(
 ) -> jax.Array:
     """Compute log p(x) = sum_pixels log sum_k pi_k prod_c (s(x_c^+) - s(x_c^-)).
 
-    s is the sigmoid, x_c^+ and x_c^- the edges of the bin of x_c less the mean over the
-    scale. The components share no channel: one k for the whole pixel.
+    s is the sigmoid; x_c^+ and x_c^- are the edges of the bin of x_c, minus the mean
+    and divided by the scale. All channels of a pixel have the same component k.
 
     Args:
         mixture: the parameters.
@@ -64,7 +65,7 @@ def logistic_mixture_log_prob(
 
     Raises:
         AssertionError: the shapes do not fit each other, or x is not integer.
-        ValueError: coeffs are missing at C = 3, or there at another C; or V < 2.
+        ValueError: coeffs are missing for C = 3 or given for another C, or V < 2.
 
     References:
         Salimans et al. 2017, PixelCNN++, sec. 2.1-2.2. https://arxiv.org/abs/1701.05517
@@ -72,7 +73,7 @@ def logistic_mixture_log_prob(
     chex.assert_rank(x, 4)
     mixture, x = _checked(mixture, x, num_values)
     means = _conditional_means(mixture, _scaled(x, num_values, mixture.means.dtype))
-    # Flat, the arithmetic of the bins takes a CPU a quarter of the time.
+    # Flattened, the arithmetic of the bins takes a quarter of the time on a CPU.
     flat_means, log_scales, flat_x = numerics.flatten_events(
         means,
         jnp.maximum(mixture.log_scales, MIN_LOG_SCALE),
@@ -80,8 +81,8 @@ def logistic_mixture_log_prob(
     )
     bins = _bin_log_prob(flat_means, log_scales, flat_x, num_values)
     bins = bins.reshape(means.shape)
-    # Normalised before the sum over channels: a common offset of the logits would
-    # otherwise round the terms that it is later taken from.
+    # Normalised before the sum over channels: otherwise a common offset of the logits
+    # would round the terms before it is subtracted from them.
     joint = jax.nn.log_softmax(mixture.logits) + jnp.sum(bins, axis=-2)
     pixels = jax.nn.logsumexp(joint, axis=-1)
     valid = jnp.all((x >= 0) & (x < num_values), axis=-1)
@@ -96,17 +97,17 @@ def logistic_mixture_quantile(
     *,
     num_values: int = 256,
 ) -> jax.Array:
-    """Compute the value that this noise draws for a channel, given the channels before.
+    """Compute the value that the noise draws for a channel, given the channels before.
 
     x'_c = round((V-1) / 2 (1 + m_k + e^(s_k) log(u_c / (1 - u_c)))), clipped to the
-    values, with k the quantile of softmax(logits). Channel c of the result depends on
-    no channel of x but those before c, and no pixel on another.
+    values, with k the quantile of softmax(logits). Channel c of the result depends only
+    on the channels of x before c, and no pixel depends on another.
 
     Args:
-        mixture: the parameters, of pixels of any leading shape.
+        mixture: the parameters of pixels, with any leading shape.
         x: [..., C] integer; the true values of the earlier channels.
-        noise: [..., 1+C] uniform in [0, 1): first that of the component, which the
-            channels share, then one of each channel.
+        noise: [..., 1+C] uniform in [0, 1): first one number for the component, which
+            the channels share, then one for each channel.
         num_values: V.
 
     Returns:
@@ -114,7 +115,7 @@ def logistic_mixture_quantile(
 
     Raises:
         AssertionError: the shapes do not fit each other, or x is not integer.
-        ValueError: coeffs are missing at C = 3, or there at another C; or V < 2.
+        ValueError: coeffs are missing for C = 3 or given for another C, or V < 2.
 
     References:
         Salimans et al. 2017, PixelCNN++, sec. 2.1-2.2. https://arxiv.org/abs/1701.05517
@@ -148,8 +149,9 @@ def logistic_mixture_sample(
         [B, H, W, C] int32 in [0, V).
 
     Raises:
-        AssertionError: the shapes do not fit each other, or `rng` is neither.
-        ValueError: coeffs are missing at C = 3, or there at another C; or V < 2.
+        AssertionError: the shapes do not fit each other, or `rng` is neither one key
+            nor [B] keys.
+        ValueError: coeffs are missing for C = 3 or given for another C, or V < 2.
 
     References:
         Salimans et al. 2017, PixelCNN++, sec. 2.1-2.2. https://arxiv.org/abs/1701.05517
@@ -162,7 +164,7 @@ def logistic_mixture_sample(
         per_example(rng, batch)
     )
     x = jnp.zeros((batch, height, width, channels), jnp.int32)
-    for _ in range(channels):  # The call after c of them makes channel c final.
+    for _ in range(channels):  # After c + 1 calls channel c is final.
         x = logistic_mixture_quantile(mixture, x, noise, num_values=num_values)
     return x
 
@@ -173,16 +175,16 @@ def logistic_mixture_temper(
     """Divide the logits by T, multiply the scales by T: sharper samples for T < 1.
 
     Args:
-        mixture: the parameters, of pixels of any leading shape.
+        mixture: the parameters of pixels, with any leading shape.
         temperature: T > 0; 1 changes no probability.
 
     Returns:
-        The mixture, at least float32. It is the effective scale that is multiplied, and
-        MIN_LOG_SCALE holds for the product too.
+        The mixture, at least float32. The effective scale is multiplied, and
+        MIN_LOG_SCALE applies to the product too.
 
     Raises:
         AssertionError: the shapes do not fit each other.
-        ValueError: T is not positive, or coeffs are missing at C = 3, or there at
+        ValueError: T is not positive, or coeffs are missing for C = 3 or given for
             another C.
     """
     if temperature <= 0:
@@ -205,7 +207,7 @@ def _checked_mixture(mixture: LogisticMixture) -> LogisticMixture:
     )
     if (mixture.coeffs is not None) != (channels == 3):
         given = 'missing' if mixture.coeffs is None else 'given'
-        raise ValueError(f'coeffs must be there for 3 channels alone: they are {given} '
+        raise ValueError(f'coeffs must be given for 3 channels only: they are {given} '
                          f'for {channels}')
     if mixture.coeffs is None:
         return LogisticMixture(*numerics.upcast(*mixture[:3]))
@@ -247,11 +249,11 @@ def _bin_log_prob(
 
     A difference of sigmoids factors: s(a) - s(b) = s(a) s(-b) (1 - e^-(a - b)).
     Its log is a sum of terms that are exact in both tails and for any width a - b, so
-    that no fallback to the density is needed; and what the tails at 0 and V-1 leave out
-    is a factor.
+    that no fallback to the density is needed. The tails at 0 and V-1 only leave out
+    factors.
     """
     # An edge is the same float for the bins on both its sides, and the width is not
-    # the difference of two edges: the masses then sum to one to rounding.
+    # the difference of two edges: the masses then sum to one up to rounding.
     inverse = jnp.exp(-log_scales)
     low, high = (
         (_edge(n, num_values, means.dtype) - means) * inverse for n in (x, x + 1)
@@ -277,7 +279,7 @@ def _log1mexp(t: jax.Array) -> jax.Array:
 
 
 def _picked(mixture: LogisticMixture, u: jax.Array) -> LogisticMixture:
-    """Return each pixel's component that u [...] draws, as a mixture with K = 1."""
+    """Return the component that u [...] draws per pixel, as a mixture with K = 1."""
     index = numerics.categorical_quantile(mixture.logits, u)[..., None, None]
     means, log_scales = (
         jnp.take_along_axis(a, index, axis=-1) for a in mixture[1:3]

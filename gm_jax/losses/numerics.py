@@ -1,4 +1,4 @@
-"""What the losses share to stay finite in float32."""
+"""Numerical functions that the losses share, to stay finite in float32."""
 
 import math
 
@@ -7,14 +7,14 @@ import jax.numpy as jnp
 
 __all__ = [
     'bounded_exp', 'bounded_expm1', 'categorical_quantile', 'flatten_events',
-    'log_sigmoid', 'softplus_tail', 'upcast',
+    'log_sigmoid', 'softplus_parts', 'upcast',
 ]
 
 
 def upcast(*arrays: jax.typing.ArrayLike) -> tuple[jax.Array, ...]:
     """Return the arrays in their common float type, at least float32.
 
-    Sums over an image lose too much in bfloat16, whatever the network computes in.
+    Sums over an image are too imprecise in bfloat16, whatever the network computes in.
     """
     dtype = jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
     return tuple(jnp.asarray(array, dtype) for array in arrays)
@@ -24,26 +24,28 @@ def flatten_events(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Reshape [B, ...] to [B, D], before the arithmetic that ends in a sum over D.
 
     XLA on the CPU takes twenty times as long for a sum over axes of 28, 28 and 1, and
-    for all the arithmetic that it fuses into it, as for one over 784.
+    for all the arithmetic that is fused into it, as for a sum over 784.
     """
     return tuple(a.reshape(a.shape[0], -1) for a in arrays)
 
 
-def softplus_tail(t: jax.Array) -> jax.Array:
-    """Compute softplus(t) - max(t, 0) = log(1 + e^-|t|), for finite t.
+def softplus_parts(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Compute max(t, 0) and log(1 + e^-|t|), whose sum is softplus(t), for finite t.
 
-    What is left of a softplus or a log-sigmoid once its linear part is taken exactly,
-    so that a confident right guess keeps its relative precision. It takes half the time
-    of jax.nn.softplus, whose logaddexp guards against infinities that logits are not.
+    With the linear part apart, a confident correct prediction keeps its relative
+    precision. The two take half the time of jax.nn.softplus, whose logaddexp guards
+    against infinities, which logits are not.
     """
+    positive = jnp.maximum(t, 0)
     # t - 2 max(t, 0) is -|t|, but jnp.abs has derivative 1 at 0, where the logits of a
     # zero-initialised layer are.
-    return jnp.log1p(jnp.exp(t - 2 * jnp.maximum(t, 0)))
+    return positive, jnp.log1p(jnp.exp(t - 2 * positive))
 
 
 def log_sigmoid(t: jax.Array) -> jax.Array:
     """Compute log s(t) = t - max(t, 0) - log(1 + e^-|t|), s sigmoid, for finite t."""
-    return t - jnp.maximum(t, 0) - softplus_tail(t)
+    positive, tail = softplus_parts(t)
+    return t - positive - tail
 
 
 def categorical_quantile(logits: jax.Array, u: jax.Array) -> jax.Array:
@@ -58,22 +60,22 @@ def categorical_quantile(logits: jax.Array, u: jax.Array) -> jax.Array:
     """
     # At [64, 256] on a CPU, as fast as a product with a triangular matrix, or faster.
     cumulative = jnp.cumsum(jax.nn.softmax(logits), axis=-1)
-    # The sum may round to below 1: u above it would draw a last value that is
-    # impossible.
+    # The sum may round to below 1: a u above it would draw the last value even if that
+    # is impossible.
     cumulative = cumulative / cumulative[..., -1:]
     return jnp.sum(cumulative[..., :-1] <= u[..., None], axis=-1, dtype=jnp.int32)
 
 
 def _limit(dtype: jnp.dtype) -> float:
-    """Return where exp goes linear: 62 in float32 leaves room to square and sum."""
+    """Return where exp becomes linear: 62 in float32 leaves room to square and sum."""
     return 0.7 * math.log(float(jnp.finfo(dtype).max))
 
 
 def bounded_exp(t: jax.Array) -> jax.Array:
     """Compute exp(t), continued by its tangent once it nears overflow.
 
-    The tangent keeps value and gradient finite, and the gradient's sign: a clipped
-    exponential would have none to bring a runaway log variance back.
+    The tangent keeps value and gradient finite, and the sign of the gradient: a clipped
+    exponential would have no gradient to bring a diverging log variance back.
 
     Args:
         t: floating point, any shape.

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its input.
+"""Reconstruction losses: the distance of a reconstruction from its input.
 
     loss = reconstruction.squared_error(x_hat, x).mean()
 """

@@ -1,11 +1,11 @@
-"""Adversarial autoencoder: a code whose distribution a discriminator shapes.
+"""Adversarial autoencoder: adversarial training matches the codes to a prior.
 
 Makhzani et al. 2015, Adversarial Autoencoders, https://arxiv.org/abs/1511.05644: two
 hidden layers of ReLU units in each network. With categories (sec. 5 and 6) the encoder
-also returns q(y|x) of a category y, and the decoder sees y and z.
+also returns q(y|x) of a category y, and the decoder is given y and z.
 
 With `batch_norm` the hidden layers of encoder and decoder are normalised over the
-batch, and so are the logits of q(y|x): then no category starts out of use.
+batch, and so are the logits of q(y|x): then every category is in use at the start.
 
     code = Encoder(latent_dim=10, num_categories=10).apply(variables, x)
     x_hat = Decoder((28, 28, 1)).apply(variables, code.z, code.y)
@@ -25,11 +25,11 @@ __all__ = ['Code', 'Decoder', 'Discriminator', 'Encoder']
 
 
 class Code(NamedTuple):
-    """What the encoder makes of an image.
+    """The output of the encoder.
 
     Attributes:
-        z: [B, Z] a point, not a distribution.
-        logits: [B, K] of q(y|x); K = 0 without categories.
+        z: [B, Z] the continuous part of the code: a point, not a distribution.
+        logits: [B, K] the logits of q(y|x); K = 0 without categories.
     """
 
     z: jax.Array
@@ -42,7 +42,7 @@ class Code(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """An image to its code."""
+    """The network from an image to its code."""
 
     latent_dim: int  # Z
     num_categories: int = 0  # K
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         Args:
             x: [B, H, W, C] in [0, 1].
             train: BatchNorm uses the moments of the batch, not their running averages.
-            axis_name: the devices over which these moments are taken.
+            axis_name: the pmap axis over which these moments are averaged.
 
         Returns:
             z [B, Z] and the logits [B, K], float32.
@@ -81,7 +81,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A code to an image."""
+    """The network from a code to an image."""
 
     image_shape: tuple[int, int, int]  # H, W, C
     hidden: Sequence[int] = (1000, 1000)
@@ -96,10 +96,10 @@ class Decoder(nn.Module):
         """Decode codes.
 
         Args:
-            z: [B, Z].
-            y: [B, K], one-hot or probabilities.
+            z: [B, Z] the continuous part of the code.
+            y: [B, K] the categories, one-hot or as probabilities.
             train: BatchNorm uses the moments of the batch, not their running averages.
-            axis_name: the devices over which these moments are taken.
+            axis_name: the pmap axis over which these moments are averaged.
 
         Returns:
             [B, H, W, C] float32 in [0, 1].
@@ -115,14 +115,14 @@ class Decoder(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """A code, z or y, to the logit of its being drawn from the prior."""
+    """The network from a code, z or y, to the logit of a draw from the prior."""
 
     hidden: Sequence[int] = (1000, 1000)
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, code: jax.Array) -> jax.Array:
-        """Judge codes [B, Z]: logits [B] float32."""
+        """Compute the logits [B], float32, of codes [B, Z]."""
         chex.assert_rank(code, 2)
         h = stacks.DenseStack(self.hidden, nn.relu, dtype=self.dtype)(
             code, train=False, axis_name=None, dropout_rng=None

@@ -1,13 +1,13 @@
-"""Autoencoders: an image to a short code, and the code back to the image.
+"""Autoencoders, which map an image to a short code and the code back to the image.
 
-Three generations, by what lies between them:
+Three generations, which differ in the layers between image and code:
 
     linear  z = s(W x + b),  x_hat = s(W' z + b')    with s the sigmoid
     deep    fully connected ReLU layers both ways    (Hinton and Salakhutdinov 2006)
     conv    ReLU convolutions both ways              (Masci et al. 2011)
 
-NOTE: Hinton and Salakhutdinov have sigmoid layers, which they pre-train one by one;
-ReLU layers train without. All three end in a sigmoid, so x_hat is in [0, 1] as pixels
+NOTE: Hinton and Salakhutdinov use sigmoid layers, which they pre-train one by one; ReLU
+layers need no pre-training. All three end in a sigmoid, so x_hat is in [0, 1] as pixels
 are; the codes of `deep` and `conv` are linear, not squashed.
 
     model = Autoencoder(image_shape=(28, 28, 1), hidden=(1000, 500, 250), latent_dim=30)
@@ -27,18 +27,18 @@ from gm_jax.layers import stacks
 
 __all__ = ['Autoencoder', 'Classifier']
 
-# What the stacks ask for, and only BatchNorm and dropout would use.
+# Required arguments of the stacks, which only BatchNorm and dropout would use.
 _MODE = {'train': False, 'dropout_rng': None, 'axis_name': None}
 
 
 class Autoencoder(nn.Module):
-    """An encoder and a decoder; the loss that joins them is elsewhere."""
+    """An encoder and a decoder; the loss is in `losses.reconstruction`."""
 
     image_shape: tuple[int, int, int]  # H, W, C
     network: str = 'deep'  # or 'linear', 'conv'
     hidden: Sequence[int] = (256, 256)  # widths from x to z, or maps of 'conv'
     latent_dim: int = 16  # Z
-    squash: stacks.Activation = nn.sigmoid  # of x_hat, and of the code of 'linear'
+    squash: stacks.Activation = nn.sigmoid  # for x_hat, and for the code of 'linear'
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -79,7 +79,7 @@ class Autoencoder(nn.Module):
             z: [N, Z].
 
         Returns:
-            x_hat [N, H, W, C] float32, in [0, 1] by the sigmoid.
+            x_hat [N, H, W, C] float32, in [0, 1] if `squash` is the sigmoid.
         """
         chex.assert_shape(z, (None, self.latent_dim))
         h = self.decoder(z, **_MODE)
@@ -95,7 +95,7 @@ class Autoencoder(nn.Module):
 class Classifier(nn.Module):
     """A softmax layer on the codes: W encode(x) + b.
 
-    Its parameters are `head` and, of the autoencoder, the encoder's alone.
+    Its parameters are those of `head` and of the autoencoder's encoder.
     """
 
     autoencoder: Autoencoder

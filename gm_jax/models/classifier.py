@@ -1,4 +1,4 @@
-"""A small convolutional classifier, whose features compare samples with images.
+"""A small convolutional classifier; its features serve to compare samples with images.
 
     logits = Classifier(num_classes=10).apply(variables, x)
     features = Classifier(num_classes=10).apply(variables, x, method='features')
@@ -23,7 +23,7 @@ class Classifier(nn.Module):
     num_classes: int  # L
     maps: Sequence[int] = (32, 64)
     num_features: int = 128  # F
-    dropout: float = 0.5  # of the features, where the softmax layer sees them
+    dropout: float = 0.5  # rate for the features at the input of the softmax layer
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -38,12 +38,12 @@ class Classifier(nn.Module):
     def features(
         self, x: jax.Array, *, train: bool = False, axis_name: str | None = None
     ) -> jax.Array:
-        """Return what the softmax layer sees, [N, F] float32, 0 or more.
+        """Return the input of the softmax layer, [N, F] float32, non-negative.
 
         Args:
             x: [N, H, W, C] in [0, 1].
             train: BatchNorm uses the moments of the batch, not their running averages.
-            axis_name: the devices over which these moments are taken.
+            axis_name: the pmap axis over which these moments are averaged.
         """
         h = self.convolutions(x, train=train, dropout_rng=None, axis_name=axis_name)
         h = self.dense(h.reshape(h.shape[0], -1))
@@ -63,7 +63,7 @@ class Classifier(nn.Module):
             x: [N, H, W, C] in [0, 1].
             dropout_rng: one key, or [N] keys, one per example; None: no dropout.
             train: BatchNorm uses the moments of the batch, not their running averages.
-            axis_name: the devices over which these moments are taken.
+            axis_name: the pmap axis over which these moments are averaged.
 
         Returns:
             [N, L] float32.

@@ -1,10 +1,10 @@
-"""DCGAN: a generator and a discriminator of convolutions alone.
+"""DCGAN: an all-convolutional generator and discriminator.
 
 Radford, Metz and Chintala 2016, Unsupervised Representation Learning with Deep
 Convolutional GANs, https://arxiv.org/abs/1511.06434. Its guidelines, sec. 3:
 
     strided convolutions in D, fractionally-strided ones in G, no pooling
-    BatchNorm in both, but for G's output and D's input
+    BatchNorm in both, except at G's output and D's input
     no fully connected hidden layers
     ReLU in G, tanh at its output
     LeakyReLU in D, of slope 0.2
@@ -12,9 +12,10 @@ Convolutional GANs, https://arxiv.org/abs/1511.06434. Its guidelines, sec. 3:
     x = Generator(image_shape=(32, 32, 3)).apply(variables, z)  # in [-1, 1]
     logits = Discriminator().apply(variables, x)
 
-An image grows from side / 2^L to its side in L layers, `features` being the maps of
-each layer. With `num_classes` both networks see the label, as in Mirza and Osindero
-2014, Conditional Generative Adversarial Nets, https://arxiv.org/abs/1411.1784.
+An image grows from side / 2^L to its full side in L layers; `features` lists the maps
+of each layer. With `num_classes` both networks are conditioned on the label, as in
+Mirza and Osindero 2014, Conditional Generative Adversarial Nets,
+https://arxiv.org/abs/1411.1784.
 """
 
 from collections.abc import Sequence
@@ -34,13 +35,13 @@ _normal = nn.initializers.normal(0.02)
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm as DCGAN starts it: gains from N(1, 0.02)."""
+    """BatchNorm with DCGAN's initial gains, drawn from N(1, 0.02^2)."""
 
     @nn.compact
     def __call__(
         self, x: jax.Array, *, train: bool, axis_name: str | None
     ) -> jax.Array:
-        """Normalise the maps of x [B, H, W, F], over the devices of `axis_name`."""
+        """Normalise the maps of x [B, H, W, F], averaging moments over `axis_name`."""
         return nn.BatchNorm(
             use_running_average=not train, momentum=0.9, axis_name=axis_name,
             scale_init=lambda *args: 1 + _normal(*args),
@@ -48,10 +49,10 @@ class BatchNorm(nn.Module):
 
 
 class Generator(nn.Module):
-    """z, and maybe a label, to an image."""
+    """The network from z, and maybe a label, to an image."""
 
     image_shape: tuple[int, int, int]  # H, W, C; 2^L divides H and W
-    features: Sequence[int] = (256, 128, 64)  # maps of the L stages that are upsampled
+    features: Sequence[int] = (256, 128, 64)  # maps that enter the L upsampling layers
     kernel_size: int = 4
     num_classes: int = 0
     dtype: Any = jnp.float32
@@ -69,9 +70,9 @@ class Generator(nn.Module):
 
         Args:
             z: [B, Z].
-            label: [B] integer, with `num_classes`.
+            label: [B] integer, required with `num_classes`.
             train: BatchNorm uses the moments of the batch, not their running averages.
-            axis_name: the devices over which these moments are taken.
+            axis_name: the pmap axis over which these moments are averaged.
 
         Returns:
             [B, H, W, C] float32 in (-1, 1).
@@ -84,7 +85,7 @@ class Generator(nn.Module):
         chex.assert_is_divisible(width, scale)
         if self.num_classes:
             z = jnp.concatenate([z, jax.nn.one_hot(label, self.num_classes)], axis=-1)
-        # A fractionally-strided convolution of one pixel is a product with a matrix.
+        # A fractionally-strided convolution of one pixel is a matrix product.
         shape = height // scale, width // scale, self.features[0]
         h = nn.DenseGeneral(
             shape, use_bias=False, kernel_init=_normal, dtype=self.dtype
@@ -103,7 +104,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """An image, and maybe its label, to the logit of its being real."""
+    """The network from an image, and maybe its label, to the logit of being real."""
 
     features: Sequence[int] = (64, 128, 256)  # maps of the L strided convolutions
     kernel_size: int = 4
@@ -121,10 +122,10 @@ class Discriminator(nn.Module):
         train: bool = False,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Judge images [B, H, W, C] as `players.Discriminator` says: logits [B].
+        """Compute logits [B] of images [B, H, W, C]; see `players.Discriminator`.
 
-        `label` [B] integer, with `num_classes`, is seen as maps of 0 and 1. There is
-        no dropout.
+        `label` [B] integer, required with `num_classes`, is appended to the image as
+        one-hot maps. There is no dropout.
         """
         del dropout_rng
         chex.assert_rank(x, 4)
@@ -145,7 +146,7 @@ class Discriminator(nn.Module):
             if normalised:
                 h = BatchNorm()(h, train=train, axis_name=axis_name)
             h = nn.leaky_relu(h, 0.2)
-        # A convolution over all that is left of the image.
+        # Equals a convolution whose kernel covers the whole of the last maps.
         output = nn.Dense(1, kernel_init=_normal, dtype=self.dtype)
         h = spectral(output)(h.reshape(h.shape[0], -1))
         return h.astype(jnp.float32)[:, 0]

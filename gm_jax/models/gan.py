@@ -7,8 +7,8 @@ maxout layers with dropout.
     x = Generator(image_shape=(28, 28, 1)).apply(variables, z)  # in [-1, 1]
     logits = Discriminator().apply(variables, x)
 
-NOTE: the paper's generator ends in a sigmoid, for pixels in [0, 1]; here as in all our
-generators it is a tanh, for [-1, 1].
+NOTE: the paper's generator ends in a sigmoid, for pixels in [0, 1]. Ours, like all our
+generators, ends in a tanh, for [-1, 1].
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ __all__ = ['Critic', 'Discriminator', 'Generator', 'Maxout']
 
 
 class Generator(nn.Module):
-    """z to an image."""
+    """The network from z to an image."""
 
     image_shape: tuple[int, int, int]  # H, W, C
     hidden: Sequence[int] = (1200, 1200)
@@ -40,8 +40,8 @@ class Generator(nn.Module):
 
         Args:
             z: [B, Z].
-            train: has no effect, there being no BatchNorm.
-            axis_name: likewise.
+            train: has no effect, because there is no BatchNorm.
+            axis_name: has no effect either.
 
         Returns:
             [B, H, W, C] float32 in (-1, 1).
@@ -75,11 +75,11 @@ class Maxout(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """An image to the logit of its being real."""
+    """The network from an image to the logit of its being real."""
 
     hidden: Sequence[int] = (240, 240)
-    pieces: int = 5  # of a maxout unit
-    dropout: float = 0.5  # of the units; of the pixels 0.4 of it
+    pieces: int = 5  # linear maps per maxout unit
+    dropout: float = 0.5  # rate for the units; for the pixels it is 0.4 of this
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -91,7 +91,7 @@ class Discriminator(nn.Module):
         train: bool = False,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Judge images [B, H, W, C] as `players.Discriminator` says: logits [B].
+        """Compute logits [B] of images [B, H, W, C]; see `players.Discriminator`.
 
         There is no BatchNorm.
         """
@@ -106,10 +106,10 @@ class Discriminator(nn.Module):
 
 
 class Critic(nn.Module):
-    """An image to a score, by LeakyReLU layers: what has a slope to bound."""
+    """A LeakyReLU critic, from an image to a score, whose slope can be bounded."""
 
     hidden: Sequence[int] = (256, 256)
-    spectral: bool = False  # kernels divided by their spectral norms
+    spectral: bool = False  # whether to divide kernels by their spectral norms
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -121,7 +121,7 @@ class Critic(nn.Module):
         train: bool = False,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Score images [B, H, W, C] as `players.Discriminator` says: scores [B].
+        """Compute scores [B] of images [B, H, W, C]; see `players.Discriminator`.
 
         There is no dropout and no BatchNorm.
         """

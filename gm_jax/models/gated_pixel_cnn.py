@@ -2,19 +2,19 @@
 
 van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders, sec. 2,
 https://arxiv.org/abs/1606.05328. With v the vertical and u the horizontal stack, * a
-causal convolution, N, R and S 1 x 1 convolutions, h what the image is conditioned on:
+causal convolution, N, R and S 1 x 1 convolutions and h the condition of the image:
 
     a = W_v * v + V_v h               v <- tanh(a_1) o sigmoid(a_2)
     b = W_u * u + N a + V_u h         z = tanh(b_1) o sigmoid(b_2)        (eq. 2, 4)
                                       u <- u + R z,  skip <- skip + S z
 
-W_v reaches rows above only and W_u pixels to the left only, so nothing needs a mask but
-the colours of one pixel among themselves.
+W_v reaches rows above only and W_u pixels to the left only, so only the colours within
+one pixel need a mask.
 
     model = GatedPixelCNN(image_shape=(28, 28, 1), num_values=2)
     logits = model.apply(variables, x)  # x integers [B, H, W, C]
 
-`start`, `row` and `pixel` are the same network by rows and pixels, for
+`start`, `row` and `pixel` compute the same network by rows and pixels, for
 `sampling.autoregressive.incremental`.
 """
 
@@ -43,14 +43,14 @@ class GatedLayer(nn.Module):
     features: int  # p
     kernel_size: int  # k, odd
     channels: int  # C
-    first: bool = False  # sees the image: mask A, and no residual
+    first: bool = False  # whether the input is the image: mask A, and no residual
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         """Make the convolutions."""
         half, double, dtype = self.kernel_size // 2, 2 * self.features, self.dtype
-        # From the second layer on, the vertical features of a row know only the rows
-        # above it, so the row itself may be seen.
+        # From the second layer on, the vertical features of a row depend only on the
+        # rows above it, so the kernel may include the row itself.
         size = (half + int(not self.first), self.kernel_size)
         self.above = Above(double, size, inclusive=not self.first, dtype=dtype)
         self.link = Here(double, dtype=dtype)  # N
@@ -68,7 +68,7 @@ class GatedLayer(nn.Module):
     def __call__(
         self, v: jax.Array, u: jax.Array, h: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Map v, u [B, H, W, F] and the map h to the next v, u and to skip."""
+        """Map v, u [B, H, W, F] and the map h to the next v, next u and the skip."""
         a = self._plus(self.above(v), self.above_h, h)
         b = self.left(u) + self._plus(self.link(a), self.left_h, h)
         return gate(a), *self._finish(u, b)
@@ -78,7 +78,7 @@ class GatedLayer(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Map the rows of v that row r sees to v [B, W, p] and N a [B, W, 2p].
 
-        Of the map h it is given row r.
+        `h` is row r of the condition.
         """
         a = self._plus(self.above.row(rows), self.above_h, h)
         return gate(a), self._plus(self.link(a), self.left_h, h)
@@ -86,7 +86,7 @@ class GatedLayer(nn.Module):
     def pixel(
         self, left: jax.Array, u: jax.Array, context: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Map u to its left [B, K, F] and at a pixel [B, F] to the next u and skip."""
+        """Map u to the left [B, K, F] and u here [B, F] to the next u and the skip."""
         return self._finish(u, self.left.pixel(left) + context)
 
     def _plus(self, x: jax.Array, dense: nn.Dense, h: jax.Array | None) -> jax.Array:
@@ -107,7 +107,7 @@ class GatedPixelCNN(nn.Module):
     features: int = 32  # p
     num_layers: int = 8  # after the first
     first_kernel: int = 7
-    kernel_sizes: tuple[int, ...] = (5, 3)  # of the other layers, in turn
+    kernel_sizes: tuple[int, ...] = (5, 3)  # for the other layers, repeated in turn
     head: int = 128  # features of the layer before the logits
     dtype: Any = jnp.float32
 
@@ -133,8 +133,8 @@ class GatedPixelCNN(nn.Module):
 
         Args:
             x: [B, H, W, C] integers in [0, V).
-            h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
-                map [B, H, W, E] such as a small image scaled up.
+            h: the condition: [B, E] such as a one-hot class, or a map [B, H, W, E] such
+                as an upscaled small image.
 
         Returns:
             Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
@@ -152,8 +152,8 @@ class GatedPixelCNN(nn.Module):
         """Return the zeros that the convolutions see outside the image.
 
         Returns:
-            (state, left, features): the last rows of v of every layer but the last, the
-            last pixels of u of the same layers, and nothing of the row before.
+            (state, left, features): for every layer except the last, the last rows of v
+            and the last pixels of u; there are no features.
         """
         width, p = self.image_shape[1], self.features
         halves = [layer.kernel_size // 2 for layer in self.layers[1:]]
@@ -168,7 +168,7 @@ class GatedPixelCNN(nn.Module):
         """Compute the vertical stack at row r of x [B, H, W, C].
 
         Returns:
-            The next state, and for each layer what `pixel` needs of it, [B, W, 2p].
+            The next state, and the context of each layer for `pixel`, [B, W, 2p].
         """
         del features
         rows = rows_above(encode(x, self.num_values), r, self.first_kernel // 2)

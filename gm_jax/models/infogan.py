@@ -1,16 +1,16 @@
-"""The small GAN that Lucic et al. compare all losses with.
+"""The small GAN with which Lucic et al. compare all losses.
 
 Lucic et al. 2018, Are GANs Created Equal?, appendix, https://arxiv.org/abs/1711.10337:
 the networks of InfoGAN's MNIST experiments (Chen et al. 2016,
-https://arxiv.org/abs/1606.03657) without its code, whatever the data set.
+https://arxiv.org/abs/1606.03657) without the latent code, for every data set.
 
     G: z -> dense 1024 -> dense H/4 W/4 128 -> fractionally-strided 4x4, 64 -> 4x4, C
     D: x -> strided 4x4, 64 -> strided 4x4, 128 -> dense 1024 -> 1
 
-with BatchNorm and LeakyReLU of slope 0.2 after each hidden layer, but no BatchNorm
-after D's first; D's is an option.
+with BatchNorm and LeakyReLU of slope 0.2 after each hidden layer, except that there is
+no BatchNorm after D's first layer. D's BatchNorm is optional.
 
-NOTE: pixels are in [-1, 1] here, with a tanh, where theirs are in [0, 1].
+NOTE: pixels are in [-1, 1] here, from a tanh; theirs are in [0, 1].
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ _SLOPE = 0.2
 
 
 class Generator(nn.Module):
-    """z to an image."""
+    """The network from z to an image."""
 
     image_shape: tuple[int, int, int]  # H, W, C; 4 divides H and W
     dtype: Any = jnp.float32
@@ -44,7 +44,7 @@ class Generator(nn.Module):
         Args:
             z: [B, Z].
             train: BatchNorm uses the moments of the batch, not their running averages.
-            axis_name: the devices over which these moments are taken.
+            axis_name: the pmap axis over which these moments are averaged.
 
         Returns:
             [B, H, W, C] float32 in (-1, 1).
@@ -68,7 +68,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """An image to the logit of its being real."""
+    """The network from an image to the logit of its being real."""
 
     norm: str = 'batch'  # or 'none', 'spectral' (Miyato et al. 2018)
     dtype: Any = jnp.float32
@@ -82,7 +82,7 @@ class Discriminator(nn.Module):
         train: bool = False,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Judge images [B, H, W, C] as `players.Discriminator` says: logits [B].
+        """Compute logits [B] of images [B, H, W, C]; see `players.Discriminator`.
 
         There is no dropout.
         """

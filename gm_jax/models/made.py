@@ -9,15 +9,17 @@ the order. With r(i) the number of values before value i,
     logits = (V o M_V)^T h_L + (A o M_A)^T x + c
     M_V[k, i] = m_L(k) <= r(i)       M_A[j, i] = r(j) < r(i)
 
-The same parameters serve any number of orders and masks; their densities average to
-another one. Of V > 2 values, x is the value over V - 1 and the output a softmax.
+The same parameters serve any number of orders and masks, and the average of their
+densities is again a density. For V > 2 the input is x / (V - 1) and the output a
+softmax.
 
     model = MADE(image_shape=(28, 28, 1), num_values=2, hidden=(500,))
     masks = ascending(draw_masks(np.random.default_rng(0), 784, (500,), shuffle=False))
     logits = model.apply(variables, x, masks)  # x integers [B, H, W, C]
 
-`start` and `pixel` are the same network for `sampling.autoregressive` to run
-incrementally, in the order of the masks, which must be `ascending`.
+`start` and `pixel` compute the same network value by value, for
+`sampling.autoregressive.incremental`, in the order of the masks, which must be
+`ascending`.
 """
 
 import math
@@ -39,8 +41,8 @@ class Masks(NamedTuple):
     """An order of the D values, and the degrees of the hidden units.
 
     Attributes:
-        rank: [D] r, how many values come before each.
-        degrees: m_l of each layer's units, in 1 ... D - 1.
+        rank: [D] r, the number of values before each value in the order.
+        degrees: m_l, the degrees of the units of each hidden layer, in 1 ... D - 1.
     """
 
     rank: np.ndarray
@@ -48,20 +50,20 @@ class Masks(NamedTuple):
 
     @property
     def order(self) -> np.ndarray:
-        """The flat positions in the order."""
+        """The flat positions of the values, in the order."""
         return np.argsort(self.rank)
 
 
 def draw_masks(
     rng: np.random.Generator, num_dims: int, hidden: Sequence[int], *, shuffle: bool
 ) -> Masks:
-    """Draw degrees uniform from the lowest of the layer before to D - 1 (sec. 4.1).
+    """Draw degrees uniformly from the lowest of the previous layer to D - 1 (sec. 4.1).
 
     Args:
         rng: the source of randomness.
         num_dims: D.
-        hidden: units of each hidden layer.
-        shuffle: whether the order is random too; otherwise raster.
+        hidden: the number of units of each hidden layer.
+        shuffle: whether the order is random too; otherwise it is raster order.
 
     Returns:
         The masks.
@@ -75,11 +77,11 @@ def draw_masks(
 
 
 def mask(m: jax.typing.ArrayLike, m_next: jax.typing.ArrayLike) -> jax.Array:
-    """Compute M[j, k] = m(j) <= m_next(k): what unit k may see of the layer before.
+    """Compute M[j, k] = m(j) <= m_next(k): whether unit k may depend on input j.
 
     Args:
-        m: [J] how many values must be known for each input to be.
-        m_next: [K] how many are, where each unit is computed.
+        m: [J] the number of values that must be known to compute each input.
+        m_next: [K] the number of values that are known when each unit is computed.
 
     Returns:
         [J, K] bool.
@@ -90,8 +92,9 @@ def mask(m: jax.typing.ArrayLike, m_next: jax.typing.ArrayLike) -> jax.Array:
 def ascending(masks: Masks) -> Masks:
     """Sort the units of each layer by degree, as `MADE.pixel` needs them.
 
-    Of one mask alone the units are exchangeable. Of several that share their weights
-    only one may be sorted: sorted all, they would be nearly the same mask.
+    With one mask, units are exchangeable and sorting changes nothing. With several
+    masks over shared weights sort only one; sorting all would make them nearly
+    identical.
     """
     return masks._replace(degrees=tuple(np.sort(layer) for layer in masks.degrees))
 
@@ -101,7 +104,7 @@ class MADE(nn.Module):
 
     image_shape: tuple[int, int, int]  # H, W, C
     num_values: int  # V
-    hidden: Sequence[int] = (500,)  # units of each layer
+    hidden: Sequence[int] = (500,)  # units of each hidden layer
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -121,7 +124,7 @@ class MADE(nn.Module):
         self.v = self.param('v', small, (sizes[-1], num_dims * self.outputs))
         self.a = self.param('a', small, (num_dims, num_dims * self.outputs))
         self.c = self.param('c', zeros, (num_dims * self.outputs,))
-        # What the image is conditioned on has no place in the order: all may see it.
+        # The condition has no place in the order: every unit may depend on it.
         self.condition = nn.Dense(self.hidden[0], use_bias=False)
         self.condition_output = nn.Dense(num_dims * self.outputs, use_bias=False)
 
@@ -133,7 +136,7 @@ class MADE(nn.Module):
         Args:
             x: [B, H, W, C] integers in [0, V).
             masks: the order and the degrees.
-            h: [B, E] what the image is conditioned on, such as a class as one-hot.
+            h: [B, E] the condition, such as a one-hot class.
 
         Returns:
             Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
@@ -163,20 +166,20 @@ class MADE(nn.Module):
         self, left: Any, context: Any, x_row: jax.Array, r: jax.Array,
         place: jax.Array, masks: Masks, h: jax.Array | None = None,
     ) -> tuple[Any, jax.Array, Any]:
-        """Compute the hidden units that one more value completes, and its successor.
+        """Compute the hidden units that the last value completes, and the next logits.
 
-        Units of degree m are complete once m values are known. Ascending degrees put
-        them side by side: a slice as long as there are units of any degree also takes
-        units of higher ones, which are computed again when their turn comes.
+        Units of degree m are complete once m values are known. Ascending degrees make
+        them contiguous: a slice as long as the largest number of units of one degree
+        contains them all. Units of higher degrees in it are computed again later.
 
         Args:
-            left: of each layer, [B, H_l] of which the units of degree < place matter.
-            context: nothing.
+            left: [B, H_l] for each layer, of which the units of degree < place matter.
+            context: unused.
             x_row: [B, D, 1] integers in the order.
             r: 0, the only row.
-            place: how many values are known.
+            place: the number of values that are known.
             masks: the order and the degrees, `ascending`, as numpy arrays.
-            h: [B, E] what the image is conditioned on.
+            h: [B, E] the condition.
 
         Returns:
             The next left, the logits [B, 1] or [B, 1, V], and no features to keep.
@@ -215,7 +218,7 @@ class MADE(nn.Module):
         return jnp.where(M, kernel, 0).astype(self.dtype)
 
     def _biases(self, h: jax.Array | None) -> list[jax.Array]:
-        """Return the biases of every layer, [1, n], or [B, n] by the condition."""
+        """Return the biases of every layer, [1, n], or [B, n] if the condition adds."""
         first, *others = [b[None].astype(self.dtype) for b in (*self.b, self.c)]
         if h is not None:
             first = first + self.condition(h)

@@ -1,6 +1,6 @@
 """Multi-scale generation: a small image first, then the pixels between its pixels.
 
-With x^(0) every 2^L-th pixel of an image, x^(l) every 2^(L-l)-th and x^(L) all,
+With x^(0) every 2^L-th pixel of an image, x^(l) every 2^(L-l)-th and x^(L) all of them,
 
     p(x) = p(x^(0)) prod_l p(x^(l) | x^(l-1))
 
@@ -12,8 +12,8 @@ others come in two kinds:
               conditioned on x^(l-1)
     parallel  Reed et al. 2017, Parallel Multiscale Autoregressive Density Estimation,
               sec. 3, https://arxiv.org/abs/1703.03664: three groups, to the right of,
-              below, and diagonally below the pixels of x^(l-1), the pixels of a group
-              independent given x^(l-1) and the groups before: O(log N) evaluations
+              below, and diagonally below the pixels of x^(l-1). The pixels of a group
+              are independent given x^(l-1) and the groups before: O(log N) evaluations
 
     model = MultiscalePixelCNN((28, 28, 1), num_values=2, num_stages=2, parallel=True)
     logits = model.apply(variables, x)  # x integers [B, H, W, C]
@@ -37,17 +37,17 @@ __all__ = ['MultiscalePixelCNN', 'ParallelStage', 'RasterStage']
 
 
 class RasterStage(nn.Module):
-    """From x^(l-1) to x^(l) in raster order."""
+    """The factor p(x^(l) | x^(l-1)) in raster order."""
 
     image_shape: tuple[int, int, int]  # H, W, C of x^(l)
     num_values: int  # V
     features: int
-    num_layers: int  # of the network; of the observer, blocks
+    num_layers: int  # layers of the network, and blocks of the observer
     head: int
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Make the network, and what looks at x^(l-1) for it."""
+        """Make the network, and the observer that encodes x^(l-1) for it."""
         self.observer = Observer(self.features, self.num_layers, dtype=self.dtype)
         self.network = GatedPixelCNN(
             self.image_shape, self.num_values, features=self.features,
@@ -56,18 +56,18 @@ class RasterStage(nn.Module):
         )
 
     def __call__(self, x: jax.Array) -> list[jax.Array]:
-        """Compute the logits of the `quarters` of x^(l), less x^(l-1) [B, H, W, C]."""
+        """Compute the logits of the `quarters` of x^(l) [B, H, W, C] except x^(l-1)."""
         return quarters(self.network(x, self.observe(x[:, ::2, ::2])))[1:]
 
     def observe(self, small: jax.Array) -> jax.Array:
         """Map x^(l-1), [B, H / 2, W / 2, C], to a map [B, H, W, F] for the network."""
         x = encode(small, self.num_values)
-        x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)  # 1: given
+        x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)  # 1 marks x^(l-1)
         return self.observer(join([x, *[jnp.zeros_like(x)] * 3]))
 
 
 class ParallelStage(nn.Module):
-    """From x^(l-1) to x^(l) in three groups."""
+    """The factor p(x^(l) | x^(l-1)) in three groups."""
 
     image_shape: tuple[int, int, int]  # H, W, C of x^(l)
     num_values: int  # V
@@ -82,7 +82,7 @@ class ParallelStage(nn.Module):
         self.observers = [
             Observer(self.features, self.num_layers, dtype=dtype) for _ in range(3)
         ]
-        if channels > 1:  # the colours of a pixel are in order
+        if channels > 1:  # each colour of a pixel depends on those before it
             self.colours = [
                 Here(self.features, channels, strict=True, use_bias=False, dtype=dtype)
                 for _ in range(3)
@@ -92,7 +92,7 @@ class ParallelStage(nn.Module):
         ]
 
     def __call__(self, x: jax.Array) -> list[jax.Array]:
-        """Compute the logits of the `quarters` of x^(l), less x^(l-1) [B, H, W, C]."""
+        """Compute the logits of the `quarters` of x^(l) [B, H, W, C] except x^(l-1)."""
         parts = quarters(x)
         return [
             self.logits(n, self.observe(n, jnp.concatenate(parts[:n + 1], -1)), part)
@@ -100,11 +100,14 @@ class ParallelStage(nn.Module):
         ]
 
     def observe(self, group: int, known: jax.Array) -> jax.Array:
-        """Map x^(l-1) and the groups before, [B, H / 2, W / 2, (group + 1) C]."""
+        """Encode x^(l-1) and the groups before, [B, H / 2, W / 2, (group + 1) C]."""
         return self.observers[group](encode(known, self.num_values))
 
     def logits(self, group: int, y: jax.Array, x: jax.Array) -> jax.Array:
-        """Map `observe` and the group itself, of which a colour sees those before."""
+        """Map y from `observe` and the pixels x of the group to their logits.
+
+        A colour depends only on the colours of x before it.
+        """
         if self.image_shape[2] > 1:
             y = y + self.colours[group](encode(x, self.num_values))
         return self.to_logits[group](y)
@@ -123,7 +126,7 @@ class MultiscalePixelCNN(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Make the networks; each image has its own."""
+        """Make the networks, one for each size of image."""
         def of_size(part: int) -> tuple[int, int, int]:
             height, width, channels = self.image_shape
             return height // part, width // part, channels

@@ -7,15 +7,15 @@ https://arxiv.org/abs/1605.02226. For d = 1 ... D in the order o of the values,
     h_d = sigmoid(W_{., o_<d} x_{o_<d} + c)
     p(x_{o_d} | x_{o_<d}) = sigmoid(V_{o_d} h_d + b_{o_d})
 
-All h_d share W, so that h_{d+1} needs one column more than h_d: a <- a + W_{o_d}
-x_{o_d}, O(D H) for an image. Of V > 2 values, x is the value over V - 1 and the output
-a softmax.
+All h_d share W, so the pre-activation a of h_{d+1} needs one column more than that of
+h_d: a <- a + W_{., o_d} x_{o_d}, which costs O(D H) per image. For V > 2 the input is
+x / (V - 1) and the output a softmax.
 
     model = NADE(image_shape=(28, 28, 1), num_values=2)
     logits = model.apply(variables, x)  # x integers [B, H, W, C]
 
-`start` and `pixel` are the same network for `sampling.autoregressive` to run
-incrementally, in the order of the model.
+`start` and `pixel` compute the same network value by value, for
+`sampling.autoregressive.incremental`, in the order of the model.
 """
 
 import math
@@ -34,13 +34,13 @@ __all__ = ['NADE']
 
 
 class NADE(nn.Module):
-    """The network, from integers to logits. Its rows of W, V, b are in its order."""
+    """The network, from integers to logits; rows of W, V and b are in the order o."""
 
     image_shape: tuple[int, int, int]  # H, W, C
     num_values: int  # V
     hidden: int = 500  # H of the formulas
-    order: tuple[int, ...] | None = None  # the flat positions; None: raster
-    dtype: Any = jnp.float32  # of the result too if it is float64
+    order: tuple[int, ...] | None = None  # o, the flat positions; None: raster
+    dtype: Any = jnp.float32  # also the dtype of the result if it is float64
 
     def setup(self) -> None:
         """Make the parameters."""
@@ -59,7 +59,7 @@ class NADE(nn.Module):
 
         Args:
             x: [B, H, W, C] integers in [0, V).
-            h: [B, E] what the image is conditioned on, such as a class as one-hot.
+            h: [B, E] the condition, such as a one-hot class.
 
         Returns:
             Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
@@ -73,8 +73,8 @@ class NADE(nn.Module):
             x_d, w, v, b = d
             return a + x_d[:, None] * w[None], self._logits(a, v, b)
 
-        # By rows of the image, each computed again for its gradient: a of every d would
-        # not fit a CPU's cache.
+        # By rows of the image, each rematerialised in the backward pass: storing a for
+        # every d would not fit in the cache of a CPU.
         rows = self.image_shape[0]
         inputs = jax.tree.map(
             lambda p: p.reshape(rows, -1, *p.shape[1:]), (values, *self._weights())
@@ -92,17 +92,17 @@ class NADE(nn.Module):
     def start(
         self, batch_size: int, h: jax.Array | None = None
     ) -> tuple[Any, Any, Any]:
-        """Return (state, left, features): a before the first value as `left`."""
+        """Return (state, left, features), with a before the first value as `left`."""
         return (), self._start(batch_size, h), ()
 
     def pixel(
         self, left: Any, context: Any, x_row: jax.Array, r: jax.Array, w: jax.Array
     ) -> tuple[Any, jax.Array, Any]:
-        """Add value w - 1 to a, and compute the logits of value w.
+        """Add the column of value w - 1 to a, and compute the logits of value w.
 
         Args:
             left: [B, H] a before value w - 1.
-            context: nothing.
+            context: unused.
             x_row: [B, D, 1] integers in the order.
             r: 0, the only row.
             w: the value's place in the order.

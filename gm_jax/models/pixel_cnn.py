@@ -7,14 +7,14 @@ https://arxiv.org/abs/1601.06759:
     blocks: x <- x + 1x1(relu(3x3 mask B(relu(1x1(relu(x))))))     2h -> h -> h -> 2h
     ReLU, 1 x 1, ReLU, 1 x 1 to the logits
 
-A masked convolution is computed as its three parts, see `layers.causal`. The paper's
+A masked convolution is the sum of three parts, see `layers.causal`. The paper's
 network has a blind spot: the pixels above and to the right that no path of k x k masks
 reaches.
 
     model = PixelCNN(image_shape=(28, 28, 1), num_values=2)
     logits = model.apply(variables, x)  # x integers [B, H, W, C]
 
-`start`, `row` and `pixel` are the same network by rows and pixels, for
+`start`, `row` and `pixel` compute the same network by rows and pixels, for
 `sampling.autoregressive.incremental`.
 """
 
@@ -57,11 +57,11 @@ class MaskedConv(nn.Module):
         return self._plus_here(self.above(x) + self.left(x), x)
 
     def row(self, rows: jax.Array) -> jax.Array:
-        """Map the k // 2 rows above, [B, K, W, F], to what they add, [B, W, G]."""
+        """Map the k // 2 rows above, [B, K, W, F], to their contribution, [B, W, G]."""
         return self.above.row(rows)
 
     def pixel(self, left: jax.Array, x: jax.Array, context: jax.Array) -> jax.Array:
-        """Map [B, K, F] to the left, [B, F] here and `row` here [B, G] to [B, G]."""
+        """Map pixels to the left [B, K, F], x [B, F], `row` here [B, G] to [B, G]."""
         return self._plus_here(self.left.pixel(left) + context, x)
 
     def _plus_here(self, y: jax.Array, x: jax.Array) -> jax.Array:
@@ -88,11 +88,11 @@ class ResidualBlock(nn.Module):
         return x + self.finish(self.conv(self.begin(x)))
 
     def begin(self, x: jax.Array) -> jax.Array:
-        """Compute what the masked convolution sees, [..., h]."""
+        """Compute the input of the masked convolution, [..., h]."""
         return jax.nn.relu(self.reduce(jax.nn.relu(x)))
 
     def finish(self, y: jax.Array) -> jax.Array:
-        """Map what the masked convolution gives to the residual, [..., 2h]."""
+        """Map the output of the masked convolution to the residual, [..., 2h]."""
         return self.expand(jax.nn.relu(y))
 
 
@@ -127,8 +127,8 @@ class PixelCNN(nn.Module):
 
         Args:
             x: [B, H, W, C] integers in [0, V).
-            h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
-                map [B, H, W, E] such as a small image scaled up.
+            h: the condition: [B, E] such as a one-hot class, or a map [B, H, W, E] such
+                as an upscaled small image.
 
         Returns:
             Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
@@ -145,8 +145,9 @@ class PixelCNN(nn.Module):
         """Return the zeros that the convolutions see outside the image.
 
         Returns:
-            (state, left, features): of what each block's masked convolution sees, the
-            last rows but one, the last pixels, and the row before.
+            (state, left, features), parts of the input of each block's masked
+            convolution: the K rows before the last one, the last K pixels, and the last
+            row.
         """
         width, half = self.image_shape[1], self.kernel_size // 2
 
@@ -167,10 +168,10 @@ class PixelCNN(nn.Module):
             features: for each block, [B, W, h] row r - 1.
             x: [B, H, W, C] integers, of which the rows above matter.
             r: the row.
-            h: [B, E] what the image is conditioned on.
+            h: [B, E] the condition.
 
         Returns:
-            The next state, and for each masked convolution [B, W, G].
+            The next state, and the contribution to each masked convolution, [B, W, G].
         """
         rows = rows_above(encode(x, self.num_values), r, self.first_kernel // 2)
         first = self.first.row(rows)
@@ -186,8 +187,8 @@ class PixelCNN(nn.Module):
         """Compute the network at pixel w of the row x_row [B, W, C].
 
         Returns:
-            The next left, the logits [B, C] or [B, C, V], and for each block what its
-            masked convolution sees here, [B, h].
+            The next left, the logits [B, C] or [B, C, V], and the input of each block's
+            masked convolution here, [B, h].
         """
         del r
         before, here = left_of(

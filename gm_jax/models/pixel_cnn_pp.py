@@ -2,21 +2,22 @@
 
 Salimans et al. 2017, PixelCNN++: Improving the PixelCNN with Discretized Logistic
 Mixture Likelihood and Other Modifications, sec. 2, https://arxiv.org/abs/1701.05517.
-Stream u knows the rows above, stream ul (up and left) also the pixels to the left. A
-layer, with a what comes by a short-cut and h what the image is conditioned on:
+Stream u depends on the rows above, stream ul (up and left) also on the pixels to the
+left. With a the input from short-cut connections and h the condition, a layer is
 
     c = conv(concat_elu(x)) + nin(a)
     y_1, y_2 = conv(dropout(concat_elu(c))) + V h                   x + y_1 sigmoid(y_2)
 
-The network is a U: on the way down in resolution each layer of ul takes u as its a, and
-on the way up each layer takes what the layer opposite made. The last features give a
-mixture of discretized logistics for every pixel, with all of its colours.
+The network is U-shaped: on the way down in resolution each layer of ul takes u as a; on
+the way up each layer also takes the output of the opposite layer on the way down. The
+last features give one mixture of discretized logistics per pixel, over all its colours.
 
     model = PixelCNNpp(image_shape=(28, 28, 1), num_values=256)
     mixture = model.apply(variables, x)  # x integers [B, H, W, C]
 
-Weight normalisation is applied to the parameters, from outside: `layers.weight_norm`.
-`start`, `row` and `pixel` are the same network by rows and pixels, for
+Weight normalisation is applied to the parameters outside the model, by
+`layers.weight_norm`.
+`start`, `row` and `pixel` compute the same network by rows and pixels, for
 `sampling.autoregressive.incremental`.
 """
 
@@ -45,11 +46,11 @@ __all__ = ['GatedResnet', 'Level', 'PixelCNNpp']
 
 
 class GatedResnet(nn.Module):
-    """One layer of one stream; `centred` is the stream u."""
+    """One layer of one stream: of u if `centred`, else of ul."""
 
     features: int  # F
     centred: bool
-    num_shortcuts: int  # inputs a
+    num_shortcuts: int  # number of inputs a
     dropout: float
     dtype: Any = jnp.float32
 
@@ -87,7 +88,7 @@ class GatedResnet(nn.Module):
         return x + _gate(y + self._conditioned(h)), Before(x, c)
 
     def above(self, before: Before, u: jax.Array, *, h: jax.Array | None) -> Above:
-        """Compute what is known of a row of ul before its first pixel."""
+        """Compute the part of a row of ul that the rows above determine."""
         x, c = (concat_elu(a[:, None]) for a in before)
         return Above(
             self.conv_in.above(x) + self.nin.part(0, u),
@@ -115,14 +116,14 @@ def _gate(y: jax.Array) -> jax.Array:
 
 
 class Level(nn.Module):
-    """All layers at one resolution, and around the lower ones (`depth` of them).
+    """All layers at one resolution, with the `depth` lower levels nested inside.
 
-    Its streams come in as `u` and `ul` and leave the same way, [B, H, W, F].
-    `layers.levels` computes the same by rows and pixels.
+    Its inputs and outputs are the streams u and ul, [B, H, W, F]. `layers.levels`
+    computes the same function by rows and pixels.
     """
 
     features: int
-    num_resnets: int  # layers on the way down, and up
+    num_resnets: int  # layers on the way down, and on the way up
     depth: int
     dropout: float
     dtype: Any = jnp.float32
@@ -170,7 +171,7 @@ class Level(nn.Module):
             u = self.double_u(u)[:, :height, :width]
             ul = self.double_ul(ul)[:, :height, :width]
         else:
-            shortcuts.pop()  # u and ul themselves
+            shortcuts.pop()  # the last short-cut is u and ul themselves
         for layer_u, layer_ul in zip(self.up_u, self.up_ul):
             u_down, ul_down = shortcuts.pop()
             u = layer_u(u, u_down, **mode)
@@ -185,7 +186,7 @@ class PixelCNNpp(nn.Module):
     num_values: int = 256  # V
     features: int = 160  # F
     num_resnets: int = 5  # layers of each level on the way down, and up
-    num_levels: int = 3  # resolutions
+    num_levels: int = 3  # number of resolutions
     num_mixtures: int = 10  # K
     dropout: float = 0.5
     dtype: Any = jnp.float32
@@ -211,8 +212,8 @@ class PixelCNNpp(nn.Module):
 
         Args:
             x: [B, H, W, C] integers in [0, V).
-            h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
-                map [B, H, W, E] such as a small image scaled up.
+            h: the condition: [B, E] such as a one-hot class, or a map [B, H, W, E] such
+                as an upscaled small image.
             rng: one key, or [B] keys, one per example; None: no dropout.
 
         Returns:
@@ -235,10 +236,10 @@ class PixelCNNpp(nn.Module):
         self, state: LevelState, features: LevelLeft, x: jax.Array, r: jax.Array,
         h: jax.Array | None = None,
     ) -> tuple[LevelState, tuple[jax.Array, LevelAbove]]:
-        """Compute stream u at row r of x [B, H, W, C], and what is above its pixels.
+        """Compute stream u at row r of x [B, H, W, C], and the context of its pixels.
 
         Returns:
-            The next state, and what `pixel` needs, [B, W, ...].
+            The next state, and the context for `pixel`, [B, W, ...].
         """
         rows = rows_above(self._input(x), r, 2)
         ul = self.first_above.row(rows[:, 1:]) + self.first_left.above(
@@ -256,7 +257,8 @@ class PixelCNNpp(nn.Module):
         """Compute stream ul at pixel w of row r, x_row [B, W, C].
 
         Returns:
-            The next left, the mixture [B, ...], and the same left for the row below.
+            The next left, the mixture [B, ...], and the next left again, as the
+            features that the row below needs.
         """
         ul, above = context
         before, _ = left_of(self._input(x_row), w, 1)
@@ -265,7 +267,7 @@ class PixelCNNpp(nn.Module):
         return left, self._mixture(left.made), left
 
     def _input(self, x: jax.Array) -> jax.Array:
-        """Add a channel of ones, which tells an image from what is around it."""
+        """Add a channel of ones, which distinguishes the image from the padding."""
         x = encode(x, self.num_values)
         return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
 

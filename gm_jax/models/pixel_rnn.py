@@ -13,20 +13,20 @@ K_ss, a cell is (eq. 3)
     [o, f, i] = sigmoid(K_ss * h' + K_is * x)_1..3   g = tanh(K_ss * h' + K_is * x)_4
     c = f o c' + i o g                                 h = o o tanh(c)
 
-where h', c' are the states before:
+where h', c' are the previous states:
 
-    Row LSTM          of the row above, K_ss and K_is reaching k columns
-    Diagonal BiLSTM   of the pixels to the left and above (h') and to the left (c'),
-                      plus a mirrored copy that runs leftward. The copy sees what is to
-                      the right, so its rows are shifted down by one.
+    Row LSTM          the states of the row above; K_ss and K_is reach k columns
+    Diagonal BiLSTM   h' of the pixels to the left and above and c' of the pixel to the
+                      left, plus a mirrored copy that runs leftward. The copy depends on
+                      pixels to the right, so its rows are shifted down by one.
 
-The states outside the image are learned. What crosses the whole image, K_is and the
-1 x 1 convolutions, is computed at once; only K_ss is in a loop, over rows or diagonals.
+The states outside the image are learned. K_is and the 1 x 1 convolutions are computed
+for the whole image at once; only K_ss is in a loop, over rows or diagonals.
 
     model = PixelRNN(image_shape=(28, 28, 1), num_values=2, cell='diagonal_bilstm')
     logits = model.apply(variables, x)  # x integers [B, H, W, C]
 
-`start`, `row` and `pixel` are the same network by rows and pixels, for
+`start`, `row` and `pixel` compute the same network by rows and pixels, for
 `sampling.autoregressive.incremental`.
 """
 
@@ -142,7 +142,7 @@ class Diagonals(nn.Module):
         return jnp.swapaxes(h, 0, 1)
 
     def pixel(self, left: States, gates: jax.Array) -> States:
-        """Map the states to the left and the same of a pixel [B, 4h] to its states."""
+        """Map the states to the left and the gates [B, 4h] of a pixel to its states."""
         gates = gates + lstm.convolve_states(self.k_ss[1:], left.h)
         return lstm.cell(jnp.split(gates, 4, axis=-1), left.c)
 
@@ -167,7 +167,7 @@ class DiagonalBiLSTM(nn.Module):
         self.leftward = Diagonals(self.features, dtype=dtype)
 
     def __call__(self, x: jax.Array, pixels: jax.Array) -> jax.Array:
-        """Map x [B, H, W, F] of the image [B, H, W, C] to both h, [B, H, W, h]."""
+        """Map x [B, H, W, F], pixels [B, H, W, C] to the sum of both h [B, H, W, h]."""
         k_is_x = self.mirrored(x) + self.mirrored_pixels(pixels)
         mirrored = jnp.flip(self.leftward(jnp.flip(k_is_x, 2)), 2)
         return self.rightward(self.here(x)) + shift_down(mirrored)
@@ -192,7 +192,7 @@ class DiagonalBiLSTM(nn.Module):
             r: the row.
 
         Returns:
-            The leftward h of row r - 1, and what `pixel` needs.
+            The leftward h of row r - 1, and the context for `pixel`.
         """
         x, h = features
         gates = self.mirrored(x) + self.mirrored_pixels(pixels)
@@ -250,8 +250,8 @@ class PixelRNN(nn.Module):
 
         Args:
             x: [B, H, W, C] integers in [0, V).
-            h: what the image is conditioned on: [B, E] such as a class as one-hot, or a
-                map [B, H, W, E] such as a small image scaled up.
+            h: the condition: [B, E] such as a one-hot class, or a map [B, H, W, E] such
+                as an upscaled small image.
 
         Returns:
             Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
@@ -278,10 +278,10 @@ class PixelRNN(nn.Module):
         self, state: Any, features: Any, x: jax.Array, r: jax.Array,
         h: jax.Array | None = None,
     ) -> tuple[Any, Any]:
-        """Compute what the rows above mean to row r of x [B, H, W, C].
+        """Compute the contribution of the rows above to row r of x [B, H, W, C].
 
         Returns:
-            The next state, and what `pixel` needs, leaves [B, W, ...].
+            The next state, and the context for `pixel`, leaves [B, W, ...].
         """
         rows = rows_above(encode(x, self.num_values), r, self.first_kernel // 2)
         first = self.first.row(rows)
@@ -300,8 +300,8 @@ class PixelRNN(nn.Module):
         """Compute the network at pixel w of the row x_row [B, W, C].
 
         Returns:
-            The next left, the logits [B, C] or [B, C, V], and the features of the row
-            that the next one needs.
+            The next left, the logits [B, C] or [B, C, V], and the features here that
+            the next row needs.
         """
         del r
         before, here = left_of(

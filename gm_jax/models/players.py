@@ -1,7 +1,8 @@
-"""What every generator and discriminator is, as the games between them see it.
+"""Interfaces of generators and discriminators, as adversarial training calls them.
 
-A generator makes images x = G(z) in [-1, 1], a discriminator gives images logits of
-being real, and a critic scores. Those that see labels take them as one more argument.
+A generator maps z to images x = G(z) in [-1, 1], a discriminator maps images to logits
+of being real, and a critic maps images to scores. Conditional networks take labels as
+one more argument.
 """
 
 from typing import Any, Protocol
@@ -12,17 +13,17 @@ __all__ = ['Discriminator', 'Generator', 'Player']
 
 
 class Player(Protocol):
-    """A network with parameters of its own, such as a flax.linen.Module."""
+    """A network with its own parameters, such as a flax.linen.Module."""
 
     def init(self, rng: jax.Array, /, *args: Any) -> Any:
-        """Make the variables: 'params', and 'batch_stats' where it has BatchNorm."""
+        """Make the variables: 'params', and 'batch_stats' if there is BatchNorm."""
 
     def apply(self, variables: Any, /, *args: Any, **mode: Any) -> Any:
         """Compute the output; with `mutable`, the new 'batch_stats' too."""
 
 
 class Generator(Player, Protocol):
-    """z to an image."""
+    """A network from z to an image."""
 
     def __call__(
         self, z: jax.Array, *, train: bool = False, axis_name: str | None = None
@@ -32,7 +33,7 @@ class Generator(Player, Protocol):
         Args:
             z: [B, Z].
             train: BatchNorm uses the moments of the batch, not their running averages.
-            axis_name: the devices over which these moments are taken.
+            axis_name: the pmap axis over which these moments are averaged.
 
         Returns:
             [B, H, W, C] float32 in (-1, 1).
@@ -40,7 +41,7 @@ class Generator(Player, Protocol):
 
 
 class Discriminator(Player, Protocol):
-    """An image to the logit of its being real, or to a score."""
+    """A network from an image to the logit of its being real, or to a score."""
 
     def __call__(
         self,
@@ -50,15 +51,15 @@ class Discriminator(Player, Protocol):
         train: bool = False,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Judge images.
+        """Compute logits or scores of images.
 
         Args:
-            x: [B, H, W, C] in [-1, 1], all real or all generated: BatchNorm's moments
-                are of one kind.
+            x: [B, H, W, C] in [-1, 1], all real or all generated, so that BatchNorm
+                does not mix their moments.
             dropout_rng: one key, or [B] keys, one per example; None: no dropout.
             train: BatchNorm uses the moments of the batch, not their running averages;
-                spectral norm improves its estimate.
-            axis_name: the devices over which these moments are taken.
+                spectral normalisation updates its estimate.
+            axis_name: the pmap axis over which these moments are averaged.
 
         Returns:
             [B] float32.

@@ -6,9 +6,10 @@ et al. 2016, Importance Weighted Autoencoders, sec. 5:
     q(z1, z2 | x) = q(z1 | x) q(z2 | z1)
     p(x, z1, z2) = p(z2) p(z1 | z2) p(x | z1)
 
-with diagonal Gaussians whose mean and log variance are networks. The top latent has the
-prior N(0, I). What `decode` returns parametrises p(x | z1): logits of a Bernoulli
-[N, H, W, C], logits of a categorical [N, H, W, C, V], or a `Gaussian` of [N, H, W, C].
+with diagonal Gaussians whose mean and log variance are computed by networks. The top
+latent has the prior N(0, I). `decode` returns the parameters of p(x | z1): logits of a
+Bernoulli [N, H, W, C], logits of a categorical [N, H, W, C, V], or a `Gaussian` of
+[N, H, W, C].
 
     model = VAE(image_shape=(28, 28, 1), hidden=(200, 200), latent_dims=(50,))
     q = model.apply(variables, x, method=VAE.encode)
@@ -31,8 +32,8 @@ class Gaussian(NamedTuple):
     """A diagonal Gaussian.
 
     Attributes:
-        mean: [N, ...].
-        logvar: [N, ...] logarithms of the variances.
+        mean: [N, ...] the means.
+        logvar: [N, ...] the logarithms of the variances.
     """
 
     mean: jax.Array
@@ -40,7 +41,7 @@ class Gaussian(NamedTuple):
 
 
 class GaussianLayer(nn.Module):
-    """Maps [N, F] to the mean and log variance of a latent, both [N, Z], float32."""
+    """Linear maps from [N, F] to a latent's mean and log variance, [N, Z] float32."""
 
     latent_dim: int
 
@@ -63,7 +64,7 @@ class VAE(nn.Module):
     network: str = 'mlp'  # or 'conv', for the layers between x and z1
     hidden: Sequence[int] = (400,)  # widths between x and z1, or maps of 'conv'
     hidden2: Sequence[int] = (100, 100)  # widths between z1 and z2
-    latent_dims: Sequence[int] = (20,)  # sizes of z1 and, if there, z2
+    latent_dims: Sequence[int] = (20,)  # size of z1, and of z2 if there is one
     activation: stacks.Activation = nn.relu
     batch_norm: bool = False
     dropout: float = 0.0

@@ -5,25 +5,27 @@ image, in raster order with the colours of a pixel innermost. To sample is to so
 
     x_i = quantile_i(u_i; x_1 ... x_{i-1}),   u_i uniform in [0, 1),
 
-where u_i belongs to the image and the position (`noise`), whichever way it is solved:
+where u_i is fixed for each image and position (`noise`). Three ways to solve it are:
 
     ancestral      in the order of i: D network evaluations, the definition
-    incremental    the same, keeping what each layer needs of the past: about one
-    fixed_point    all i at once, again and again until nothing changes: D at most,
+    incremental    in the same order, caching what each layer needs of the past: about
+                   one network evaluation
+    fixed_point    all i at once, repeated until nothing changes: D evaluations at most,
                    usually far fewer (Song et al. 2021, Accelerating Feedforward
                    Computation via Parallel Nonlinear Equation Solving,
                    https://arxiv.org/abs/2002.03629)
 
-All three take a partial image: what `known` marks is kept, the rest is generated given
-it and what comes before. `ancestral` and `fixed_point` call one compiled function, so
-they agree to the last bit. `incremental` adds up in another order: its logits differ by
-rounding, and in float32 a draw within rounding of a tie can come out the other way.
-Measured (results/bench_samplers_agree.json): of bits, none in 10 million each of a
-trained NADE, MADE, PixelCNN and Gated PixelCNN; of 256 values, whose edges lie closer,
-none of a Gated PixelCNN, 4 in a million of a PixelCNN++ and 7 of a Gated PixelCNN of
-colour images, each within 1e-5 of a tie; none ever in float64.
-What is guaranteed is that each value is the one that some rounding of its probability
-draws.
+All three take a partial image: the values that `known` marks are kept, the others are
+generated given the values before them. `ancestral` and `fixed_point` call one compiled
+function, so they agree to the last bit. `incremental` sums in another order: its logits
+differ by rounding, and in float32 a draw within rounding of a tie can come out the
+other way. The measured rates (results/bench_samplers_agree.json) for bits are none in
+10 million for each of a trained NADE, MADE, PixelCNN and Gated PixelCNN. For 256
+values, whose edges lie closer, they are none for a Gated PixelCNN, 4 in a million for a
+PixelCNN++ and 7 in a million for a Gated PixelCNN of colour images, each within 1e-5 of
+a tie. In float64 there were none.
+
+It is guaranteed that each value is the one that some rounding of its probability draws.
 """
 
 import functools
@@ -52,7 +54,7 @@ Left = TypeVar('Left')
 Features = TypeVar('Features')
 Context = TypeVar('Context')
 Params = TypeVar('Params')
-# The same as what functions take alone, or return alone.
+# The same types for functions that only take them, or only return them.
 _StateOut = TypeVar('_StateOut', covariant=True)
 _LeftOut = TypeVar('_LeftOut', covariant=True)
 _FeaturesIn = TypeVar('_FeaturesIn', contravariant=True)
@@ -63,12 +65,12 @@ _ParamsOut = TypeVar('_ParamsOut', covariant=True)
 
 
 class Start(Protocol[_StateOut, _LeftOut, _FeaturesOut]):
-    """What a network keeps before the first row."""
+    """The part of a network that runs before the first row."""
 
     def __call__(
         self, batch_size: int, /
     ) -> tuple[_StateOut, _LeftOut, _FeaturesOut]:
-        """Return the state, what is to the left, and the features, as outside."""
+        """Return the state, the left and the features, as outside the image."""
 
 
 class Row(Protocol[State, _FeaturesIn, _ContextOut]):
@@ -77,16 +79,16 @@ class Row(Protocol[State, _FeaturesIn, _ContextOut]):
     def __call__(
         self, state: State, features: _FeaturesIn, x: jax.Array, r: jax.Array, /
     ) -> tuple[State, _ContextOut]:
-        """Compute what the rows above say about row r.
+        """Compute the contribution of the rows above to row r.
 
         Args:
             state: what is kept of the rows before row r - 1.
-            features: what the pixels of row r - 1 made, leaves [B, W, ...].
+            features: the features of the pixels of row r - 1, leaves [B, W, ...].
             x: [B, H, W, C] integers, of which the rows above matter.
             r: the row.
 
         Returns:
-            The state with row r - 1, and the context of row r, leaves [B, W, ...].
+            The state including row r - 1, and the context of row r, leaves [B, W, ...].
         """
 
 
@@ -101,22 +103,22 @@ class Pixel(Protocol[Left, _ContextIn, _ParamsOut, _FeaturesOut]):
 
         Args:
             left: what is kept of the pixels to the left.
-            context: that of the row, at this pixel, leaves [B, ...].
+            context: the context of the row, at this pixel, leaves [B, ...].
             x_row: [B, W, C] row r, of which the pixels to the left matter, and the
                 colours before the one that is to be drawn.
             r: the row.
             w: the column.
 
         Returns:
-            What is kept with this pixel, the parameters of its distribution, and its
-            features, leaves [B, ...].
+            What is kept including this pixel, the parameters of its distribution, and
+            its features, leaves [B, ...].
         """
 
 
 def no_context(
     state: State, features: Any, x: jax.Array, r: jax.Array, /
 ) -> tuple[State, tuple[()]]:
-    """Do nothing, as the `Row` of a network whose `pixel` needs the values alone."""
+    """Return the state as it is, for a network whose `pixel` needs the values alone."""
     del features, x, r
     return state, ()
 
@@ -125,7 +127,7 @@ class Network(NamedTuple, Generic[State, Left, Features, Context, Params]):
     """An autoregressive network by rows and pixels, as `incremental` runs it.
 
     Attributes:
-        start: what it keeps before the first row.
+        start: returns what the network keeps before the first row.
         pixel: runs once per pixel.
         row: runs once per row.
         by_colour: whether the parameters of a colour depend on the colours before it
@@ -134,7 +136,7 @@ class Network(NamedTuple, Generic[State, Left, Features, Context, Params]):
 
     start: Start[State, Left, Features]
     pixel: Pixel[Left, Context, Params, Features]
-    # The default fits Context = () alone, which cannot be declared.
+    # The default fits only Context = (), which cannot be declared.
     row: Row[State, Features, Context] = no_context  # type: ignore[assignment]
     by_colour: bool = True
 
@@ -143,7 +145,7 @@ def noise(
     rng: jax.Array, image_shape: tuple[int, int, int], num: int, *,
     batch: int | None = None,
 ) -> jax.Array:
-    """Draw the uniform numbers that decide an image.
+    """Draw the uniform numbers that determine an image.
 
     Args:
         rng: [B] keys, one per image; or one key, with `batch`.
@@ -155,7 +157,7 @@ def noise(
         [B, H, W, N] float32 in [0, 1).
 
     Raises:
-        AssertionError: `rng` is neither.
+        AssertionError: `rng` is neither [B] keys nor one key with `batch`.
     """
     shape = (*image_shape[:2], num)
     return jax.vmap(lambda rng: jax.random.uniform(rng, shape))(per_example(rng, batch))
@@ -169,12 +171,13 @@ def ancestral(
     order: np.ndarray | None = None,
     report: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """Generate one value after another, a network evaluation each.
+    """Generate one value after another, with one network evaluation per value.
 
     Args:
-        sweep: compiled; gives every position's value under its noise, given x.
+        sweep: a compiled function that returns the value that the noise draws at every
+            position, given x.
         x: [..., H, W, C] integers, of which the known ones matter.
-        known: bool, of the shape of x: what to keep.
+        known: bool, of the shape of x: the values to keep.
         order: [D] the flat positions in the order of the model; None: raster.
         report: called with the number of values done.
 
@@ -200,14 +203,15 @@ def fixed_point(
 ) -> tuple[np.ndarray, int]:
     """Redraw all values at once until none changes.
 
-    After n sweeps the first n values are those of `ancestral`, so it ends after D + 1
-    at most; no other image is a fixed point.
+    After n sweeps the first n values are those of `ancestral`, so it ends after at most
+    D + 1 sweeps; no other image is a fixed point.
 
     Args:
-        sweep: compiled; gives every position's value under its noise, given x.
+        sweep: a compiled function that returns the value that the noise draws at every
+            position, given x.
         x: [..., H, W, C] integers: the known ones, and a guess at the others.
-        known: bool, of the shape of x: what to keep.
-        all_agree: whether all processes say so, where several sweep together.
+        known: bool, of the shape of x: the values to keep.
+        all_agree: a logical AND over the processes, where several sweep together.
 
     Returns:
         ([..., H, W, C] integers, the number of sweeps).
@@ -232,14 +236,15 @@ def incremental(
 ) -> jax.Array:
     """Generate pixel by pixel, computing for each only what is new.
 
-    One program of static shapes: a loop over the rows, in it one over the columns.
+    It is one program of static shapes: a loop over the rows, and in it one over the
+    columns.
 
     Args:
         network: the network by rows and pixels.
-        quantile: the values that noise draws.
+        quantile: returns the values that noise draws.
         uniform: [B, H, W, N] from `noise`.
         x: [B, H, W, C] integers, of which the known ones matter.
-        known: [B, H, W, C] bool, what to keep.
+        known: [B, H, W, C] bool, the values to keep.
         order: [D] the flat positions in the order of the model, for a network that
             sees the values in its order as the columns of one row, [B, 1, D, 1].
 

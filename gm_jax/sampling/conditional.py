@@ -1,12 +1,13 @@
-"""What of an image is given, for networks that generate the rest.
+"""Conditions: the part of an image that is given to networks that generate the rest.
 
     completion        the pixels outside a region
     colorization      the brightness of every pixel
     super_resolution  the means of blocks of pixels
 
-Each task is a pure function from whole images to what a network is given of them, a map
-[B, H, W, E] in [-1, 1] at the size of the image. Trained on these maps and sampled from
-them, p(x | given) is exact: log-probabilities count the values that are missing only.
+Each task is a pure function from whole images to the condition of a network, a map
+[B, H, W, E] in [-1, 1] at the size of the image. A network that is trained on these
+maps and sampled given them has an exact p(x | given): log-probabilities count only the
+values that are missing.
 """
 
 import chex
@@ -18,7 +19,7 @@ from gm_jax.layers.pixels import encode
 
 __all__ = ['colorization', 'completion', 'LUMA', 'missing_region', 'super_resolution']
 
-# Of red, green and blue in brightness: ITU-R BT.601.
+# The weights of red, green and blue in the brightness: ITU-R BT.601.
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -27,7 +28,8 @@ def missing_region(image_shape: tuple[int, int, int], region: str) -> np.ndarray
 
     Args:
         image_shape: H, W, C.
-        region: bottom, top, left or right half; or the center, half as high and wide.
+        region: 'bottom', 'top', 'left' or 'right' half of the image, or its 'center',
+            half as high and half as wide.
     """
     height, width, _ = image_shape
     row, column = np.indices((height, width))
@@ -42,7 +44,7 @@ def missing_region(image_shape: tuple[int, int, int], region: str) -> np.ndarray
 
 
 def completion(x: jax.Array, missing: np.ndarray, *, num_values: int) -> jax.Array:
-    """Give the pixels that are not missing, and which they are.
+    """Return the pixels that are not missing, and a mask that marks them.
 
     Args:
         x: [B, H, W, C] integers in [0, V).
@@ -50,7 +52,7 @@ def completion(x: jax.Array, missing: np.ndarray, *, num_values: int) -> jax.Arr
         num_values: V.
 
     Returns:
-        [B, H, W, C + 1]; zeros where a pixel is missing.
+        [B, H, W, C + 1], with zeros where a pixel is missing.
     """
     chex.assert_rank(x, 4)
     chex.assert_shape(missing, x.shape[1:3])
@@ -60,7 +62,7 @@ def completion(x: jax.Array, missing: np.ndarray, *, num_values: int) -> jax.Arr
 
 
 def colorization(x: jax.Array, *, num_values: int) -> jax.Array:
-    """Give the brightness, sum_c w_c x_c rounded to an integer.
+    """Return the brightness, sum_c w_c x_c rounded to an integer.
 
     Args:
         x: [B, H, W, 3] integers in [0, V).
@@ -75,11 +77,11 @@ def colorization(x: jax.Array, *, num_values: int) -> jax.Array:
 
 
 def super_resolution(x: jax.Array, factor: int, *, num_values: int) -> jax.Array:
-    """Give the means of blocks, rounded to integers.
+    """Return the means of blocks, rounded to integers.
 
     Args:
         x: [B, H, W, C] integers in [0, V).
-        factor: the sides of a block, which divide H and W.
+        factor: pixels per side of a block, which must divide H and W.
         num_values: V.
 
     Returns:

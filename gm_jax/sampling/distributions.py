@@ -1,4 +1,4 @@
-"""The distribution of a pixel's values, as the pure functions that a density needs.
+"""Distributions of a pixel's values, as the pure functions that a density needs.
 
     pixel = distributions.discrete(num_values=256, channels=3)
     log_px = pixel.log_prob(logits, x)  # [B]
@@ -21,17 +21,17 @@ class LogProb(Protocol):
     """The log-probability of images."""
 
     def __call__(self, params: Any, x: jax.Array, /) -> jax.Array:
-        """Compute log p(x) [B], in nats, of integers x [B, H, W, C]."""
+        """Compute log p(x) [B], in nats, for integers x [B, H, W, C]."""
 
 
 class Quantile(Protocol):
-    """The value that given noise draws."""
+    """The values that given noise draws."""
 
     def __call__(self, params: Any, x: jax.Array, u: jax.Array, /) -> jax.Array:
         """Compute integers [..., C].
 
         Args:
-            params: the parameters of pixels of any leading shape.
+            params: the parameters of pixels, with any leading shape.
             x: [..., C] the values there; colour c depends on x[..., :c] at most.
             u: [..., N] noise, uniform in [0, 1).
         """
@@ -48,10 +48,10 @@ class Distribution(NamedTuple):
     """The conditional distribution of a pixel's values.
 
     Attributes:
-        log_prob: the log-probability of images under parameters [B, H, W, ...].
-        quantile: the values that noise draws.
+        log_prob: computes log p(x) of images under parameters [B, H, W, ...].
+        quantile: computes the values that noise draws.
         temper: changes the temperature.
-        num_noise: N, uniform numbers per pixel that `quantile` takes.
+        num_noise: N, the number of uniform numbers per pixel that `quantile` takes.
     """
 
     log_prob: LogProb

@@ -30,13 +30,13 @@ def prior_sample(
     Args:
         rng: [B] keys, one per example; or one key, with `batch`.
         num_latents: Z.
-        batch: B, where one key is given.
+        batch: B, if one key is given.
 
     Returns:
         [B, Z] float32.
 
     Raises:
-        AssertionError: `rng` is neither.
+        AssertionError: `rng` is neither [B] keys nor one key with `batch`.
     """
     def draw(rng: jax.Array) -> jax.Array:
         return jax.random.normal(rng, (num_latents,), jnp.float32)
@@ -54,14 +54,14 @@ def manifold_grid(
 
     Args:
         num: latents along each axis.
-        low: quantile of the first one, in (0, 1).
-        high: quantile of the last one, in (low, 1).
+        low: p of the first latent of an axis, in (0, 1).
+        high: p of the last latent of an axis, in (low, 1).
 
     Returns:
         [num * num, 2] row by row: z_0 rises from left to right, z_1 from bottom to top.
 
     Raises:
-        ValueError: num is below 1, or the quantiles are not 0 < low < high < 1.
+        ValueError: num is below 1, or it is not true that 0 < low < high < 1.
 
     References:
         Kingma and Welling 2014, Auto-Encoding Variational Bayes, appendix A.
@@ -84,8 +84,8 @@ def manifold(
     Args:
         decode: [N, 2] -> [N, ...].
         num: latents along each axis.
-        low: quantile of the first latent of an axis.
-        high: quantile of the last one.
+        low: p of the first latent of an axis, as in `manifold_grid`.
+        high: p of the last latent of an axis.
 
     Returns:
         [num, num, ...] decoded rows, top row first.
@@ -104,9 +104,9 @@ def traverse(
 
     Args:
         decode: [N, Z] -> [N, ...].
-        z: [Z] where to start from.
+        z: [Z] the latent to start from.
         dims: D coordinates, each in [0, Z).
-        values: [V] what the coordinate is set to.
+        values: [V] the values that the coordinate is set to.
 
     Returns:
         [D, V, ...] one row per coordinate.
@@ -134,14 +134,14 @@ def interpolate(
     With t from 0 to 1, the line is (1 - t) z0 + t z1 and the arc is
     (sin((1 - t) a) z0 + sin(t a) z1) / sin a, where a is the angle between z0 and z1.
     In many dimensions a prior's mass lies near a sphere: the line leaves it, the arc
-    does not. Where there is no one arc (parallel, opposite or zero vectors) it is the
-    line after all.
+    does not. Where the arc is not unique (parallel, opposite or zero vectors) the line
+    takes its place.
 
     Args:
         z0: [..., Z] start.
         z1: [..., Z] end.
         num: number of points, at least 2.
-        spherical: take the arc.
+        spherical: whether to take the arc.
 
     Returns:
         [num, ..., Z].
@@ -164,7 +164,7 @@ def interpolate(
     if spherical:
         # With u = a / pi, t sinc(t u) / sinc(u) = sin(t a) / sin a, without 0 / 0 at 0.
         turns = _angle(z0, z1) / jnp.pi
-        # Opposite vectors divide by 0: their line at least keeps both ends.
+        # Opposite vectors would divide by 0: their line at least keeps both ends.
         turns = jnp.where(jnp.sinc(turns) > 1e-6, turns, 0)
         start, end = (w * jnp.sinc(w * turns) / jnp.sinc(turns) for w in (start, end))
     return start * z0 + end * z1
@@ -173,8 +173,8 @@ def interpolate(
 def _angle(z0: jax.Array, z1: jax.Array) -> jax.Array:
     """Return the angle between the last axes [..., 1]; 0 if a vector is zero.
 
-    arctan2 of difference and sum of the unit vectors: arccos of their product has no
-    precision left near pi, where the arc needs it.
+    It is the arctan2 of difference and sum of the unit vectors: arccos of their product
+    loses its precision near pi, where the arc needs it.
     """
     norms = [jnp.linalg.norm(z, axis=-1, keepdims=True) for z in (z0, z1)]
     a, b = (z / norm for z, norm in zip((z0, z1), norms))
@@ -187,12 +187,12 @@ def _angle(z0: jax.Array, z1: jax.Array) -> jax.Array:
 def arithmetic(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
     """Compute mean(a) - mean(b) + mean(c): smiling woman - woman + man.
 
-    Means, because single latents give unstable pictures.
+    Means are used because single latents give unstable pictures.
 
     Args:
         a: [Na, Z] latents with the attribute.
-        b: [Nb, Z] latents like a, without it.
-        c: [Nc, Z] latents to give it to.
+        b: [Nb, Z] latents like a, without the attribute.
+        c: [Nc, Z] latents that are to get the attribute.
 
     Returns:
         [Z].

@@ -1,10 +1,11 @@
-"""Generate a small image, then larger ones around its pixels.
+"""Multi-scale sampling: a small image first, then larger ones around its pixels.
 
     images = multiscale(base, stages, uniform, x, known)
 
-where `base` and `stages` fill in what is not known, a stage given the image before:
-`raster` one pixel after another, `parallel` in three groups. The noise of a pixel
-decides it, as in `sampling.autoregressive`.
+where `base` and `stages` generate the values that are not known, each stage given the
+smaller image. A `raster` stage generates one pixel after another, a `parallel` stage
+three groups of pixels. The noise of a pixel determines its values, as in
+`sampling.autoregressive`.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ __all__ = ['Base', 'multiscale', 'parallel', 'raster', 'Stage']
 
 # (uniform [B, H, W, N], x and known [B, H, W, C]) -> [B, H, W, C]
 Base = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-# the same, and the image before, [B, H / 2, W / 2, C]
+# The same arguments and the smaller image [B, H / 2, W / 2, C] -> [B, H, W, C]
 Stage = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -40,7 +41,7 @@ def multiscale(
         stages: L functions, each of which doubles the sides.
         uniform: [B, H, W, N] noise of every pixel.
         x: [B, H, W, C] integers, of which the known ones matter.
-        known: [B, H, W, C] bool, what to keep.
+        known: [B, H, W, C] bool, the values to keep.
 
     Returns:
         [B, H, W, C] int32.
@@ -64,8 +65,8 @@ def raster(
     """Return a stage that generates the new pixels in raster order.
 
     Args:
-        network: of the larger image, given the smaller one.
-        quantile: picks the values.
+        network: returns the network of the larger image, given the smaller one.
+        quantile: returns the values that noise draws.
     """
     def stage(
         uniform: jax.Array, x: jax.Array, known: jax.Array, small: jax.Array
@@ -85,10 +86,11 @@ def parallel(
     """Return a stage that generates three groups, the pixels of a group at once.
 
     Args:
-        observe: (group, what is there [B, H, W, (group + 1) C]) -> features.
+        observe: (group, the smaller image and the groups before, [B, H, W,
+            (group + 1) C]) -> features.
         params: (group, features, the group's pixels [B, H, W, C]) -> the parameters of
             their distribution; those of a colour depend on the colours before it.
-        quantile: picks the values.
+        quantile: returns the values that noise draws.
     """
     def stage(
         uniform: jax.Array, x: jax.Array, known: jax.Array, small: jax.Array

@@ -1,4 +1,4 @@
-"""What lies between a pure loss and a finished run."""
+"""Everything between a pure loss function and a finished run."""
 
 from gm_jax._lazy import attach
 

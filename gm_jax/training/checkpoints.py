@@ -1,9 +1,9 @@
-"""Orbax checkpoints: atomic, the best and the last kept.
+"""Atomic Orbax checkpoints, of which the last two and the best are kept.
 
 A checkpoint holds the whole TrainState as a flat dict of NumPy arrays, a note (the
 loop's own few numbers) and a checksum over the arrays, so that a damaged file is
-noticed instead of being trained on. Training waits until it is written: no kill can
-then cost more than the steps between two of them.
+noticed instead of being trained on. Training waits until a checkpoint is written, so a
+kill never costs more than the steps between two checkpoints.
 """
 
 import contextlib
@@ -31,17 +31,17 @@ __all__ = [
     'restore', 'save', 'set_aside_after',
 ]
 
-# More than the checkpoints that a directory keeps.
+# An upper bound on the number of checkpoints in a directory.
 _MAX_STEPS = 16
 
 
 class Checkpoint(NamedTuple):
-    """What was restored.
+    """A restored checkpoint.
 
     Attributes:
-        step: of the state.
-        state: with NumPy arrays.
-        note: what was saved with it.
+        step: the step of the state.
+        state: the training state, with NumPy arrays.
+        note: the numbers and strings that were saved with it.
         warnings: one sentence for each newer checkpoint that was unusable.
     """
 
@@ -54,8 +54,8 @@ class Checkpoint(NamedTuple):
 def open_directory(workdir: str) -> ocp.CheckpointManager:
     """Open `workdir`/checkpoints, which keeps the last two and the best one."""
     policy = ocp.checkpoint_managers
-    # Orbax warns of every checkpoint that comes without an evaluation, and logs errors
-    # that it raises as well.
+    # Orbax warns about every checkpoint without an evaluation, and logs errors that it
+    # raises as well.
     logging.set_verbosity(logging.FATAL)
     options = ocp.CheckpointManagerOptions(
         best_fn=lambda metrics: metrics['loss'],
@@ -70,8 +70,8 @@ def open_directory(workdir: str) -> ocp.CheckpointManager:
         ]),
         create=False,
         enable_async_checkpointing=False,
-        # Process 0 writes and every process reads, each for itself: where a save by
-        # all fails in one, the others wait in Orbax's barriers for 20 minutes.
+        # Process 0 writes, and every process reads by itself. If all saved together and
+        # one failed, the others would wait in Orbax's barriers for 20 minutes.
         read_only=not processes.is_primary(),
         multiprocessing_options=ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()},
@@ -93,7 +93,7 @@ def save(
     *,
     loss: float | None = None,
 ) -> None:
-    """Write a checkpoint, in the process that writes.
+    """Write a checkpoint, if this is the primary process.
 
     Args:
         manager: from `open_directory`.
@@ -118,12 +118,12 @@ def save(
 def restore(
     manager: ocp.CheckpointManager, template: TrainState, which: str = 'last'
 ) -> Checkpoint | None:
-    """Read a checkpoint; where it is damaged, the newest one before it.
+    """Read a checkpoint or, if it is damaged, the newest usable one before it.
 
     Args:
         manager: from `open_directory`.
-        template: the shapes of a state of the structure that was saved, as of
-            jax.eval_shape; or a state.
+        template: a state with the structure that was saved, or its shapes as
+            jax.eval_shape returns them.
         which: 'last' or 'best'.
 
     Returns:
@@ -146,10 +146,10 @@ def restore(
         try:
             with quiet_threads():
                 found = _read(manager, step, template)
-        # Whatever a damaged file makes a reader raise: it must not end the run.
+        # A damaged file may make a reader raise anything: it must not end the run.
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        # All processes go back to the same one.
+        # All processes go back to the same checkpoint.
         if processes.all_agree(found is not None) and found is not None:
             return Checkpoint(step, *found, warnings)
         warnings.append(
@@ -180,8 +180,8 @@ def _agreed(steps: Iterable[int]) -> list[int]:
 def set_aside_after(manager: ocp.CheckpointManager, step: int) -> None:
     """Rename the checkpoints after `step`, which `restore` found unusable.
 
-    Orbax saves no step at or before the last one there is, so while they lie there
-    nothing would be saved until training has passed them.
+    Orbax does not save a step at or before the last one in the directory, so nothing
+    would be saved until training has passed these checkpoints.
     """
     later_steps = [later for later in manager.all_steps() if later > step]
     processes.barrier('found')
@@ -222,9 +222,9 @@ def _read(
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Return whether an exception, or what it came of, tells of a full disk."""
+    """Return whether an exception, or one of its causes, reports a full disk."""
     while error is not None:
-        # Orbax's own errors say so in words alone.
+        # Orbax's own errors have no number, only text.
         number = getattr(error, 'errno', None)
         if number in (errno.ENOSPC, errno.EDQUOT) or 'No space left' in str(error):
             return True
@@ -234,10 +234,10 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def quiet_threads() -> Iterator[None]:
-    """Hide tracebacks of Orbax's threads for what their caller is told as well.
+    """Hide tracebacks of Orbax's threads for errors that their caller sees as well.
 
-    Where one array cannot be read or written, the threads of the others report to an
-    event loop that is closed by then.
+    If one array cannot be read or written, the threads of the others report to an event
+    loop that is closed by then.
     """
     def of_thread(args: Any) -> None:
         if not disk_is_full(args.exc_value):
@@ -252,14 +252,14 @@ def quiet_threads() -> Iterator[None]:
     try:
         yield
     except Exception:
-        time.sleep(0.2)  # for the last of them
+        time.sleep(0.2)  # until the last thread has failed
         raise
     finally:
         threading.excepthook, sys.unraisablehook = hooks
 
 
 def _from_arrays(template: TrainState, arrays: dict[str, np.ndarray]) -> TrainState:
-    # By the template's own keys: in an array's name a / may be part of one of them.
+    # Look up the template's own keys: a / in an array's name may be part of a key.
     # Empty containers (an optimizer's EmptyState, no BatchNorm) have no arrays.
     def fill(target: Any, path: tuple[str, ...]) -> Any:
         if isinstance(target, dict):

@@ -17,47 +17,47 @@ __all__ = [
 
 # A batch as it is read, before it is on a device.
 HostBatch = dict[str, np.ndarray]
-# A picture by its name, uint8 [H, W, C].
+# Pictures by name, uint8 [H, W, C] each.
 Pictures = dict[str, np.ndarray]
-# Tells the user a sentence.
+# Prints a sentence for the user.
 Say = Callable[[str], None]
 # n -> n generated images, uint8 [n, H, W, C]; the same ones each time.
 Draw = Callable[[int], np.ndarray]
 
 
 class EvalStep(Protocol):
-    """The numbers of each example."""
+    """A function that evaluates each example of a batch."""
 
     def __call__(
         self, state: TrainState, batch: Batch, rng: jax.Array, /
     ) -> dict[str, jax.Array]:
-        """Compute them.
+        """Compute the numbers of each example.
 
         Args:
             state: the training state.
-            batch: 'image' [B, H, W, C], 'label' [B], 'index' [B], the place of each
-                example in the set, by which noise is keyed, and 'chunk' [B].
+            batch: 'image' [B, H, W, C], 'label' [B], 'index' [B], which is the place of
+                each example in the set and keys its noise, and 'chunk' [B].
             rng: the key of the evaluation.
 
         Returns:
-            Arrays [B, ...], of which 'loss' [B] chooses the best checkpoint.
+            Arrays [B, ...]; 'loss' [B] selects the best checkpoint.
         """
 
 
 class Summarize(Protocol):
-    """The numbers of a whole set, from those of each example."""
+    """A function that computes the numbers of a set from those of its examples."""
 
     def __call__(self, arrays: dict[str, np.ndarray], /) -> dict[str, Any]:
-        """Return what results.json says.
+        """Return the numbers of results.json.
 
         Args:
-            arrays: [N, chunks] of each output [B] of the evaluation step, [N, ...] of
+            arrays: [N, chunks] for each output [B] of the evaluation step, [N, ...] for
                 each output [B, ...].
         """
 
 
 class Sample(Protocol):
-    """A sampler that is one program."""
+    """A sampler that is compiled as one program."""
 
     def __call__(
         self, state: TrainState, rngs: jax.Array, index: jax.Array, /
@@ -67,7 +67,7 @@ class Sample(Protocol):
         Args:
             state: the training state.
             rngs: [B] one key per image.
-            index: [B] the place of each image among all that are generated.
+            index: [B] the place of each image among all generated ones.
 
         Returns:
             uint8 [B, H, W, C].
@@ -105,7 +105,7 @@ class HostSampler(NamedTuple):
 
 
 class Score(Protocol):
-    """The numbers of a set of samples, for models that have none of an example."""
+    """A function that scores a set of samples, if examples have no numbers."""
 
     def __call__(
         self, draw: Draw, examples: Examples, last: bool, /
@@ -115,33 +115,33 @@ class Score(Protocol):
         Args:
             draw: generates samples.
             examples: the split to compare with.
-            last: whether to compute the numbers that take a while too.
+            last: whether to compute also the numbers that take long.
 
         Returns:
-            Numbers, of which 'loss' chooses the best checkpoint.
+            Numbers; 'loss' selects the best checkpoint.
         """
 
 
 class Alarms(Protocol):
-    """What is wrong with a run."""
+    """A function that finds what is wrong with a run."""
 
     def __call__(
         self, split: str, scalars: Mapping[str, float], /
     ) -> list[str]:
-        """Return sentences on a line of metrics, none where all is well."""
+        """Return one sentence for each thing that is wrong in a line of metrics."""
 
 
 class MakePictures(Protocol):
-    """The pictures of a trained model."""
+    """A function that draws the pictures of a trained model."""
 
     def __call__(
         self, state: TrainState, batch: HostBatch, rng: jax.Array, /
     ) -> Pictures:
-        """Draw them, from a batch of the test set."""
+        """Draw the pictures, from a batch of the test set."""
 
 
 class Finish(Protocol):
-    """What is measured at the end of a run only, such as probes."""
+    """A function that measures what only the end of a run needs, such as probes."""
 
     def __call__(
         self, state: TrainState, say: Say, /
@@ -153,11 +153,11 @@ class ByExample(NamedTuple):
     """The evaluation of a model example by example.
 
     Attributes:
-        eval_step: the numbers of an example, in training.
-        test_step: the same with careful numbers, at the end.
-        summarize: the numbers of results.json, from those of `test_step`.
-        test_chunks: how often `test_step` is called with each batch, the times being
-            counted by batch['chunk'].
+        eval_step: computes the numbers of each example during training.
+        test_step: computes more careful numbers at the end.
+        summarize: computes the numbers of results.json from those of `test_step`.
+        test_chunks: how often `test_step` is called with each batch; batch['chunk']
+            counts the calls.
     """
 
     eval_step: EvalStep
@@ -170,31 +170,31 @@ class BySamples(NamedTuple):
     """The evaluation of a model by a set of its samples.
 
     Attributes:
-        score: the numbers of a set of samples.
+        score: computes the numbers of a set of samples.
     """
 
     score: Score
 
 
 class Experiment(NamedTuple):
-    """What the loop needs to know of a model.
+    """What the loop needs to know about a model.
 
     Attributes:
-        init: makes the training state from a key. It is compiled, and its shapes are
-            what a checkpoint is read into.
+        init: makes the training state from a key. It is compiled, and checkpoints are
+            read into its shapes.
         train_step: one step of training.
-        single_steps: whether a CPU is to be handed the training steps one by one: XLA
-            runs convolutions slowly inside a loop there.
+        single_steps: whether a CPU runs the training steps one by one, since XLA runs
+            convolutions slowly inside a loop there.
         evaluation: how the model is evaluated.
         sample: the sampler; None for a model that generates nothing.
         sampler: how it samples, in words, for samples.npz.
         host_sampler: makes a sampler that loops on the host, in place of `sample`.
         pictures: draws the pictures of a trained model.
         alarms: finds what is wrong with a line of metrics.
-        finish: measures what is measured at the end only.
-        micro_batch: examples of a device whose gradient is taken together; 0: all.
-        minibatches: batches that a step takes, along an axis of their own; 0: one,
-            without the axis.
+        finish: measures what only the end of a run needs.
+        micro_batch: examples per gradient computation on a device; 0: all.
+        minibatches: batches per step, along an axis of their own; 0: one, without the
+            axis.
     """
 
     init: Callable[[jax.Array], TrainState]

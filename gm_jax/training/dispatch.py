@@ -1,8 +1,8 @@
-"""What each dispatch of the training loop is given: data on the devices, and batches.
+"""The input of each dispatch of the training loop: data on the devices, and batches.
 
-A set in memory is put on the devices once and a step gathers its batch by row; a larger
-one is streamed. A dispatch never crosses a step where the loop has something else to
-do.
+A set in memory is put on the devices once, and a step gathers its batch by row; a
+larger set is streamed. A dispatch never crosses a step at which the loop has something
+else to do.
 """
 
 from collections.abc import Generator
@@ -22,8 +22,8 @@ def steps_per_dispatch(config: Config, single_steps: bool) -> int:
     """Return K, how many steps one compiled loop holds.
 
     Args:
-        config: its `steps_per_dispatch`, where that is not 0.
-        single_steps: whether a CPU takes one: it runs convolutions in a loop 40 to 60
+        config: its `steps_per_dispatch` is K, if it is not 0.
+        single_steps: whether K = 1 on a CPU, which runs convolutions in a loop 40 to 60
             times slower.
     """
     if config.steps_per_dispatch:
@@ -32,10 +32,10 @@ def steps_per_dispatch(config: Config, single_steps: bool) -> int:
 
 
 class Dispatch(NamedTuple):
-    """What one dispatch is given.
+    """The input of one dispatch.
 
     Attributes:
-        num: [] int32, how many steps to run, K at most.
+        num: [] int32, how many steps to run, at most K.
         batches: arrays [D, K, B/D, ...] or [D, K, M, B/D, ...], of which the first
             `num` steps are run; see `parallel.train_many`.
     """
@@ -45,11 +45,11 @@ class Dispatch(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """What all dispatches are given.
+    """The input of all dispatches.
 
     Attributes:
         resident: the data set, on the devices; {} for one that is streamed.
-        dispatches: up to the last step; to be closed.
+        dispatches: the inputs up to the last step; the generator must be closed.
     """
 
     resident: dict[str, jax.Array]
@@ -69,13 +69,13 @@ def make_feed(
     Args:
         config: its batch size, steps and intervals are used.
         examples: the training split.
-        seed: which order of examples.
+        seed: the seed of the order of the examples.
         first_step: where to begin.
-        per_dispatch: K, the most steps of a dispatch.
-        minibatches: M, how many batches each step takes, along an axis of their own;
-            0: one, without the axis.
+        per_dispatch: K, the largest number of steps per dispatch.
+        minibatches: M, batches per step, along an axis of their own; 0: one, without
+            the axis.
     """
-    # Axes before that of the examples: all the batches of a dispatch in one go.
+    # The axes before that of the examples, for all batches of a dispatch.
     lead = (per_dispatch, minibatches) if minibatches else (per_dispatch,)
     if isinstance(examples, image_set.ArrayExamples):
         resident = {'image': examples.images, 'label': examples.labels}

@@ -1,4 +1,4 @@
-"""How several processes become one run.
+"""Joins several processes into one run.
 
 JAX finds the processes where it knows the cluster (a TPU pod, Slurm, Open MPI,
 Kubernetes); elsewhere flags name them.
@@ -22,24 +22,24 @@ __all__ = ['initialize']
 
 # Seconds within which the processes of a run must have started.
 _MEETING = 300
-# Seconds without a heartbeat after which JAX gives a process up, should its host vanish
-# without closing its connections.
+# Seconds without a heartbeat after which JAX gives up on a process, in case its host
+# vanishes without closing its connections.
 _HEARTBEAT = 40
 
 
 def initialize(
     coordinator_address: str = '', num_processes: int = 0, process_id: int = -1
 ) -> None:
-    """Join the processes of a run; to be called before anything else of JAX.
+    """Join the processes of a run; call this before any other use of JAX.
 
     Args:
-        coordinator_address: HOST:PORT where process 0 listens; '': JAX finds the
-            others where it knows the cluster, or else there is this process alone.
-        num_processes: how many there are.
-        process_id: which of them this is.
+        coordinator_address: HOST:PORT where process 0 listens; '': JAX finds the other
+            processes if it knows the cluster; otherwise this process is alone.
+        num_processes: the number of processes.
+        process_id: the index of this process.
 
     Raises:
-        UserError: the arguments do not fit together, or the others are not there.
+        UserError: the arguments do not fit together, or other processes are not found.
     """
     given = _check_flags(coordinator_address, num_processes, process_id)
     if num_processes == 1 or jax.distributed.is_initialized():
@@ -47,10 +47,10 @@ def initialize(
     if given:
         _check_address(coordinator_address, is_mine=process_id == 0)
     elif os.environ.get('SLURM_NTASKS') == '1':
-        return  # one process of a cluster: all GPUs of the node are its own
-    # JAX's own handler would take SIGTERM away from the loop's.
+        return  # one process on a cluster: it has all GPUs of the node
+    # JAX's own handler would take SIGTERM from the loop's handler.
     jax.config.update('jax_enable_preemption_service', False)
-    # JAX would abort where the others do not come in its own time.
+    # JAX would abort if the other processes do not come within its own timeout.
     patience = threading.Timer(_MEETING, _alone_too_long)
     patience.daemon = True
     patience.start()
@@ -78,14 +78,14 @@ def initialize(
 
 
 def _check_flags(address: str, num_processes: int, process_id: int) -> bool:
-    """Return whether the processes are named; raise UserError for half a name."""
+    """Return whether flags name the processes; raise UserError if some are missing."""
     given = bool(address), num_processes != 0, process_id != -1
     if not any(given):
         return False
     if not all(given):
         raise UserError(
             '--coordinator_address, --num_processes and --process_id belong together: '
-            'pass all three, or on a cluster that JAX knows none.'
+            'pass all three, or none on a cluster that JAX knows.'
         )
     if not 0 <= process_id < num_processes:
         raise UserError(

@@ -33,8 +33,8 @@ def over_examples(
         rng: the key of the evaluation; an example's noise is keyed by its place in
             the set.
         batch_size: examples at a time; rounded up to a multiple of the devices.
-        num_chunks: calls of `step` for each batch, with batch['chunk'] = 0, 1, ...:
-            a loop over samples that is not a loop on the device.
+        num_chunks: calls of `step` per batch, with batch['chunk'] = 0, 1, ...: a loop
+            over samples that is not a loop on the device.
         report: called with the number of examples done.
 
     Returns:
@@ -69,14 +69,14 @@ def samples(
     Args:
         sample: compiled by `parallel.sample_many`.
         state: the training state, on the devices.
-        num: how many.
+        num: the number of images.
         rng: the key of the sampling.
         batch_size: images at a time; rounded up to a multiple of the devices.
 
     Returns:
         [num, H, W, C] uint8.
     """
-    # Always whole batches: in a smaller one the same image may round otherwise.
+    # Always whole batches: in a smaller one the same image may be rounded differently.
     batch_size = _round_up(batch_size)
     images = []
     for first in range(0, num, batch_size):

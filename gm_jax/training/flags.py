@@ -1,4 +1,4 @@
-"""Flags of the command line: a run and its config from them, and `--help`."""
+"""Command-line flags: how they make a run and its config, and `--help`."""
 
 import dataclasses
 import os
@@ -19,16 +19,16 @@ __all__ = ['parse', 'Run']
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What to do with a config; not part of it, since it changes no number.
+    """What to do with a config; not part of it, since it does not change any number.
 
     Attributes:
         workdir: the directory for everything that the run writes.
         mode: train, eval or sample.
-        checkpoint: last or best, which one eval and sample read.
+        checkpoint: last or best, the one that eval and sample read.
         command: the command as it was given.
-        coordinator_address: this and the next two are of `distributed.initialize`.
-        num_processes: how many processes there are.
-        process_id: which of them this is.
+        coordinator_address: like the next two, an argument of `distributed.initialize`.
+        num_processes: the number of processes.
+        process_id: the index of this process.
     """
 
     workdir: str
@@ -41,18 +41,18 @@ class Run:
 
 
 _RUN_FLAGS: tuple[tuple[str, str | int, str], ...] = (
-    ('workdir', '', 'DIR for everything the run writes (required)'),
+    ('workdir', '', 'directory for everything the run writes (required)'),
     ('mode', 'train', 'train | eval | sample; the last two need only a checkpoint'),
     ('preset', '', 'start from these settings (listed below) instead of the defaults'),
     ('config', '', "start from a run's config.json"),
     ('checkpoint', 'last', 'last | best: which one eval and sample read; best had the '
-     'least loss in training on the validation split, or where the set has none on the '
-     'test split, so that its test numbers flatter'),
-    ('coordinator_address', '', 'HOST:PORT of process 0, for several processes where '
-     'JAX does not find them by itself, as it does on TPU pods, Slurm, Open MPI and '
-     'Kubernetes'),
-    ('num_processes', 0, 'how many processes there are then'),
-    ('process_id', -1, 'which of them this is, from 0'),
+     'lowest loss during training on the validation split or, if the set has none, on '
+     'the test split, which makes its test numbers too optimistic'),
+    ('coordinator_address', '', 'HOST:PORT of process 0, for a run of several '
+     'processes; not needed on TPU pods, Slurm, Open MPI and Kubernetes, where JAX '
+     'finds them by itself'),
+    ('num_processes', 0, 'number of processes, with --coordinator_address'),
+    ('process_id', -1, 'index of this process, from 0, with --coordinator_address'),
 )
 
 
@@ -69,8 +69,9 @@ def parse(
 ) -> tuple[Run, ConfigT]:
     """Make a run and its config from command-line flags.
 
-    Later wins: defaults, `--preset`, `--config`, flags. With `--mode=eval|sample` the
-    work directory's own config.json takes the place of the first three.
+    Each of these overrides those before it: defaults, `--preset`, `--config`, flags.
+    With `--mode=eval|sample` the work directory's own config.json replaces the first
+    three.
 
     Args:
         argv: the flags, without the program's name.

@@ -1,4 +1,4 @@
-"""The step of a game: players with a loss each, who move one after another.
+"""The training step of a game: players, each with a loss, are updated in turn.
 
     turns = [Turn('discriminator', ('discriminator',), d_loss, minibatch=i)
              for i in range(k)]
@@ -34,14 +34,14 @@ __all__ = ['make_game_step', 'optimizers', 'Turn']
 
 
 class Turn(NamedTuple):
-    """One move: a gradient step on the parameters of some players.
+    """One turn: a gradient step on the parameters of some players.
 
     Attributes:
-        name: turns of one name share an optimizer and its state.
-        players: whose parameters move; all others stay as they are.
-        loss_fn: a loss of the parameters of all players.
-        minibatch: which of the step's minibatches it sees.
-        project: changes the moved parameters after the move.
+        name: its name; turns of one name share an optimizer and its state.
+        players: those whose parameters are updated; all others stay as they are.
+        loss_fn: the loss, a function of the parameters of all players.
+        minibatch: the index of the minibatch it sees, among those of the step.
+        project: changes the updated parameters after the gradient step.
     """
 
     name: str
@@ -57,17 +57,17 @@ def optimizers(
     """Return the optimizers of all turns as one, whose state is a dict by name.
 
     Args:
-        turns: the moves of a step.
+        turns: the turns of a step.
         by_name: the optimizer of each name.
 
     Returns:
-        A transformation whose `update` takes and returns {name: {player: gradient}} of
+        A transformation whose `update` takes and returns {name: {player: gradient}} for
         any of the names, and leaves the state of the others as it is.
     """
     players = {turn.name: turn.players for turn in turns}
     for turn in turns:
         if turn.players != players[turn.name]:
-            raise ValueError(f'{turn.name} has two kinds of players: {turns}')
+            raise ValueError(f'{turn.name} has two sets of players: {turns}')
 
     def own(params: Params, name: str) -> Params:
         return {player: params[player] for player in players[name]}
@@ -89,13 +89,13 @@ def optimizers(
 def make_game_step(turns: Sequence[Turn], *, ema_decay: float = 0.0) -> TrainStep:
     """Make the training step of a game.
 
-    All turns of a step are kept or, where one's loss or gradient is not finite, none.
-    The metrics are means over the turns of a name, whose loss is called `NAME_loss` and
-    the norm of its gradient `NAME_grad_norm`.
+    All turns of a step are kept or, if the loss or gradient of one is not finite, none.
+    The metrics are means over the turns of a name; its loss is called `NAME_loss` and
+    its gradient norm `NAME_grad_norm`.
 
     Args:
-        turns: the moves of a step, in order.
-        ema_decay: as of `train_state.make_train_step`.
+        turns: the turns of a step, in order.
+        ema_decay: as in `train_state.make_train_step`.
 
     Returns:
         The step; the arrays of its batch are [M, B, ...], M minibatches.
@@ -116,7 +116,7 @@ def make_game_step(turns: Sequence[Turn], *, ema_decay: float = 0.0) -> TrainSte
             rngs = example_rngs(turn_rng, state.step, part['index'])
             new, values = _move(new, turn, part, rngs, axis_name)
             results.setdefault(turn.name, []).append(values)
-        # A mean shows also the one turn of many that was not finite.
+        # A mean is not finite if any one of its turns was not.
         metrics: Metrics = {}
         for same in results.values():
             metrics |= jax.tree.map(lambda *x: sum(x) / len(x), *same)

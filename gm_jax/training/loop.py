@@ -1,4 +1,4 @@
-"""The one loop: train, evaluate, sample, save; go on exactly where a run was killed.
+"""The training loop: train, evaluate, sample, save, and resume exactly after a kill.
 
 An experiment is a NamedTuple of pure functions. The loop never sees a model.
 """
@@ -46,18 +46,18 @@ from gm_jax.training.train_state import TrainState
 
 __all__ = ['Command', 'MAX_ROLLBACKS', 'MAX_SKIPPED', 'start', 'Stopped']
 
-# Steps skipped in a row for a non-finite loss (or half of those between two lines of
-# metrics) before a run goes back to its last checkpoint, and how often it goes back
+# Steps skipped in a row for a non-finite loss (or half of the steps between two lines
+# of metrics) before a run goes back to its last checkpoint, and how often it goes back
 # before it gives up.
 MAX_SKIPPED = 10
 MAX_ROLLBACKS = 2
 
 
 class Stopped(BaseException):
-    """The run was told to stop: a sentence and the signal.
+    """Raised when a run is told to stop, with a sentence and the signal.
 
-    Like KeyboardInterrupt it is not an Exception, which a reader could take for a
-    damaged file.
+    Like KeyboardInterrupt it is not an Exception, which the reader of a checkpoint
+    would take for a damaged file.
     """
 
     def __init__(self, message: str, number: int, *, agreed: bool = False) -> None:
@@ -76,7 +76,7 @@ class Command(NamedTuple, Generic[ConfigT]):
     Attributes:
         name: the name of the module, such as 'vae'.
         about: its docstring, for `--help`.
-        config_class: its settings.
+        config_class: the class of its settings.
         presets: its named settings.
         build: makes the experiment from settings and an image set.
     """
@@ -96,13 +96,13 @@ class Command(NamedTuple, Generic[ConfigT]):
 
         Returns:
             The exit status: 0, 2 for a mistake of the user, 1 for a run that diverged,
-            128 plus the signal's number for one that was told to stop.
+            128 plus the signal's number for a run that was told to stop.
         """
         return _exit_status(self.name, lambda: self._run(argv, program))
 
     def _run(self, argv: list[str], program: str) -> None:
         program = program or _module_command(self.config_class)
-        # The commands in the docstring are those of a clone.
+        # The commands in the docstring are those in a clone of the repository.
         here = program.removesuffix(self.name)
         about = self.about.replace('python -m experiments.', here)
         run, config = flags.parse(
@@ -133,7 +133,7 @@ def _module_command(member: type) -> str:
 
 
 def _exit_status(name: str, act: Callable[[], None]) -> int:
-    """Act; turn what a user can mend into one sentence and an exit status."""
+    """Act; turn errors that a user can fix into one sentence and an exit status."""
     try:
         act()
         return 0
@@ -144,15 +144,15 @@ def _exit_status(name: str, act: Callable[[], None]) -> int:
     except Stopped as stopped:
         message, status = stopped.args[0], 128 + stopped.args[1]
     except KeyboardInterrupt:
-        message, status = 'interrupted: the same command goes on.', 130
+        message, status = 'interrupted: the same command resumes the run.', 130
     except Exception as error:
         if not checkpoints.disk_is_full(error):
             if processes.several():
                 watch.fail()
             raise
         message, status = (
-            'there is no space left on the disk: make some, and the same command goes '
-            'on from the last checkpoint.'
+            'there is no space left on the disk: make some, and the same command '
+            'resumes from the last checkpoint.'
         ), 2
     print(f'{name}: {message}', file=sys.stderr)
     return watch.leave(status)
@@ -162,7 +162,7 @@ def start(
     run: Run, config: ConfigT, name: str,
     build: Callable[[ConfigT, ImageSet], Experiment],
 ) -> None:
-    """Do what `run` says: train, evaluate, sample."""
+    """Train, evaluate or sample, as `run` asks."""
     if run.mode == 'sample':
         data = image_set.read_facts(_facts(run))
     else:
@@ -172,7 +172,7 @@ def start(
         )
     experiment = build(config, data)
     if run.mode == 'sample' and experiment.sample is None:
-        raise UserError('this model generates nothing: --mode=sample is not for it.')
+        raise UserError('this model generates nothing: --mode=sample does not apply.')
     if run.mode == 'train':
         parallel.check_batch_size(config.batch_size)
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
@@ -213,7 +213,7 @@ def _claim(run: Run, config: Config, data: ImageSet) -> None:
         if changes:
             raise UserError(
                 f'{run.workdir} holds another run: {"; ".join(changes)}. Choose '
-                f'another --workdir, or pass the old settings to go on with it.'
+                f'another --workdir, or pass the old settings to resume it.'
             )
     if os.path.exists(_facts(run)):
         image_set.check_facts(_facts(run), data)
@@ -230,12 +230,12 @@ def _claim(run: Run, config: Config, data: ImageSet) -> None:
 
 
 class _Beginning(NamedTuple):
-    """What a run goes on from.
+    """What a run resumes from.
 
     Attributes:
-        shapes: a state of jax.ShapeDtypeStruct.
-        state: what a checkpoint held, on the devices; None where there is none yet.
-        note: what it held beside the state.
+        shapes: a state whose leaves are jax.ShapeDtypeStruct.
+        state: the state of a checkpoint, on the devices; None if there is none yet.
+        note: the note of that checkpoint.
     """
 
     shapes: TrainState
@@ -244,7 +244,7 @@ class _Beginning(NamedTuple):
 
 
 def _restore(job: Job) -> _Beginning:
-    """Read the checkpoint that the run is to go on from, if there is one."""
+    """Read the checkpoint from which the run resumes, if there is one."""
     run, manager = job.run, job.manager
     # A checkpoint is read into shapes: no parameters are initialised for it.
     shapes = jax.eval_shape(job.init, stream(job.config.seed, Stream.INIT))
@@ -261,13 +261,13 @@ def _restore(job: Job) -> _Beginning:
 
 
 def _train(job: Job, beginning: _Beginning) -> tuple[TrainState, Note]:
-    """Train to the last step; go back to a checkpoint where training diverges."""
+    """Train to the last step; go back to a checkpoint if training diverges."""
     if beginning.state is not None:
         step = int(beginning.state.step)
         if step == job.config.num_steps:
-            say(f'trained already, to step {step}.')
+            say(f'already trained to step {step}.')
             return beginning.state, beginning.note
-        say(f'going on from step {step} of {job.config.num_steps}.')
+        say(f'resuming from step {step} of {job.config.num_steps}.')
     while True:
         try:
             return _train_from(job, beginning)
@@ -279,15 +279,15 @@ def _train(job: Job, beginning: _Beginning) -> tuple[TrainState, Note]:
                     f'lower --learning_rate, --grad_clip or --warmup_steps.'
                 ) from None
             beginning = _restore(job)
-            # Other noise and another order of examples: the same ones would only lead
-            # to the same place.
+            # With other noise and another order of examples: with the same ones
+            # training would diverge again.
             beginning.note.rollbacks = rollbacks + 1
             step = 0 if beginning.state is None else int(beginning.state.step)
             say(f'WARNING: {diverged}: back to step {step}.')
 
 
 class _Evaluator(NamedTuple):
-    """What an evaluation in training compiles.
+    """The compiled functions of an evaluation during training.
 
     Attributes:
         scalars: evaluates a state: means over the examples of a split, or scores of
@@ -387,9 +387,9 @@ def _first_state(
 
     Args:
         job: the run.
-        shapes: of a state.
+        shapes: the shapes of a state.
         train_many: the training step.
-        *arguments: what it will be given beside the state.
+        *arguments: the arguments of the training step after the state.
     """
     rng = stream(job.config.seed, Stream.INIT)
     with (
@@ -425,7 +425,7 @@ def _write_line(recorder: Recorder, step: int, state: TrainState) -> None:
 def _stopped(job: Job, received: list[int]) -> Stopped:
     saved, last = checkpoints.last_step(job.manager), job.config.num_steps
     return Stopped(
-        f'told to stop: saved at step {saved} of {last}. The same command goes on from '
+        f'told to stop: saved at step {saved} of {last}. The same command resumes from '
         f'there.', (*received, signal.SIGTERM)[0], agreed=True,
     )
 
@@ -433,8 +433,8 @@ def _stopped(job: Job, received: list[int]) -> Stopped:
 def _save(
     job: Job, step: int, state: TrainState, note: Note, loss: float | None
 ) -> None:
-    # A state in the middle of skipped steps is not one to go back to; from the last
-    # step nobody goes back.
+    # A run must not go back to a state in the middle of skipped steps. After the last
+    # step no run goes back.
     if not int(state.skipped) or step == job.config.num_steps:
         best = loss if loss is not None and np.isfinite(loss) else None
         checkpoints.save(job.manager, step, state, dataclasses.asdict(note), loss=best)
@@ -458,7 +458,7 @@ def _evaluate(
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT, to save before leaving; a second one leaves."""
+    """Collect SIGTERM and SIGINT, so that the run can save; a second one exits."""
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -471,7 +471,7 @@ def _signals() -> Iterator[list[int]]:
 
 def _leave(number: int, frame: Any) -> None:
     raise Stopped(
-        'told to stop: the same command goes on from the last checkpoint.', number
+        'told to stop: the same command resumes from the last checkpoint.', number
     )
 
 

@@ -42,8 +42,8 @@ def make(config: Config, *, updates_per_step: int = 1) -> optax.GradientTransfor
 
     Args:
         config: the settings.
-        updates_per_step: how often it is used in a training step; the schedule is a
-            function of the step.
+        updates_per_step: updates per training step; the schedule is a function of the
+            training step.
     """
     schedule = learning_rate(config)
 

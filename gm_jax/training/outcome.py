@@ -1,4 +1,4 @@
-"""The end of a run: the test set evaluated, results and pictures, samples."""
+"""The end of a run: evaluation on the test set, results, pictures and samples."""
 
 import functools
 import json
@@ -65,7 +65,7 @@ def _test_numbers(job: Job, state: TrainState) -> dict[str, Any]:
 def _results(
     job: Job, state: TrainState, numbers: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """Return what results.json says."""
+    """Return the contents of results.json."""
     run, config, data = job.run, job.config, job.data
     return {
         'experiment': job.name,
@@ -97,7 +97,7 @@ def _save_pictures(job: Job, state: TrainState, pictures: Pictures) -> None:
     for name, picture in pictures.items():
         plotting.save_png(job.picture(name), picture)
     log = os.path.join(job.run.workdir, 'metrics.jsonl')
-    # What chooses the best checkpoint; a score of samples is not a training loss.
+    # The curve shows what selects the best checkpoint: a loss, or a score of samples.
     by_samples = isinstance(experiment.evaluation, BySamples)
     label = 'score of samples, 0 is best' if by_samples else ''
     plotting.curves(log, job.picture('loss'), label=label)

@@ -1,8 +1,8 @@
 """The one place that calls `jax.pmap` and that knows how many devices there are.
 
-The state, the data set and the key are the same on every device (`None` axes), the
-batch is split: its leading axis is the devices'. So a state never needs to be
-replicated or unreplicated by hand, and what a step computes does not depend on the
+The state, the data set and the key are the same on every device (`None` axes); the
+batch is split, and its leading axis is that of the devices. So a state never needs to
+be replicated or unreplicated by hand, and what a step computes does not depend on the
 number of devices.
 """
 
@@ -45,7 +45,7 @@ class TrainMany(Protocol):
         self, state: TrainState, data: dict[str, jax.Array],
         batches: HostBatch, num: np.int32, rng: jax.Array, /,
     ) -> None:
-        """Compile it for arguments like these, of which the state may be shapes."""
+        """Compile the steps for arguments like these; the state may be shapes."""
 
 
 class EvalMany(Protocol):
@@ -68,7 +68,7 @@ def check_batch_size(batch_size: int, flag: str = 'batch_size') -> None:
 
 
 def check_micro_batch(batch_size: int, micro_batch: int) -> None:
-    """Raise UserError unless micro-batches divide what each device gets of a batch."""
+    """Raise UserError unless micro-batches divide each device's part of a batch."""
     per_device = batch_size // jax.device_count()
     if micro_batch and per_device % micro_batch:
         raise UserError(
@@ -87,10 +87,9 @@ def _on_every_device() -> NamedSharding:
 
 
 def local(tree: Any) -> Any:
-    """Take the copy that one device of this process has of every leaf.
+    """Return one device's copy of every leaf, of a device of this process.
 
-    It is what programs need that are compiled without `pmap` and run in this process
-    alone.
+    Programs that are compiled without `pmap`, and run in this process alone, need it.
     """
     return jax.tree.map(
         lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree
@@ -100,7 +99,7 @@ def local(tree: Any) -> Any:
 def split(tree: Any, axis: int = 0) -> Any:
     """Split `axis` of every leaf over the devices: [.., B, ..] to [D, .., B/D, ..].
 
-    D and B are those of this process.
+    D is the number of devices of this process, B its part of the batch.
     """
     num = jax.local_device_count()
 
@@ -113,9 +112,9 @@ def split(tree: Any, axis: int = 0) -> Any:
 
 
 def join(tree: Any) -> Any:
-    """Undo `split` on axis 0 and fetches to the host: [D, B/D, ...] to [B, ...].
+    """Undo `split` on axis 0 and fetch to the host: [D, B/D, ...] to [B, ...].
 
-    B is that of all processes, each of which gets all of it.
+    The result has the batches of all processes, and every process gets all of it.
     """
     flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)
     return processes.gather(flat)
@@ -136,7 +135,7 @@ def replicated(shapes: Any) -> Any:
 
 
 def init(make: Callable[[jax.Array], TrainState]) -> Callable[[jax.Array], TrainState]:
-    """Compile what makes the first state into one program.
+    """Compile the function that makes the first state into one program.
 
     It runs once, so a CPU compiles it without optimizations, in half of the time.
     """
@@ -157,12 +156,12 @@ def train_many(
     Args:
         train_step: the step.
         num_steps: K.
-        what: what it is, to be shown while it compiles.
+        what: its name, shown while it compiles.
 
     Returns:
         `(state, data, batches, num, rng) -> (state, metrics)`. `batches` is a dict of
-        [D, K, ..., B/D, ...] of which the first `num` <= K steps are run; it either
-        holds images or, as 'row', where they lie in `data`, a set kept on the devices.
+        [D, K, ..., B/D, ...] of which the first `num` <= K steps are run; it holds
+        either images or, as 'row', their rows in `data`, a set kept on the devices.
         `metrics` is a dict of [K]. The state given is donated.
     """
 
@@ -207,7 +206,7 @@ def eval_many(eval_step: EvalStep, what: str = 'the evaluation') -> EvalMany:
 
     Args:
         eval_step: the step.
-        what: what it is, to be shown while it compiles.
+        what: its name, shown while it compiles.
     """
     compiled = jax.pmap(eval_step, axis_name=AXIS, in_axes=(None, 0, None))
     return _Program(what, compiled)
@@ -225,7 +224,7 @@ def for_each_image(
 
     Args:
         function: (state, rngs, indices) -> arrays [B, ...].
-        what: what it is, to be shown while it compiles.
+        what: its name, shown while it compiles.
 
     Returns:
         (state, indices [D, B/D], rng) -> arrays [D, B/D, ...]; image i has the key
@@ -240,7 +239,7 @@ def for_each_image(
 
 
 class _Program(Generic[T]):
-    """A compiled function whose first call, which compiles it, is shown as that."""
+    """A jitted function whose first call is shown as compiling."""
 
     def __init__(self, what: str, compiled: Any) -> None:
         self._what, self._compiled, self._ready = what, compiled, False
@@ -270,7 +269,7 @@ class Agreement:
         self._any = jax.pmap(lambda x: jax.lax.pmax(x, AXIS), AXIS, out_axes=None)
 
     def ask(self, mine: bool) -> bool:
-        """Tell the others whether it is true here; return whether it was anywhere."""
+        """Send `mine` to all processes; return whether it was true in any of them."""
         if jax.process_count() == 1:
             return mine
         everywhere = np.full(jax.local_device_count(), mine, np.int32)

@@ -1,7 +1,7 @@
-"""What the processes of a run agree on; of one process all of this does nothing.
+"""Communication between the processes of a run; with one process it does nothing.
 
 Every process runs the same loop on the same numbers, each with its own part of every
-batch; only the first writes files.
+batch; only the primary process (process 0) writes files.
 """
 
 from typing import Any
@@ -30,19 +30,19 @@ def barrier(name: str) -> None:
 
 
 def gather(tree: Any) -> Any:
-    """Concatenate the parts that each process has of arrays [N / P, ...]: [N, ...]."""
+    """Concatenate the parts [N / P, ...] of all processes to arrays [N, ...]."""
     if jax.process_count() == 1:
         return tree
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def from_primary(array: np.ndarray) -> np.ndarray:
-    """Return the array of process 0, of a shape and type that all processes have."""
+    """Return the array of process 0; all processes pass its shape and dtype."""
     if jax.process_count() == 1:
         return array
     return np.asarray(multihost_utils.broadcast_one_to_all(array))
 
 
 def all_agree(mine: bool) -> bool:
-    """Return whether it is true in all processes; each waits for the others."""
+    """Return whether `mine` is true in all processes; each waits for the others."""
     return bool(np.all(gather(np.array([mine]))))

@@ -1,4 +1,4 @@
-"""What a run tells on the screen: sentences, and a progress bar on a terminal."""
+"""What a run shows on the screen: sentences, and a progress bar on a terminal."""
 
 import contextlib
 import sys
@@ -14,21 +14,21 @@ __all__ = ['doing', 'Progress', 'reporter', 'say']
 
 
 def say(*parts: Any) -> None:
-    """Print a line at once, also into a pipe; of several processes the first prints."""
+    """Print a line at once, also into a pipe, if this is the primary process."""
     if processes.is_primary():
         print(*parts, flush=True)
 
 
-# There is one screen: the bar that is on it, if any.
+# The bar that is on the screen, if any; there is only one screen.
 _on_screen: list[progress.Progress] = []
 
 
 @contextlib.contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Tell what takes long now, such as 'compiling the sampler', while it does.
+    """Show what takes long, such as 'compiling the sampler', until it is over.
 
-    It stands in the bar, or where there is none beside a spinner, until it is over;
-    elsewhere than on a terminal it is a line.
+    On a terminal the text is in the bar or, if there is no bar, beside a spinner;
+    elsewhere it is printed as a line.
     """
     if not processes.is_primary():
         yield

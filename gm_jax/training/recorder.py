@@ -1,4 +1,4 @@
-"""Collects the metrics of training steps and tells them to files and the user."""
+"""Collects the metrics of training steps and reports them to files and the user."""
 
 import dataclasses
 import functools
@@ -29,7 +29,8 @@ class Note:
     """The loop's own numbers, which every checkpoint keeps beside the state.
 
     Attributes:
-        sums: of each metric, over the steps since the last line, without skipped ones.
+        sums: sum of each metric over the steps since the last line, without skipped
+            ones.
         count: steps added to `sums`.
         skipped: steps skipped since the last line.
         run: steps skipped in a row up to now.
@@ -51,8 +52,8 @@ class Skipped(NamedTuple):
     """Steps between two lines of metrics that were skipped for a non-finite loss.
 
     Attributes:
-        longest: the most in a row.
-        share: of all of the steps.
+        longest: the most steps skipped in a row.
+        share: the share of steps that were skipped.
     """
 
     longest: int
@@ -73,7 +74,7 @@ class Recorder:
     ) -> None:
         """Open the files of `workdir` to go on from `step`.
 
-        `alarms` is told the split and the metrics of each line.
+        `alarms` is called with the split and the metrics of each line.
         """
         self.note = note
         self._alarms: Alarms = alarms or (lambda split, scalars: [])
@@ -87,7 +88,7 @@ class Recorder:
         self._clock, self._clock_step = time.monotonic(), step
 
     def add(self, step: int, num: int, values: Metrics) -> None:
-        """Take the metrics [K] of a dispatch of `num` <= K steps, up to `step`."""
+        """Add the metrics [K] of a dispatch of `num` <= K steps that ends at `step`."""
         self._pending.append((num, values))
         if len(self._pending) > MAX_IN_FLIGHT:
             jax.block_until_ready(self._pending[-1 - MAX_IN_FLIGHT][1])
@@ -96,8 +97,8 @@ class Recorder:
     def settle(self) -> Note:
         """Add up what is pending; return the note to keep with a checkpoint."""
         note = self.note
-        # One addition after the other in float64: the same sum however the steps
-        # were cut into dispatches.
+        # One addition after the other in float64: the sum does not depend on how the
+        # steps were split into dispatches.
         for num, values in self._pending:
             rows = np.stack([np.asarray(v, np.float64)[:num] for v in values.values()])
             finite = np.all(np.isfinite(rows), axis=0)
@@ -155,7 +156,7 @@ class Recorder:
             self._bar.note(f'ALARM: {sentence}.')
 
     def restart_clock(self, step: int) -> None:
-        """Measure the speed of training from here: after work that is not training."""
+        """Measure the training speed from here on, after work that is not training."""
         self._clock, self._clock_step = time.monotonic(), step
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One run of an experiment, and what the parts of the loop ask of it."""
+"""One run of an experiment, with what the parts of the loop need from it."""
 
 import os
 from collections.abc import Callable
@@ -20,7 +20,7 @@ __all__ = ['count_parameters', 'devices', 'Job']
 
 
 class Job(NamedTuple):
-    """A run of an experiment; nothing in it changes.
+    """A run of an experiment; its fields never change.
 
     Attributes:
         name: the name of the experiment.
@@ -28,8 +28,8 @@ class Job(NamedTuple):
         config: the settings.
         data: the image set.
         experiment: the pure functions.
-        init: that of the experiment, to be compiled.
-        manager: of the checkpoints.
+        init: `init` of the experiment, jitted.
+        manager: the checkpoint manager.
     """
 
     name: str
@@ -61,10 +61,10 @@ class Job(NamedTuple):
 
 
 def count_parameters(state: TrainState) -> int:
-    """Return how many numbers are trained."""
+    """Return the number of trained parameters."""
     return sum(x.size for x in jax.tree.leaves(state.params))
 
 
 def devices() -> str:
-    """Return how many devices there are, over all processes, and of which kind."""
+    """Return the number of devices, over all processes, and their kind."""
     return f'{jax.device_count()} x {jax.devices()[0].device_kind}'

@@ -21,7 +21,7 @@ from gm_jax.errors import UserError
 
 __all__ = ['changed', 'Config', 'field', 'load', 'Sizes', 'text', 'to_json']
 
-# Positive whole numbers; on the command line and in JSON their text, such as 200,200.
+# Positive whole numbers, written as 200,200 on the command line and in JSON.
 Sizes = tuple[int, ...]
 
 
@@ -35,7 +35,7 @@ def field(
     free: bool = False,
     evaluation_only: bool = False,
 ) -> Any:
-    """Declare a setting: its default, what it means and what it may be.
+    """Declare a setting: its default, its meaning and its allowed values.
 
     Args:
         default: the default; its type is the setting's: bool, int, float, str or, for
@@ -44,10 +44,10 @@ def field(
         choices: the only values allowed, for a string.
         low: the least number allowed.
         high: the greatest number allowed.
-        free: may differ when a run goes on or is evaluated, because the parameters
-            that training reaches do not depend on it.
-        evaluation_only: may differ with --mode=eval but not when a run goes on, so that
-            all evaluations of one run are comparable.
+        free: whether it may change when a run is resumed or evaluated, because the
+            trained parameters do not depend on it.
+        evaluation_only: whether it may change with --mode=eval but not when a run is
+            resumed, so that all evaluations of one run are comparable.
 
     Returns:
         A dataclass field.
@@ -64,9 +64,9 @@ class Config:
     """The settings that every experiment has."""
 
     dataset: str = field('digits', ' | '.join(SPECS))
-    data_dir: str = field('', 'where prepared TFDS sets lie', free=True)
+    data_dir: str = field('', 'directory of prepared TFDS sets', free=True)
     image_size: int = field(
-        0, 'side to resize images:DIR and TFDS sets to; 0 keeps it', low=0
+        0, 'side to which images:DIR and TFDS sets are resized; 0: not resized', low=0
     )
     binarize: str = field(
         'none',
@@ -75,7 +75,7 @@ class Config:
         choices=WAYS,
     )
     seed: int = field(
-        0, 'the number that all randomness derives from', low=0, high=2**32 - 1
+        0, 'number from which all randomness is derived', low=0, high=2**32 - 1
     )
     num_steps: int = field(1000, 'training steps', low=1)
     batch_size: int = field(
@@ -89,8 +89,8 @@ class Config:
         0, 'examples per evaluation step; 0: the batch size', low=0, free=True
     )
     steps_per_dispatch: int = field(
-        0, 'training steps in one compiled loop; 0: by model and backend', low=0,
-        free=True,
+        0, 'training steps in one compiled loop; 0: chosen by model and backend',
+        low=0, free=True,
     )
     learning_rate: float = field(1e-3, 'peak learning rate', low=0.0)
     schedule: str = field(
@@ -99,7 +99,7 @@ class Config:
         'of Burda et al. 2016 (1e-3 to 1e-4, stage i lasting 3^i)',
         choices=('constant', 'cosine', 'stages'),
     )
-    warmup_steps: int = field(0, 'steps of linear warm-up', low=0)
+    warmup_steps: int = field(0, 'steps of linear learning-rate warm-up', low=0)
     optimizer: str = field(
         'adam', 'adam; or muon for kernels and adam for all other parameters',
         choices=('adam', 'muon'),
@@ -108,11 +108,12 @@ class Config:
         0.9, 'decay of the average of gradients', low=0.0, high=1.0
     )
     adam_b2: float = field(
-        0.999, 'decay of the average of their squares', low=0.0, high=1.0
+        0.999, 'decay of the average of squared gradients', low=0.0, high=1.0
     )
-    adam_eps: float = field(1e-8, 'the constant that Adam adds to the root', low=0.0)
+    adam_eps: float = field(1e-8, 'constant in the denominator of Adam', low=0.0)
     weight_decay: float = field(
-        0.0, 'share of a kernel that a step of learning rate 1 would take off', low=0.0
+        0.0, 'each step shrinks kernels by the share learning_rate * weight_decay',
+        low=0.0,
     )
     grad_clip: float = field(0.0, 'largest gradient norm; 0: no limit', low=0.0)
     ema: float = field(
@@ -120,7 +121,7 @@ class Config:
         low=0.0, high=1.0,
     )
     dtype: str = field(
-        'float32', 'type that the network computes in; likelihoods stay float32',
+        'float32', 'dtype of the network; likelihoods stay float32',
         choices=('float32', 'bfloat16'),
     )
 
@@ -136,7 +137,7 @@ class Config:
 
     @property
     def eval_batch(self) -> int:
-        """The examples of an evaluation step."""
+        """The number of examples per evaluation step."""
         return self.eval_batch_size or self.batch_size
 
 
@@ -181,8 +182,8 @@ def to_json(config: Config) -> str:
 def changed(old: Config, new: Config, mode: str) -> list[str]:
     """List the settings that differ and must not in this mode, as sentences.
 
-    A run may go on for more steps than it was to have where its learning rate is
-    constant: every other schedule is a shape over all of them.
+    A run with a constant learning rate may be resumed with more steps; every other
+    schedule depends on the total number of steps.
     """
     longer = new.schedule == 'constant' and new.num_steps > old.num_steps
     free = {'num_steps'} if longer and mode == 'train' else set()

@@ -22,9 +22,9 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(train_state.TrainState):
-    """Flax's TrainState with what else an exact resume needs.
+    """Flax's TrainState with everything else that an exact resume needs.
 
-    `step` counts batches drawn, skipped ones included, since the order of examples
+    `step` counts all batches drawn, including skipped ones, since the order of examples
     and all noise are functions of it.
 
     Attributes:
@@ -46,7 +46,7 @@ class TrainState(train_state.TrainState):
 
     @property
     def eval_variables(self) -> dict[str, Any]:
-        """The same, with the variables other than parameters."""
+        """`eval_params`, with the variables other than parameters."""
         return {'params': self.eval_params, **self.model_state}
 
 
@@ -103,10 +103,10 @@ class TrainStep(Protocol):
         """Take the step.
 
         Args:
-            state: before the step.
+            state: the state before the step.
             batch: arrays [B, ...] with 'index' [B], or [M, B, ...] for M minibatches.
             rng: the key of training; keys of steps and examples derive from it.
-            axis_name: as of `LossFn`. Losses and gradients are averaged over it.
+            axis_name: as in `LossFn`. Losses and gradients are averaged over it.
 
         Returns:
             The state after the step, and scalars to log.
@@ -137,7 +137,7 @@ def create(
         params=params,
         tx=tx,
         model_state={} if model_state is None else model_state,
-        # A copy: two leaves may not share a buffer that a step is given to overwrite.
+        # A copy: two leaves must not share a buffer that is donated to a step.
         ema_params=jax.tree.map(jnp.copy, params) if ema else None,
         skipped=jnp.zeros((), jnp.int32),
         skipped_total=jnp.zeros((), jnp.int32),
@@ -150,15 +150,16 @@ def make_train_step(
 ) -> TrainStep:
     """Make the training step of one loss.
 
-    A step whose loss or gradient is not finite changes nothing but the counters.
+    A step whose loss or gradient is not finite changes only the counters.
 
     Args:
         loss_fn: the loss.
         ema_decay: d in ema <- d ema + (1 - d) params. It grows from 0.1 as
             min(d, (1 + t) / (10 + t)), so that the start is forgotten soon.
-        micro_batch: examples of a device whose gradient is taken together; the step
-            adds up those of all. 0: all at once. Few at a time fit a CPU's cache. Not
-            for losses with BatchNorm, whose moments would be of so few.
+        micro_batch: examples per gradient computation on a device; the step averages
+            these gradients. 0: all examples at once. Small micro-batches fit into the
+            caches of a CPU. Not for losses with BatchNorm, whose moments would be those
+            of a micro-batch.
 
     Returns:
         The step. Its metrics are those of the loss, with 'loss' and 'grad_norm'.
@@ -232,13 +233,13 @@ def _by_parts(gradient: _Gradient, size: int) -> _Gradient:
 def finish_step(
     state: TrainState, new: TrainState, finite: jax.Array, ema_decay: float
 ) -> TrainState:
-    """Average the new parameters and count the step; take it back if not `finite`.
+    """Average the new parameters and count the step; undo it if not `finite`.
 
     Args:
-        state: before the step.
-        new: with new parameters, optimizer state and model state.
+        state: the state before the step.
+        new: the state with new parameters, optimizer state and model state.
         finite: [] whether the step is to be kept.
-        ema_decay: as of `make_train_step`.
+        ema_decay: as in `make_train_step`.
 
     Returns:
         The state after the step.

@@ -1,8 +1,8 @@
 """How the processes of a run end: as agreed, or soon after one of them has died.
 
-Left to itself, a process whose neighbour dies waits in a collective operation: on the
-CPU only the neighbours of a dead process notice, and JAX aborts all others after the
-heartbeats stop. So each process keeps a connection to process 0. A connection that
+Without this module a process may wait in a collective operation with a dead one: on the
+CPU only the neighbours of a dead process notice, and JAX aborts all others only after
+the heartbeats stop. So each process keeps a connection to process 0. A connection that
 closes without a goodbye means that its process has died; process 0 passes that on.
 """
 
@@ -20,7 +20,7 @@ from gm_jax.training.processes import barrier, from_primary, is_primary, several
 
 __all__ = ['fail', 'leave', 'part', 'start']
 
-# Seconds that a process which has lost another one has to say what it knows itself.
+# Seconds that a process which has lost another one has for reporting its own error.
 _LAST_WORDS = 3
 _GOODBYE = b'.'  # this process ends as agreed
 _NEWS = b'!'  # another process has died, or this one is about to end
@@ -30,16 +30,16 @@ class _Links:
     """Sockets between process 0 and every other process, and what is known of them."""
 
     open: list[socket.socket] = []
-    ended: list[socket.socket] = []  # those whose other side has gone
+    ended: list[socket.socket] = []  # those that the other side has closed
     process = 0
-    leaving = False  # as agreed: a connection that ends from now on is no news
+    leaving = False  # as agreed: a connection that ends from now on is not news
     news = threading.Lock()  # held by the thread that reports a death
     exiting = threading.Lock()  # held by the thread that ends this process
 
 
 def start() -> None:
     """Connect to process 0, or as process 0 to all others, and watch."""
-    # JAX has no other way to tell which address it found.
+    # JAX has no public way to ask which address it found.
     from jax._src.distributed import global_state
 
     host = (global_state.coordinator_address or '').rpartition(':')[0].strip('[]')
@@ -76,11 +76,11 @@ def part(name: str) -> None:
 
 
 def fail() -> None:
-    """End a process of several by the exception that is being handled.
+    """End one of several processes because of the exception that is being handled.
 
-    Where another process has died, which makes collective operations fail, the sentence
-    about it comes first; otherwise there is a traceback. It does not return, since at
-    an orderly end JAX would wait for the others, who may be waiting for this one.
+    If another process has died, which makes collective operations fail, the sentence
+    about it comes first; otherwise there is a traceback. This function does not return:
+    at an orderly end JAX would wait for the others, who may be waiting for this one.
     """
     time.sleep(2 * _LAST_WORDS)
     traceback.print_exc()
@@ -88,14 +88,14 @@ def fail() -> None:
 
 
 def leave(status: int) -> int:
-    """Return the exit status; of a failure with several processes exit at once."""
+    """Return the exit status, but exit at once if one of several processes failed."""
     if status and several():
         _exit(status)
     return status
 
 
 def _serve() -> socket.socket:
-    """Listen at a free port, for IPv4 and, where there is one, IPv6."""
+    """Listen at a free port, for IPv4 and, if available, IPv6."""
     both = socket.has_dualstack_ipv6()
     return socket.create_server(
         ('', 0), family=socket.AF_INET6 if both else socket.AF_INET,
@@ -104,7 +104,7 @@ def _serve() -> socket.socket:
 
 
 def _sends(link: socket.socket, password: bytes) -> bool:
-    """Return whether the other side sends the password within seconds."""
+    """Return whether the other side sends the password within 10 seconds."""
     link.settimeout(10)
     try:
         with link.makefile('rb', buffering=0) as file:
@@ -116,7 +116,7 @@ def _sends(link: socket.socket, password: bytes) -> bool:
 
 
 def _listen(link: socket.socket) -> None:
-    """Wait until the other side ends; where it has died, end this process too."""
+    """Wait until the other side ends; if it has died, end this process too."""
     message = _receive(link)
     if message == _GOODBYE:
         _receive(link)
@@ -133,14 +133,14 @@ def _listen(link: socket.socket) -> None:
     if not _Links.leaving:
         print(
             f'process {_Links.process}: another process of this run has ended: the '
-            f'same command, for all of them, goes on from the last checkpoint.',
+            f'same command, for all of them, resumes from the last checkpoint.',
             file=sys.stderr, flush=True,
         )
         _exit(1)
 
 
 def _receive(link: socket.socket) -> bytes:
-    """Wait for a byte; return none where the other side has ended."""
+    """Wait for a byte; return no byte if the other side has ended."""
     try:
         return link.recv(1)
     except OSError:

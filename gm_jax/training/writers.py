@@ -16,7 +16,7 @@ __all__ = ['MetricWriter', 'NoWriter', 'without_nan', 'write_atomically', 'Write
 
 
 class MetricWriter(Protocol):
-    """Where lines of metrics go."""
+    """A writer of lines of metrics."""
 
     def write(
         self,
@@ -26,10 +26,10 @@ class MetricWriter(Protocol):
         alarms: Sequence[str] = (),
         **timing: float,
     ) -> None:
-        """Write one line of a step; `timing` depends on the machine and the hour."""
+        """Write one line of a step; `timing` differs between equal runs."""
 
     def sync(self) -> None:
-        """Put all lines on the disk: before a checkpoint says that they are there."""
+        """Put all lines on the disk, before a checkpoint that relies on them."""
 
     def close(self) -> None:
         """Close the files."""
@@ -58,8 +58,8 @@ class NoWriter:
 class Writer:
     """Appends to metrics.jsonl and to TensorBoard events of one work directory.
 
-    metrics.jsonl holds no times, so that a run that was killed and went on leaves the
-    same bytes as one that was not.
+    metrics.jsonl holds no times, so that a killed and resumed run leaves the same bytes
+    as an uninterrupted one.
     """
 
     def __init__(self, workdir: str, first_step: int) -> None:
@@ -73,7 +73,7 @@ class Writer:
         name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}'
         self._events = tensorboardX.RecordWriter(os.path.join(workdir, name))
         self._event(first_step + 1, file_version='brain.Event:2')
-        # With it TensorBoard drops the events of a killed run from this step on.
+        # This makes TensorBoard drop the events of a killed run from this step on.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._event(first_step + 1, session_log=start)
 
@@ -104,7 +104,7 @@ class Writer:
         self._events.flush()
 
     def close(self) -> None:
-        """Close both, also where the disk has no space for what is left."""
+        """Close both files, even if the disk has no space for the rest of the lines."""
         try:
             self._file.close()
         finally:
@@ -114,8 +114,7 @@ class Writer:
 def without_nan(numbers: Any) -> Any:
     """Return numbers, nested in dicts and lists, as JSON can hold them.
 
-    JSON has neither NaN nor infinity: null says that there was a number which was not
-    finite.
+    JSON has neither NaN nor infinity: null stands for a number that was not finite.
     """
     if isinstance(numbers, Mapping):
         return {name: without_nan(value) for name, value in numbers.items()}
@@ -140,7 +139,7 @@ def _drop_after(path: str, step: int) -> None:
 
 
 def write_atomically(path: str, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, whole."""
+    """Write a text file so that a reader sees the whole old or the whole new text."""
     with open(path + '.tmp', 'w', encoding='utf-8') as file:
         file.write(text)
         file.flush()

@@ -167,9 +167,10 @@ def cut(tmp_path):
 
 
 @pytest.mark.parametrize('change,sentence', [
-    (lambda path: put(path, b'hello'), 'bad.png is no PNG or JPEG: move it elsewhere'),
-    (lambda path: put(path, b''), 'bad.png is no PNG or JPEG: move it elsewhere'),
-    (lambda path: (path / 'notes.txt').write_text('hello'), 'notes.txt is no PNG'),
+    (lambda path: put(path, b'hello'),
+     'bad.png is not a PNG or JPEG: move it elsewhere'),
+    (lambda path: put(path, b''), 'bad.png is not a PNG or JPEG: move it elsewhere'),
+    (lambda path: (path / 'notes.txt').write_text('hello'), 'notes.txt is not a PNG'),
     (cut, 'bad.png is damaged: .*Replace it'),
     (lambda path: Image.new('RGB', (9, 5)).save(path / 'z.png'),
      'z.png is 5x9 but .*/1.png is 6x5: pass --image_size'),

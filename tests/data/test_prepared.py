@@ -159,7 +159,7 @@ def test_damaged_metadata(tfds_set, name):
     """Catch a traceback out of TFDS for metadata that cannot be read."""
     path = tfds_set()
     (path / name).write_text('{')
-    with pytest.raises(UserError, match='tiny/1.0.0 is no readable TFDS set'):
+    with pytest.raises(UserError, match='tiny/1.0.0 is not a readable TFDS set'):
         load(path)
 
 

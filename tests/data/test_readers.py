@@ -90,8 +90,8 @@ WIDE = struct.pack('>BBBB3I', 0, 0, 8, 3, 1, 2**31, 1)
     (IDX['train'][0], lambda old: old + b'x', 'goes on after its end: it should hold'),
     (IDX['train'][0], lambda old: old[:9], 'idx3-ubyte is cut short'),
     (IDX['test'][0], lambda old: b'', 'starts with nothing'),
-    (IDX['test'][0], lambda old: b'hello', "no file of images in MNIST's format"),
-    (IDX['test'][1], lambda old: b'hello', "no file of labels in MNIST's format"),
+    (IDX['test'][0], lambda old: b'hello', "not a file of images in MNIST's format"),
+    (IDX['test'][1], lambda old: b'hello', "not a file of labels in MNIST's format"),
     (IDX['train'][0], lambda old: WIDE, 'claims the shape .1, 2147483648, 1.: it is'),
     (IDX['train'][0], lambda old: ABSURD, 'more than can be held'),
     (IDX['train'][0], lambda old: to_idx(np.zeros((30, 6, 4))), 'are .6, 4, 1. but'),
@@ -191,7 +191,7 @@ def test_npz_with_fewer_values(npz, images):
      'the labels test_labels belong to no images'),
     (dict(train=np.zeros((9, 4, 4), int), test=np.zeros((9, 4, 4), int),
           labels=np.zeros(9, int)), 'the labels labels belong to no images'),
-    (dict(images=np.array([{}])), 'no readable .npz file of plain arrays: Object'),
+    (dict(images=np.array([{}])), 'not a readable .npz file of plain arrays: Object'),
 ])
 def test_npz_that_is_wrong(npz, arrays, sentence):
     """Catch floats cut to zero, wrapped values, and labels that don't match."""

@@ -210,7 +210,7 @@ def test_alarms_ring_in_the_metrics(tmp_path, capsys):
 
 @pytest.mark.parametrize('module, flags, sentence', [
     (wgan, ('--lipschitz=clip', '--clip=0'), 'bounds nothing'),
-    (gan, ('--class_conditional',), 'only the networks of convolutions alone'),
+    (gan, ('--class_conditional',), 'only the all-convolutional networks'),
     (dcgan, ('--class_conditional', '--dataset=synthetic:ising'), 'has none'),
     (dcgan, ('--features=4,8,8,8,8',), '32 must divide their sides'),
     (wgan, ('--features=4,',), 'must be sizes such as'),

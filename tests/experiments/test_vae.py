@@ -24,7 +24,8 @@ def _model(latent_dims, **kwargs) -> tuple[VAE, dict]:
     """Return a model of 2x2 images that depends on z strongly, and its variables."""
     defaults = dict(image_shape=(2, 2, 1), hidden=(6,), hidden2=(4,))
     model = VAE(latent_dims=latent_dims, activation=jnp.tanh, **(defaults | kwargs))
-    variables = model.init(jax.random.key(4), jnp.zeros((1, *model.image_shape)))
+    x = jnp.zeros((1, *model.image_shape))
+    variables = jax.jit(model.init)(jax.random.key(4), x)
     rng = np.random.default_rng(5)
     return model, jax.tree.map(
         lambda w: w + 0.4 * rng.normal(size=w.shape).astype(np.float32), variables
@@ -170,7 +171,7 @@ def test_samples_belong_to_the_example():
     target = _all_images()
     x = target.astype(np.float32)
     rngs = jax.random.split(jax.random.key(0), 16)
-    apply = nn.apply(posterior_terms, model)
+    apply = jax.jit(nn.apply(posterior_terms, model), static_argnums=4)
     terms = apply(variables, x, target, rngs, 4)
     few = apply(variables, x[5:7], target[5:7], rngs[5:7], 4)
     np.testing.assert_allclose(few.log_w, terms.log_w[5:7], rtol=1e-5)

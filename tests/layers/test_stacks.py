@@ -1,5 +1,7 @@
 """Sizes, rearrangements, and BatchNorm over all devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,8 +64,9 @@ def test_batch_norm_is_over_all_devices(kind):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(8, *shape)) + np.arange(8).reshape(8, *[1] * len(shape))
     x, rngs = jnp.asarray(x, jnp.float32), jax.random.split(jax.random.key(2), 8)
-    variables = stack.init(jax.random.key(0), x, **OFF)
+    variables = jax.jit(lambda x: stack.init(jax.random.key(0), x, **OFF))(x)
 
+    @functools.partial(jax.jit, static_argnames='axis_name')
     def apply(x, rngs, axis_name):
         return stack.apply(
             variables, x, train=True, dropout_rng=rngs, axis_name=axis_name,
@@ -71,7 +74,7 @@ def test_batch_norm_is_over_all_devices(kind):
         )
 
     whole, stats = apply(x, rngs, None)
-    spread = jax.vmap(lambda *parts: apply(*parts, 'i'), axis_name='i')
+    spread = jax.jit(jax.vmap(lambda *parts: apply(*parts, 'i'), axis_name='i'))
     parts, others = spread(x.reshape(4, 2, *shape), rngs.reshape(4, 2))
     np.testing.assert_allclose(
         parts.reshape(whole.shape), whole, rtol=1e-3, atol=1e-4

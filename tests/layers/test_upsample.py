@@ -27,7 +27,9 @@ def test_equals_lax(size, stride):
         return jnp.sum(jnp.sin(jnp.arange(y.size)).reshape(y.shape) * y), y
 
     (gradients, y), (expected_gradients, expected) = (
-        jax.grad(loss, argnums=(1, 2), has_aux=True)(fn, x, kernel)
+        jax.jit(jax.grad(loss, argnums=(1, 2), has_aux=True), static_argnums=0)(
+            fn, x, kernel
+        )
         for fn in (upsample.conv_transpose, lax_conv_transpose)
     )
     assert y.shape == (2, 3 * stride, 5 * stride, 3)

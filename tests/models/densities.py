@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from gm_jax.families.setting import linen_network
-from gm_jax.layers import weight_norm
 from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
 from gm_jax.models.made import MADE, ascending, draw_masks
 from gm_jax.models.nade import NADE
@@ -81,13 +80,17 @@ def make(
             features=8, num_resnets=1, num_levels=2, num_mixtures=3, **args
         )
     x = jnp.zeros((1 if h is None else len(h), *image_shape), jnp.int32)
-    params = weight_norm.directions(jax.random.key(0), model, x, *more, h)
-    # About the size that keeps the scale of features; biases too.
-    params = jax.tree.map(
-        lambda a: scale * 20 * a / max(a.size / a.shape[-1], 1) ** 0.5 if a.ndim > 1
-        else a + 0.1 * jnp.cos(jnp.arange(a.size)), params
-    )
-    params = jax.tree.map(lambda a: a.astype(dtype), params)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x, *more, h)['params']
+
+    def draw(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        if len(shape.shape) < 2:  # a bias, or the factor of a weight norm
+            values = 0.1 * np.cos(np.arange(shape.size)).reshape(shape.shape)
+        else:  # about the size that keeps the scale of features
+            fan_in = shape.size / shape.shape[-1]
+            values = scale * rng.normal(size=shape.shape) / fan_in ** 0.5
+        return jnp.asarray(values, dtype)
+
+    params = jax.tree.map(draw, shapes)
 
     def apply(x: jax.Array) -> Any:
         return model.apply({'params': params}, x, *more, h)

@@ -26,10 +26,10 @@ DISCRIMINATORS = {
 def test_an_image_belongs_to_its_z(name, rng):
     """Catch images that depend on those drawn with them, or leave [-1, 1]."""
     z = jax.random.normal(rng, (4, 5))
-    x, variables = GENERATORS[name].init_with_output(rng, z)
+    x, variables = jax.jit(GENERATORS[name].init_with_output)(rng, z)
     assert x.shape == (4, 8, 12, 3) and x.dtype == jnp.float32
     assert jnp.abs(x).max() <= 1 and jnp.std(x) > 0
-    alone = GENERATORS[name].apply(variables, z[:2])
+    alone = jax.jit(GENERATORS[name].apply)(variables, z[:2])
     np.testing.assert_allclose(alone, x[:2], atol=1e-6)
 
 
@@ -37,9 +37,9 @@ def test_an_image_belongs_to_its_z(name, rng):
 def test_a_score_belongs_to_its_image(name, rng):
     """Catch scores that depend on the batch outside training."""
     x = jax.random.uniform(rng, (4, 8, 12, 3), minval=-1)
-    scores, variables = DISCRIMINATORS[name].init_with_output(rng, x)
+    scores, variables = jax.jit(DISCRIMINATORS[name].init_with_output)(rng, x)
     assert scores.shape == (4,) and scores.dtype == jnp.float32
-    alone = DISCRIMINATORS[name].apply(variables, x[:2])
+    alone = jax.jit(DISCRIMINATORS[name].apply)(variables, x[:2])
     np.testing.assert_allclose(alone, scores[:2], atol=1e-6)
 
 

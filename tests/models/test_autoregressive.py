@@ -149,11 +149,8 @@ def test_images_side_by_side_do_not_meet(batch):
 
 def test_planted_degrees_are_found(monkeypatch):
     """Catch a check that would pass a MADE whose masks keep one degree too many."""
-    masked = made.MADE._masked
-    monkeypatch.setattr(
-        made.MADE, '_masked',
-        lambda self, kernel, seen, degree: masked(self, kernel, seen, degree + 1),
-    )
+    mask = made.mask
+    monkeypatch.setattr(made, 'mask', lambda m, m_next: mask(m, m_next + 1))
     _leaks('made')
 
 

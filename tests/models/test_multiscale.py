@@ -18,10 +18,13 @@ from gm_jax.sampling import autoregressive
 both_kinds = pytest.mark.parametrize('stages', ['parallel', 'raster'])
 
 
-def _make(stages, image_shape, num_values, num_stages=1, dtype='float32'):
+def _make(
+    stages, image_shape, num_values, num_stages=1, dtype='float32', features=24
+):
     """Return (model, variables) away from where training starts."""
     config = vars(multiscale_pixel_cnn.Config(
-        stages=stages, num_stages=num_stages, features=24, num_layers=1, head=24
+        stages=stages, num_stages=num_stages, features=features, num_layers=1,
+        head=features,
     ))
     data = image_set.ImageSet(
         name='none', image_shape=image_shape, num_values=num_values, num_classes=0,
@@ -31,11 +34,17 @@ def _make(stages, image_shape, num_values, num_stages=1, dtype='float32'):
         types.SimpleNamespace(**{**config, 'dtype': dtype}), data
     )
     x = jnp.zeros((1, *image_shape), jnp.int32)
-    variables = jax.jit(lambda: model.init(jax.random.key(0), x, None))()
-    return model, jax.tree.map(
-        lambda a: (2 * a + 0.2 * jnp.cos(jnp.arange(a.size)).reshape(a.shape))
-        .astype(dtype), variables,
-    )
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x, None)
+    rng = np.random.default_rng(0)
+
+    def draw(shape):
+        values = 0.2 * np.cos(np.arange(shape.size)).reshape(shape.shape)
+        if len(shape.shape) > 1:
+            fan_in = shape.size / shape.shape[-1]
+            values += 2 * rng.normal(size=shape.shape) / fan_in ** 0.5
+        return jnp.asarray(values, dtype)
+
+    return model, jax.tree.map(draw, shapes)
 
 
 def _logits(model, variables):
@@ -74,7 +83,7 @@ def test_sees_the_past_and_nothing_else(stages, channels, num_values):
 def test_is_normalised(stages, shape, num_values):
     """Catch a factor that is counted twice, or not at all."""
     num_stages = 2 if shape[0] == 4 else 1
-    model, variables = _make(stages, shape, num_values, num_stages)
+    model, variables = _make(stages, shape, num_values, num_stages, features=6)
     logits = _logits(model, variables)
     checks.assert_normalized(
         lambda x: model.distribution.log_prob(logits(x), x), shape, num_values

@@ -15,7 +15,7 @@ def _start(**kwargs):
         image_shape=SHAPE, num_values=6, **({'hidden': (8,), 'hidden2': (6,)} | kwargs)
     )
     x = jax.random.uniform(jax.random.key(0), (4, *SHAPE))
-    return model, model.init(jax.random.key(1), x), x
+    return model, jax.jit(model.init)(jax.random.key(1), x), x
 
 
 @pytest.mark.parametrize('network', ['mlp', 'conv'])

@@ -38,6 +38,7 @@ def make_by_one(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', _NAMES)
 def test_two_processes_run_as_one(name, by_one, by_two):
     """Catch a part of a batch, noise, moments or samples that belong to a process."""
@@ -65,6 +66,7 @@ def _start(processes, devices, workdir, argv):
     return started
 
 
+@pytest.mark.long
 def test_killed_and_stopped_and_taken_over_by_one(tmp_path):
     """Catch a hang, a traceback, a lost step, or a checkpoint bound to a process."""
     flags = list(tiny.FLAGS)

@@ -52,6 +52,7 @@ def test_same_integers(name, image_shape, num_values):
             assert len(np.unique(expected[~known])) > min(num_values, 3) - 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name, channels, num_values', [
     # MADE's direct weights for 256 values would be 3072 x 3072 x 256.
     ('made', 1, 2), ('nade', 3, 256), ('pixel_cnn', 3, 256),

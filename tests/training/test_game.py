@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite_is_seen_where_its_gradient_is(turn):
 def test_turns_of_a_name_have_the_same_players():
     """Catch an optimizer whose state would be of other parameters."""
     turns = [*_turns(), Turn('hunt', ('hare',), _hare_loss)]
-    with pytest.raises(ValueError, match='hunt has two kinds of players'):
+    with pytest.raises(ValueError, match='hunt has two sets of players'):
         game.optimizers(turns, TX)
 
 

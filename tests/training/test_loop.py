@@ -143,7 +143,7 @@ def test_stopped_twice_ends_with_the_same_bits(whole, tmp_path, monkeypatch, cap
     # From 17 the dispatches end at 18, 23, 24 and 29.
     assert vae.main(argv) == 128 + signal.SIGINT
     captured = capfd.readouterr()
-    assert 'going on from step 17' in captured.out
+    assert 'resuming from step 17' in captured.out
     assert 'saved at step 29 of 36' in captured.err
     assert vae.main(argv) == 0
     assert tiny.differences(whole, tmp_path) == []
@@ -214,7 +214,7 @@ def test_damaged_checkpoint_is_replaced(finished, whole, capfd):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert vae.main([f'--workdir={finished}', *tiny.FLAGS]) == 0
     out, err = capfd.readouterr()
-    assert 'checkpoints/36 cannot be used' in err and 'going on from step 24' in out
+    assert 'checkpoints/36 cannot be used' in err and 'resuming from step 24' in out
     assert len(list((finished / 'checkpoints').glob('damaged_36_*'))) == 1
     assert tiny.differences(whole, finished) == []
 

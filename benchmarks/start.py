@@ -1,0 +1,129 @@
+"""The seconds until an experiment shows something, for every experiment's defaults.
+
+Runs `python -m experiments.NAME` until the first line of metrics is written, then
+`--mode=sample` of a run of two steps, each in a new process and with nothing compiled
+before:
+
+    python -m benchmarks.start
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks import machine
+from experiments import NAMES
+
+# Experiments that have nothing to sample.
+_NO_SAMPLER = ('classifier',)
+# What the end of a run of two steps would spend minutes on, and no sample depends on.
+_SHORT = {'vae': ('--test_samples=1',), 'autoencoder': ('--noprobe',)}
+
+
+def _command(name: str, workdir: pathlib.Path, *flags: str) -> list[str]:
+    return [
+        sys.executable, '-m', f'experiments.{name}', f'--workdir={workdir}', *flags
+    ]
+
+
+def seconds_to_first_line(name: str, workdir: pathlib.Path, *flags: str) -> float:
+    """Measure from the start of a command to its first line of metrics.
+
+    Args:
+        name: of the experiment.
+        workdir: a directory that is not there yet.
+        flags: more than the defaults.
+
+    Returns:
+        Seconds; the run is killed.
+
+    Raises:
+        RuntimeError: the run has ended without a line.
+    """
+    metrics = workdir / 'metrics.jsonl'
+    start = time.perf_counter()
+    with subprocess.Popen(
+        _command(name, workdir, *flags),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:
+        while not (metrics.exists() and '\n' in metrics.read_text()):
+            if process.poll() is not None and not metrics.exists():
+                raise RuntimeError(f'{name} has ended with {process.returncode}')
+            time.sleep(0.01)
+        seconds = time.perf_counter() - start
+        process.kill()
+    return seconds
+
+
+def seconds_to_sample(name: str, workdir: pathlib.Path, *flags: str) -> float:
+    """Measure `--mode=sample` of a run of two steps, which is made first.
+
+    Args:
+        name: of the experiment.
+        workdir: a directory that is not there yet.
+        flags: more than the defaults, of the run.
+
+    Returns:
+        Seconds of the whole process.
+
+    Raises:
+        subprocess.CalledProcessError: one of them has failed.
+    """
+    short = ('--num_steps=2', *_SHORT.get(name, ()), *flags)
+    subprocess.run(
+        _command(name, workdir, *short), check=True, stdout=subprocess.DEVNULL
+    )
+    start = time.perf_counter()
+    subprocess.run(
+        _command(name, workdir, '--mode=sample'), check=True, stdout=subprocess.DEVNULL
+    )
+    return time.perf_counter() - start
+
+
+def main(argv: list[str]) -> None:
+    """Time experiments and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--names', default=','.join(NAMES))
+    parser.add_argument(
+        '--repeats', type=int, default=3, help='times; the fastest is reported'
+    )
+    parser.add_argument('--out', default='results/bench_start.json')
+    args = parser.parse_args(argv)
+    common = {
+        'repeats': args.repeats, 'device': machine.cpu_name(),
+        'python': platform.python_version(),
+        'jax': importlib.metadata.version('jax'),
+        'command': shlex.join(['python', '-m', 'benchmarks.start', *argv]),
+    }
+    rows = []
+    for name in args.names.split(','):
+        first, sample = [], []
+        for _ in range(args.repeats):
+            with tempfile.TemporaryDirectory() as parent:
+                directory = pathlib.Path(parent)
+                first.append(seconds_to_first_line(name, directory / 'first'))
+                if name not in _NO_SAMPLER:
+                    sample.append(seconds_to_sample(name, directory / 'sample'))
+        rows.append({
+            'experiment': name,
+            'first_line_seconds': round(min(first), 1),
+            'sample_seconds': round(min(sample), 1) if sample else None,
+            'load_average': round(os.getloadavg()[0], 1),  # over the last minute
+            **common,
+        })
+        print(f'{name:24} {min(first):6.1f} {min(sample, default=0):6.1f}', flush=True)
+    path = pathlib.Path(args.out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])
