@@ -23,10 +23,11 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
 
-# What takes minutes more; XLA optimizes here as it does in a run.
+# What takes minutes more, and whole runs, as XLA optimizes them outside tests.
+test-all: export JAX_DISABLE_MOST_OPTIMIZATIONS = 0
 test-all: $(VENV)/ready
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 \
-	    $(BIN)/python -m pytest -n $(WORKERS) -m long --durations=10
+	$(BIN)/python -m pytest tests/training/test_loop.py
+	$(BIN)/python -m pytest -n $(WORKERS) -m long --durations=10
 
 bench: $(VENV)/ready-bench
 	$(BIN)/python -m benchmarks.train_step
