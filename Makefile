@@ -23,10 +23,12 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
 
-# What takes minutes more, and whole runs, as XLA optimizes them outside tests.
+# What takes minutes more, and the mathematics and whole runs as XLA optimizes them
+# outside tests.
 test-all: export JAX_DISABLE_MOST_OPTIMIZATIONS = 0
 test-all: $(VENV)/ready
-	$(BIN)/python -m pytest tests/training/test_loop.py
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/losses tests/models \
+	    tests/sampling tests/training/test_loop.py
 	$(BIN)/python -m pytest -n $(WORKERS) -m long --durations=10
 
 bench: $(VENV)/ready-bench

@@ -38,9 +38,9 @@ def seconds_to_first_line(name: str, workdir: pathlib.Path, *flags: str) -> floa
     """Measure from the start of a command to its first line of metrics.
 
     Args:
-        name: of the experiment.
-        workdir: a directory that is not there yet.
-        flags: more than the defaults.
+        name: the name of the experiment.
+        workdir: a directory that does not exist yet.
+        *flags: flags besides the defaults.
 
     Returns:
         Seconds; the run is killed.
@@ -67,9 +67,9 @@ def seconds_to_sample(name: str, workdir: pathlib.Path, *flags: str) -> float:
     """Measure `--mode=sample` of a run of two steps, which is made first.
 
     Args:
-        name: of the experiment.
-        workdir: a directory that is not there yet.
-        flags: more than the defaults, of the run.
+        name: the name of the experiment.
+        workdir: a directory that does not exist yet.
+        *flags: flags of the run besides the defaults.
 
     Returns:
         Seconds of the whole process.

@@ -1,5 +1,5 @@
 #!/bin/bash
-# An experiment on several nodes under Slurm, one process a GPU.
+# An experiment on several nodes under Slurm, one process per GPU.
 #
 #   sbatch launch/slurm.sh pixel_cnn_pp --preset=paper --workdir=/shared/run --data_dir=/shared/tfds
 #
@@ -11,8 +11,8 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
-# SIGTERM two minutes before the end: the run saves and ends with status 143, and
-# requeued, below, it goes on.
+# SIGTERM two minutes before the end: the run saves and ends with status 143. The job is
+# requeued, below, and resumes.
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 #SBATCH --open-mode=append

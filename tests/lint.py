@@ -1,4 +1,4 @@
-"""What `make lint` checks beside ruff and mypy: docstrings, ignored types, `__all__`.
+"""What `make lint` checks besides ruff and mypy: docstrings, ignored types, `__all__`.
 
 The fields of a public NamedTuple are described where `help` shows it, and completion
 offers what a module defines, not what it imports.

@@ -71,8 +71,8 @@ def merge(params: Any) -> Any:
 def directions(rng: jax.Array, module: nn.Module, *args: Any) -> Any:
     """Draw all parameters from N(0, 0.05^2), except biases, which are 0.
 
-    They are drawn in one call, which is not to be jitted with what follows: XLA takes a
-    second to compile the generator again for each shape.
+    They are drawn in one call: XLA takes a second to compile the generator again for
+    each shape.
 
     Args:
         rng: a key.

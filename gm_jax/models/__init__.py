@@ -1,4 +1,7 @@
-"""One file per paper: linen modules that return distribution parameters."""
+"""One file per paper: linen modules that return distribution parameters.
+
+`players` holds the interfaces of the networks that play a game.
+"""
 
 from gm_jax._lazy import attach
 

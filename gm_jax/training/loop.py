@@ -101,10 +101,12 @@ class Command(NamedTuple, Generic[ConfigT]):
         return _exit_status(self.name, lambda: self._run(argv, program))
 
     def _run(self, argv: list[str], program: str) -> None:
-        program = program or _module_command(self.config_class)
+        program = program or _module_command(self.name)
         # The commands in the docstring are those in a clone of the repository.
+        about = self.about.replace(f'python -m experiments.{self.name}', program)
         here = program.removesuffix(self.name)
-        about = self.about.replace('python -m experiments.', here)
+        if here.endswith(('.', ' ')):
+            about = about.replace('python -m experiments.', here)
         run, config = flags.parse(
             argv, self.config_class, presets=self.presets, program=program, about=about
         )
@@ -121,15 +123,16 @@ class Command(NamedTuple, Generic[ConfigT]):
             watch.part('done')
 
 
-def _module_command(member: type) -> str:
-    """Return how Python runs the module in which a class is defined."""
-    name = member.__module__
-    if name == '__main__':
-        spec = sys.modules['__main__'].__spec__
-        if spec is None:
-            return f'python {sys.argv[0]}'
-        name = spec.name
-    return f'python -m {name}'
+def _module_command(name: str) -> str:
+    """Return how Python runs the module of an experiment."""
+    spec = sys.modules['__main__'].__spec__
+    if spec is None and os.path.basename(sys.argv[0]) == f'{name}.py':
+        return f'python {sys.argv[0]}'
+    started = [spec.name] if spec is not None else []
+    for module in (*started, f'experiments.{name}', f'gm_jax.experiments.{name}'):
+        if module in (*started, *sys.modules) and module.endswith(f'.{name}'):
+            return f'python -m {module}'
+    return f'python -m experiments.{name}'
 
 
 def _exit_status(name: str, act: Callable[[], None]) -> int:
@@ -385,6 +388,9 @@ def _first_state(
 ) -> TrainState:
     """Make the first state while the training step compiles: each takes seconds.
 
+    JAX cannot compile for shapes when there are several processes; then the step
+    compiles when it is first called.
+
     Args:
         job: the run.
         shapes: the shapes of a state.
@@ -392,12 +398,19 @@ def _first_state(
         *arguments: the arguments of the training step after the state.
     """
     rng = stream(job.config.seed, Stream.INIT)
+    if processes.several():
+        with doing('compiling the initialisation'):
+            return parallel.replicate(job.init(rng))
     with (
         doing('compiling the initialisation and the training step'),
         concurrent.futures.ThreadPoolExecutor(1) as pool,
     ):
-        pool.submit(train_many.compile, parallel.replicated(shapes), *arguments)
-        return parallel.replicate(job.init(rng))
+        compiled = pool.submit(
+            train_many.compile, parallel.replicated(shapes), *arguments
+        )
+        state = parallel.replicate(job.init(rng))
+        compiled.result()
+        return state
 
 
 def _write(

@@ -57,12 +57,12 @@ class EvalMany(Protocol):
         """Evaluate a batch."""
 
 
-def check_batch_size(batch_size: int, flag: str = 'batch_size') -> None:
+def check_batch_size(batch_size: int) -> None:
     """Raise UserError unless the devices divide the batch."""
     devices = jax.device_count()
     if batch_size % devices:
         raise UserError(
-            f'--{flag}={batch_size} cannot be split evenly over {devices} devices: '
+            f'--batch_size={batch_size} cannot be split evenly over {devices} devices: '
             f'make it a multiple of {devices}.'
         )
 

@@ -72,7 +72,7 @@ class Recorder:
         note: Note,
         alarms: Alarms | None = None,
     ) -> None:
-        """Open the files of `workdir` to go on from `step`.
+        """Open the files of `workdir` to resume from `step`.
 
         `alarms` is called with the split and the metrics of each line.
         """

@@ -1,5 +1,6 @@
 """Small autoregressive networks with random weights, all under one interface."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -81,16 +82,7 @@ def make(
         )
     x = jnp.zeros((1 if h is None else len(h), *image_shape), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x, *more, h)['params']
-
-    def draw(shape: jax.ShapeDtypeStruct) -> jax.Array:
-        if len(shape.shape) < 2:  # a bias, or the factor of a weight norm
-            values = 0.1 * np.cos(np.arange(shape.size)).reshape(shape.shape)
-        else:  # about the size that keeps the scale of features
-            fan_in = shape.size / shape.shape[-1]
-            values = scale * rng.normal(size=shape.shape) / fan_in ** 0.5
-        return jnp.asarray(values, dtype)
-
-    params = jax.tree.map(draw, shapes)
+    params = jax.tree.map(functools.partial(_draw, rng, scale, dtype), shapes)
 
     def apply(x: jax.Array) -> Any:
         return model.apply({'params': params}, x, *more, h)
@@ -112,6 +104,17 @@ def make(
         order=order,
         num_noise=pixel.num_noise,
     )
+
+
+def _draw(
+    rng: np.random.Generator, scale: float, dtype: Any, shape: jax.ShapeDtypeStruct
+) -> jax.Array:
+    if len(shape.shape) < 2:  # a bias, or the factor of a weight norm
+        values = 0.1 * np.cos(np.arange(shape.size)).reshape(shape.shape)
+    else:  # about the size that keeps the scale of features
+        fan_in = shape.size / shape.shape[-1]
+        values = scale * rng.normal(size=shape.shape) / fan_in ** 0.5
+    return jnp.asarray(values, dtype)
 
 
 def _discrete_terms(logits: jax.Array, x: jax.Array, target: np.ndarray) -> jax.Array:

@@ -25,9 +25,9 @@ def start(
 
     Args:
         processes: how many.
-        devices: of each.
+        devices: the number of devices of each.
         program: the command, such as experiment('vae').
-        flags: of it.
+        flags: the flags of that command.
         log: where they write; by default each to a pipe of its own.
 
     Returns:

@@ -1,0 +1,67 @@
+"""The command gm-jax, and how the experiments name the command that runs them."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from experiments import NAMES
+from gm_jax import cli
+
+
+@pytest.fixture(autouse=True)
+def clone(monkeypatch):
+    """Look for the experiments where a clone has them."""
+    monkeypatch.setattr(cli, '_PACKAGE', 'experiments')
+
+
+@pytest.mark.parametrize('argv', [[], ['--help']])
+def test_lists_the_experiments_in_order(argv, capsys):
+    """Catch an experiment that the list leaves out, or one without a description."""
+    assert cli.main(argv) == 0
+    found = re.findall(r'^  gm-jax (\w+) +\S.*[a-z].*$', capsys.readouterr().out, re.M)
+    assert tuple(found) == NAMES
+
+
+@pytest.mark.parametrize('name, sentence', [
+    ('vea', 'did you mean vae?'), ('mnist', 'there are autoencoder, nade'),
+])
+def test_unknown_name_is_a_sentence(name, sentence, capsys):
+    """Catch a traceback, and a list where one name is meant."""
+    assert cli.main([name, '--workdir=nowhere']) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count('\n') == 1
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_help_names_the_command(name, capsys):
+    """Catch the module of a class or of a family, which is no command."""
+    module = importlib.import_module(f'experiments.{name}')
+    for argv, program in ((None, f'python -m experiments.{name}'),
+                          ([name, '--help'], f'gm-jax {name}')):
+        with pytest.raises(SystemExit) as ended:
+            module.main(['--help']) if argv is None else cli.main(argv)
+        assert ended.value.code == 0
+        out = ' '.join(capsys.readouterr().out.split())
+        assert out.startswith(f'{program} --workdir=DIR [flags]')
+        assert f'{program} --workdir=/tmp' in out
+        others = re.findall(r'python -m ([\w.]+)', out)
+        assert others == [] or program.startswith('python')
+        assert not any('families' in other for other in others)
+
+
+@pytest.mark.parametrize('command, start', [
+    (['-m', 'experiments'], '  python -m experiments.autoencoder '),
+    (['experiments/vae.py', '--help'], 'python experiments/vae.py --workdir=DIR'),
+])
+def test_other_ways_to_start(command, start):
+    """Catch a name glued to the path of a file, and a list that cannot be run."""
+    found = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=True,
+        env={**os.environ, 'PYTHONPATH': '.'},
+    )
+    assert start in found.stdout
+    assert 'vae.pyvae' not in found.stdout and 'vae.pydcgan' not in found.stdout
