@@ -38,7 +38,7 @@ from gm_jax.families import classifier, codes, players
 from gm_jax.families.classifier import Trained
 from gm_jax.families.codes import Coder
 from gm_jax.families.players import Players
-from gm_jax.keys import split_each
+from gm_jax.keys import Stream, Use, derive, stream
 from gm_jax.layers.pixels import to_uint8
 from gm_jax.losses import adversarial, reconstruction
 from gm_jax.models.adversarial_autoencoder import Code, Decoder, Discriminator, Encoder
@@ -291,7 +291,7 @@ def autoencoder_loss(
     Only this turn updates BatchNorm's running averages.
     """
     del step
-    x = binarize.to_unit_range(rngs, batch['image'], g.data)
+    x = binarize.to_unit_range(derive(rngs, Use.PIXELS), batch['image'], g.data)
     code, model_state = encode(g, params, model_state, x, rngs, axis_name)
     x_hat, model_state = players.train(
         g.players, 'decoder', params, model_state, code.z, code.y, axis_name=axis_name
@@ -305,14 +305,13 @@ def discriminator_loss(
     *, step: jax.Array, axis_name: str | None,
 ) -> LossOutput:
     """Compute the loss of telling codes from the prior; see `train_state.LossFn`."""
-    pixel_rngs, z_rngs, y_rngs = split_each(rngs, 3)
-    x = binarize.to_unit_range(pixel_rngs, batch['image'], g.data)
-    code, _ = encode(g, params, model_state, x, pixel_rngs, axis_name)
-    z = draw_z(g.config, z_rngs)
-    y = codes.draw_integers(y_rngs, max(g.num_categories, 1))
+    x = binarize.to_unit_range(derive(rngs, Use.PIXELS), batch['image'], g.data)
+    code, _ = encode(g, params, model_state, x, rngs, axis_name)
+    z = draw_z(g.config, rngs)
+    y = codes.draw_integers(derive(rngs, Use.CATEGORY), max(g.num_categories, 1))
     y = jax.nn.one_hot(y, g.num_categories)
-    y = instance_noise(g.config, y, y_rngs, step)
-    y_hat = instance_noise(g.config, code.y, z_rngs, step)
+    y = instance_noise(g.config, y, derive(rngs, Use.REAL), step)
+    y_hat = instance_noise(g.config, code.y, derive(rngs, Use.FAKE), step)
     real, fake = judge(g, params, z, y), judge(g, params, code.z, y_hat)
     losses = map(adversarial.discriminator_loss, real, fake)
     loss = functools.reduce(operator.add, losses)
@@ -324,10 +323,9 @@ def encoder_loss(
     *, step: jax.Array, axis_name: str | None,
 ) -> LossOutput:
     """Compute the loss of fooling the discriminators; see `train_state.LossFn`."""
-    pixel_rngs, y_rngs = split_each(rngs, 2)
-    x = binarize.to_unit_range(pixel_rngs, batch['image'], g.data)
-    code, _ = encode(g, params, model_state, x, pixel_rngs, axis_name)
-    y = instance_noise(g.config, code.y, y_rngs, step)
+    x = binarize.to_unit_range(derive(rngs, Use.PIXELS), batch['image'], g.data)
+    code, _ = encode(g, params, model_state, x, rngs, axis_name)
+    y = instance_noise(g.config, code.y, derive(rngs, Use.FAKE), step)
     logits = judge(g, params, code.z, y)
     losses = map(adversarial.generator_loss_non_saturating, logits)
     loss = functools.reduce(operator.add, losses)
@@ -340,10 +338,11 @@ def classifier_loss(
 ) -> LossOutput:
     """Compute the cross-entropy of labelled images; see `train_state.LossFn`."""
     del batch, step
-    row_rngs, pixel_rngs = split_each(rngs, 2)
-    row = codes.draw_integers(row_rngs, g.config.num_labels)
-    x = binarize.to_unit_range(pixel_rngs, model_state['image'][row], g.data)
-    code, _ = encode(g, params, model_state, x, pixel_rngs, axis_name)
+    row = codes.draw_integers(derive(rngs, Use.ROWS), g.config.num_labels)
+    x = binarize.to_unit_range(
+        derive(rngs, Use.PIXELS), model_state['image'][row], g.data
+    )
+    code, _ = encode(g, params, model_state, x, rngs, axis_name)
     loss = _cross_entropy(code.logits, model_state['label'][row])
     return LossOutput(loss.mean(), {}, model_state)
 
@@ -371,8 +370,10 @@ def judge(g: Game, params: Params, z: jax.Array, y: jax.Array) -> list[jax.Array
 
 def draw_z(config: Config, rngs: jax.Array) -> jax.Array:
     """Draw z from the prior, [B, Z], one key [B] per image."""
-    z = latent.prior_sample(rngs, config.latent_dim)
-    return z if config.prior == 'normal' else codes.draw_mixture(rngs, z)
+    z = latent.prior_sample(derive(rngs, Use.LATENT), config.latent_dim)
+    if config.prior == 'normal':
+        return z
+    return codes.draw_mixture(derive(rngs, Use.COMPONENT), z)
 
 
 def instance_noise(
@@ -397,9 +398,9 @@ def instance_noise(
 
 def add_noise(x: jax.Array, std: float | jax.Array, rngs: jax.Array) -> jax.Array:
     """Return x [B, ...] + std * e, e ~ N(0, 1), one key [B] per example."""
-    noise = jax.vmap(
-        lambda rng: jax.random.normal(jax.random.fold_in(rng, 1), x.shape[1:])
-    )(rngs)
+    noise = jax.vmap(lambda rng: jax.random.normal(rng, x.shape[1:]))(
+        derive(rngs, Use.NOISE)
+    )
     return x + std * noise
 
 
@@ -446,7 +447,7 @@ def finish(
     numbers: dict[str, float] = {}
     pictures: Pictures = {}
     if g.config.num_clusters and g.data.num_classes:
-        rng = jax.random.key(g.config.seed)
+        rng = stream(g.config.seed, Stream.FINISH)
         numbers |= codes.name_clusters(coder, state, rng, g.config.eval_batch, say)
     if trained is not None:
         more, pictures = codes.compare_attributes(coder, trained, state)

@@ -27,7 +27,7 @@ from gm_jax import plotting
 from gm_jax.data import binarize, pipeline
 from gm_jax.data.image_set import ImageSet
 from gm_jax.families import probes
-from gm_jax.keys import fold_in_each
+from gm_jax.keys import Use, derive, fold_in_each
 from gm_jax.layers.pixels import to_uint8
 from gm_jax.losses import reconstruction
 from gm_jax.models.autoencoder import Autoencoder, Classifier
@@ -156,7 +156,7 @@ def loss(
 ) -> LossOutput:
     """Compute ||x - x_hat||^2; see `train_state.LossFn`."""
     del step, axis_name
-    x = binarize.to_unit_range(rngs, batch['image'], s.data)
+    x = binarize.to_unit_range(derive(rngs, Use.PIXELS), batch['image'], s.data)
     x_hat = s.model.apply({'params': params}, x)
     return LossOutput(reconstruction.squared_error(x_hat, x).mean(), {}, model_state)
 
@@ -183,7 +183,7 @@ def encode(
     s: Setting, state: TrainState, image: jax.Array, rngs: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Return images in [0, 1], and their codes [B, Z]."""
-    x = binarize.to_unit_range(rngs, image, s.data)
+    x = binarize.to_unit_range(derive(rngs, Use.PIXELS), image, s.data)
     variables = {'params': state.eval_params}
     return x, s.model.apply(variables, x, method=Autoencoder.encode)
 
@@ -199,8 +199,12 @@ def sample(
     """Decode midpoints between the codes of two training images."""
     del index
     pool = state.model_state['pool']
-    pairs = jax.vmap(lambda rng: jax.random.randint(rng, (2,), 0, len(pool)))(rngs)
-    ends = [encode(s, state, pool[pairs[:, i]], rngs)[1] for i in (0, 1)]
+    pairs = jax.vmap(lambda rng: jax.random.randint(rng, (2,), 0, len(pool)))(
+        derive(rngs, Use.ROWS)
+    )
+    ends = [
+        encode(s, state, pool[pairs[:, i]], fold_in_each(rngs, i))[1] for i in (0, 1)
+    ]
     return to_uint8(decode(s, state, (ends[0] + ends[1]) / 2))
 
 

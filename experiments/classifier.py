@@ -22,7 +22,7 @@ from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.families.classifier import Config, init, make_model
-from gm_jax.keys import fold_in_each, split_each
+from gm_jax.keys import Use, derive, fold_in_each
 from gm_jax.models.classifier import Classifier
 from gm_jax.training import loop
 from gm_jax.training.contracts import ByExample, Experiment
@@ -72,11 +72,10 @@ def loss(
 ) -> LossOutput:
     """Compute the cross-entropy of the labels; see `train_state.LossFn`."""
     del step
-    pixel_rngs, dropout_rngs = split_each(rngs, 2)
     logits, updated = s.model.apply(
         {'params': params, **model_state},
-        binarize.to_unit_range(pixel_rngs, batch['image'], s.data),
-        dropout_rng=dropout_rngs, train=True, axis_name=axis_name,
+        binarize.to_unit_range(derive(rngs, Use.PIXELS), batch['image'], s.data),
+        dropout_rng=derive(rngs, Use.DROPOUT), train=True, axis_name=axis_name,
         mutable=['batch_stats'],
     )
     return LossOutput(_cross_entropy(logits, batch['label']).mean(), {}, updated)
@@ -87,7 +86,7 @@ def evaluate(
 ) -> dict[str, jax.Array]:
     """Compute the cross-entropy of each example, and whether its class is predicted."""
     rngs = fold_in_each(rng, batch['index'])
-    x = binarize.to_unit_range(rngs, batch['image'], s.data)
+    x = binarize.to_unit_range(derive(rngs, Use.PIXELS), batch['image'], s.data)
     logits = s.model.apply(state.eval_variables, x)
     right = jnp.argmax(logits, axis=-1) == batch['label']
     return {

@@ -18,6 +18,7 @@ from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
 from gm_jax.families import conditional, setting
 from gm_jax.families.setting import Variables
+from gm_jax.keys import Use, derive, fold_in_each
 from gm_jax.layers import weight_norm
 from gm_jax.losses.likelihoods import LogisticMixture
 from gm_jax.models.pixel_cnn_pp import PixelCNNpp
@@ -77,10 +78,9 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
     )
 
     def init(rng: jax.Array, x: jax.Array, h: jax.Array | None) -> Variables:
-        weight_rng, dropout_rng = jax.random.split(rng)
-        params = weight_norm.directions(weight_rng, module, x, h)
+        params = weight_norm.directions(derive(rng, Use.WEIGHTS), module, x, h)
         first = functools.partial(weight_norm.data_dependent_init, module)
-        rngs = jax.random.split(dropout_rng, len(x))
+        rngs = derive(fold_in_each(rng, jnp.arange(len(x))), Use.DROPOUT)
         return {'params': weight_norm.split(jax.jit(first)(params, x, h, rngs))}
 
     def merged(variables: Variables) -> Variables:

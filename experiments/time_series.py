@@ -28,6 +28,7 @@ from gm_jax.errors import UserError
 from gm_jax.evaluation import forecasts
 from gm_jax.families import autoregressive, pixel_cnn
 from gm_jax.families.setting import Setting
+from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
 from gm_jax.sampling.autoregressive import noise
 from gm_jax.training import loop
 from gm_jax.training.contracts import Experiment, HostBatch, Pictures, Say
@@ -83,7 +84,7 @@ def draw(
     known = np.arange(length) < length - horizon
     x = jnp.repeat(x, num, axis=0)
     uniform = noise(
-        jax.random.split(rng, len(x)), s.data.image_shape,
+        derive(fold_in_each(rng, np.arange(len(x))), Use.DRAW), s.data.image_shape,
         s.model.distribution.num_noise,
     )
     given = jnp.broadcast_to(known[None, :, None], x.shape)
@@ -101,8 +102,8 @@ def finish(
     """Score the forecasts of the first test series."""
     del say
     test = s.data.splits['test']
-    pixel_rng, rng = jax.random.split(jax.random.key(s.config.seed))
-    x = series(s, test.fetch(np.arange(min(_SERIES, len(test)))), pixel_rng)
+    rng = stream(s.config.seed, Stream.FINISH)
+    x = series(s, test.fetch(np.arange(min(_SERIES, len(test)))), rng)
     draws = draw(state, x, _DRAWS, rng)
     return forecasts.scores(np.asarray(x)[:, 0, :, 0], np.asarray(draws)), {}
 
@@ -112,8 +113,7 @@ def pictures(
 ) -> Pictures:
     """Draw the forecasts of four series."""
     rows = np.minimum(np.arange(4), len(batch['index']) - 1)
-    pixel_rng, rng = jax.random.split(rng)
-    x = series(s, {'image': batch['image'][rows]}, pixel_rng)
+    x = series(s, {'image': batch['image'][rows]}, rng)
     draws = np.asarray(draw(state, x, 4 * _DRAWS, rng))
     truth = np.asarray(x)[:, 0, :, 0]
     return {'forecasts': plotting.fan_charts(truth, draws, s.num_values)}
@@ -121,7 +121,7 @@ def pictures(
 
 def series(s: Setting, batch: Mapping[str, Any], rng: jax.Array) -> jax.Array:
     """Return the series of a batch, [N, 1, T, 1] integers."""
-    rngs = jax.random.split(rng, len(batch['image']))
+    rngs = derive(fold_in_each(rng, np.arange(len(batch['image']))), Use.PIXELS)
     return binarize.integers(rngs, batch['image'], s.data)
 
 

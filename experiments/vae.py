@@ -32,7 +32,7 @@ from gm_jax.evaluation import likelihood
 from gm_jax.families import density
 from gm_jax.families.density import Density, Mode
 from gm_jax.families.variational import Terms, mean_image, posterior_terms
-from gm_jax.keys import fold_in_each, split_each
+from gm_jax.keys import Use, derive, fold_in_each
 from gm_jax.layers.pixels import to_uint8
 from gm_jax.losses import dequantization, elbo, likelihoods
 from gm_jax.models.vae import VAE
@@ -208,12 +208,13 @@ def prepare(
     s: Setting, image: jax.Array, rngs: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Return the input of the encoder, in [0, 1], and the target of the likelihood."""
-    image = binarize.integers(rngs, image, s.data)
+    image = binarize.integers(derive(rngs, Use.PIXELS), image, s.data)
     flat = image.reshape(len(image), -1).astype(jnp.float32)
     x = (flat / (s.model.num_values - 1)).reshape(image.shape)
     if s.model.likelihood != 'gaussian':
         return x, image
-    return x, dequantization.uniform(rngs, image, num_values=s.model.num_values)
+    noise_rngs = derive(rngs, Use.DEQUANTIZATION)
+    return x, dequantization.uniform(noise_rngs, image, num_values=s.model.num_values)
 
 
 def compute_terms(
@@ -223,11 +224,10 @@ def compute_terms(
     if not mode.train:
         num = min(TEST_CHUNK, s.config.test_samples) if mode.final else s.config.k
         return evaluate(s, variables, batch, rngs, num, mode.chunk), {}
-    pixel_rngs, latent_rngs, dropout_rngs = split_each(rngs, 3)
-    x, target = prepare(s, batch['image'], pixel_rngs)
+    x, target = prepare(s, batch['image'], rngs)
     return nn.apply(posterior_terms, s.model, mutable=['batch_stats'])(
-        variables, x, target, latent_rngs, s.config.k,
-        train=True, dropout_rng=dropout_rngs, axis_name=mode.axis_name,
+        variables, x, target, rngs, s.config.k,
+        train=True, dropout_rng=derive(rngs, Use.DROPOUT), axis_name=mode.axis_name,
     )
 
 
@@ -236,9 +236,8 @@ def evaluate(
     chunk: jax.Array,
 ) -> Terms:
     """Compute the terms outside training, with different samples in each chunk."""
-    pixel_rngs, latent_rngs = split_each(rngs, 2)
-    latent_rngs = jax.vmap(jax.random.fold_in)(latent_rngs, chunk)
-    x, target = prepare(s, batch['image'], pixel_rngs)
+    x, target = prepare(s, batch['image'], rngs)
+    latent_rngs = fold_in_each(rngs, chunk)
     return nn.apply(posterior_terms, s.model)(variables, x, target, latent_rngs, num)
 
 
@@ -306,11 +305,12 @@ def sample(
 ) -> jax.Array:
     """Draw z from the prior and decode it."""
     del index
-    prior_rngs, layer_rngs = split_each(rngs, 2)
-    z = latent.prior_sample(prior_rngs, s.model.latent_dims[-1])
-    if len(s.model.latent_dims) == 2:
+    two_layers = len(s.model.latent_dims) == 2
+    top_rngs = derive(rngs, Use.LATENT_2 if two_layers else Use.LATENT)
+    z = latent.prior_sample(top_rngs, s.model.latent_dims[-1])
+    if two_layers:
         p1 = s.model.apply(state.eval_variables, z, method=VAE.decode2)
-        z = likelihoods.gaussian_sample(layer_rngs, *p1)
+        z = likelihoods.gaussian_sample(derive(rngs, Use.LATENT), *p1)
     return decode(s, state, z)
 
 

@@ -1,13 +1,21 @@
 """Derivation of all random keys of a run from its seed.
 
-A run has one seed. Each use of randomness in it has its own stream, and within a stream
-each example has its own key:
+Keys form a tree. A key is either drawn from, once, or has children, never both; no two
+children of a key are the same. There are two kinds of children, and one function for
+each:
+
+    derive(rng, Use.DROPOUT)      named after what the randomness is for
+    fold_in_each(rng, index)      numbered: an example, a draw, a player
+
+Names and numbers are apart, so a key may have children of both kinds. The seed has the
+streams of a run as its children, a stream the steps, a step its examples:
 
     rng = stream(seed, Stream.TRAIN)
     rngs = example_rngs(rng, step, batch['index'])  # [B] keys
-    pixel_rngs, dropout_rngs = split_each(rngs, 2)
+    x = binarize.integers(derive(rngs, Use.PIXELS), batch['image'], data)
 
-So noise belongs to the example, and is the same on any number of devices.
+So noise belongs to the example, and is the same on any number of devices. Nothing else
+in a run calls `jax.random.key`, `split` or `fold_in`.
 """
 
 import enum
@@ -17,11 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
-    'example_rngs', 'fold_in_each', 'per_example', 'split_each', 'Stream', 'stream',
+    'derive', 'example_rngs', 'fold_in_each', 'per_example', 'Stream', 'stream', 'Use',
 ]
 
 # The largest number of streams per attempt of a run; a rollback starts another attempt.
 _STREAMS = 16
+# The first number of a named child; numbered children are below it.
+_NAMED = 2**31
 
 
 class Stream(enum.IntEnum):
@@ -32,6 +42,31 @@ class Stream(enum.IntEnum):
     EVAL = 2  # evaluation, in training and at the end
     SAMPLE = 3  # generated images
     PROBE = 4  # classifiers that are trained on the features of an autoencoder
+    PICTURES = 5  # pictures at the end
+    FINISH = 6  # what an experiment computes once, after the evaluation
+    SCORES = 7  # images that samples are compared with
+    GIVEN = 8  # images that are given, in part, to a sampler
+
+
+class Use(enum.IntEnum):
+    """What a key is for, among the children of another."""
+
+    WEIGHTS = 0  # initial parameters
+    PIXELS = 1  # dynamic binarization
+    DEQUANTIZATION = 2  # uniform noise added to integers
+    DROPOUT = 3
+    LATENT = 4  # z, or the first of its layers
+    LATENT_2 = 5  # the second layer of z
+    COMPONENT = 6  # a component of a mixture prior
+    CATEGORY = 7  # a category from its prior
+    NOISE = 8  # Gaussian noise added to an input
+    ROWS = 9  # which images are taken
+    DRAW = 10  # the uniform numbers of an autoregressive sampler
+    REAL = 11  # of two alike: for what comes from the data or the prior,
+    FAKE = 12  # and for what a generator or an encoder makes
+    POINT = 13  # a point between a real and a generated image
+    OBSERVER = 14  # the weights of a network that sees what is given
+    TRAINING_IMAGES = 15  # images of the training split, beside those of another
 
 
 def stream(seed: int, use: Stream, *, rollbacks: int = 0) -> jax.Array:
@@ -60,14 +95,36 @@ def example_rngs(rng: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array
     return fold_in_each(jax.random.fold_in(rng, step), index)
 
 
-def fold_in_each(rng: jax.Array, index: jax.Array | np.ndarray) -> jax.Array:
-    """Return the keys fold_in(rng, i) for each i in index [B]."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(rng, index)
+def derive(rng: jax.Array, *uses: Use) -> jax.Array:
+    """Return the child that is named after a use; of [B] keys, those of each.
+
+    Args:
+        rng: one key, or [B] keys.
+        *uses: names from the outer to the inner, such as Use.REAL, Use.DROPOUT.
+
+    Returns:
+        As many keys as rng.
+    """
+    for use in uses:
+        rng = fold_in_each(rng, np.uint32(_NAMED + use))
+    return rng
 
 
-def split_each(rngs: jax.Array, num: int) -> jax.Array:
-    """Split each of [B] keys into `num`: [num, B] keys."""
-    return jax.vmap(lambda rng: jax.random.split(rng, num), out_axes=1)(rngs)
+def fold_in_each(rng: jax.Array, index: jax.typing.ArrayLike) -> jax.Array:
+    """Return numbered children: fold_in(rng, index).
+
+    Args:
+        rng: one key, or [B] keys.
+        index: a number from 0 to 2^31 - 1, or [B] numbers.
+
+    Returns:
+        One key if both are single, else [B] keys.
+    """
+    in_axes = tuple(0 if jnp.ndim(a) else None for a in (rng, index))
+    fold_in = jax.random.fold_in
+    return fold_in(rng, index) if in_axes == (None, None) else jax.vmap(
+        fold_in, in_axes
+    )(rng, index)
 
 
 def per_example(rng: jax.Array, batch: int | None, name: str = 'rng') -> jax.Array:

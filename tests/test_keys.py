@@ -1,5 +1,8 @@
 """Every public function that draws takes one key, or one key per example."""
 
+import ast
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,3 +83,32 @@ def test_streams_differ():
         for seed in (0, 1) for use in keys.Stream for rollbacks in (0, 1, 2)
     }
     assert len(drawn) == 2 * len(keys.Stream) * 3
+
+
+def test_names_and_numbers_are_apart():
+    """Catch a named child that is also the child of an example, a step or a split."""
+    rng = jax.random.key(3)
+    children = [keys.derive(rng, use) for use in keys.Use]
+    children += [*keys.fold_in_each(rng, np.arange(100)), *jax.random.split(rng, 50)]
+    found = {tuple(jax.random.key_data(child).tolist()) for child in children}
+    assert len(found) == len(keys.Use) + 100  # split gives the first numbered children
+    both = keys.derive(rng, keys.Use.REAL, keys.Use.DROPOUT)
+    assert both == keys.derive(keys.derive(rng, keys.Use.REAL), keys.Use.DROPOUT)
+    each = keys.derive(keys.fold_in_each(rng, np.arange(3)), keys.Use.PIXELS)
+    assert each[2] == keys.derive(jax.random.fold_in(rng, 2), keys.Use.PIXELS)
+
+
+@pytest.mark.parametrize('folder', [
+    'experiments', 'gm_jax/families', 'gm_jax/training', 'gm_jax/data', 'gm_jax/models',
+])
+def test_one_rule_derives_all_keys(folder):
+    """Catch a key that is made, split or numbered beside the tree of keys."""
+    root = pathlib.Path(keys.__file__).parents[1]
+    for path in sorted((root / folder).glob('*.py')):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                name = ast.unparse(node)
+                assert name not in {
+                    'jax.random.key', 'jax.random.PRNGKey', 'jax.random.split',
+                    'jax.random.fold_in', 'jax.random.clone',
+                }, f'{path}:{node.lineno} uses {name}'

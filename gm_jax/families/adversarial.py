@@ -26,7 +26,7 @@ from gm_jax.evaluation import inception
 from gm_jax.families import attributes, classifier, players, scores
 from gm_jax.families.classifier import Trained
 from gm_jax.families.scores import Features
-from gm_jax.keys import fold_in_each, split_each
+from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
 from gm_jax.layers.pixels import to_uint8
 from gm_jax.losses import adversarial
 from gm_jax.models import dcgan, infogan
@@ -275,21 +275,20 @@ def discriminator_loss(
 ) -> LossOutput:
     """Compute the discriminator's loss on a minibatch; see `train_state.LossFn`."""
     del step
-    z_rngs, pixel_rngs, *dropout_rngs, point_rngs = split_each(rngs, 5)
     label = g.label(batch['label'])
-    real = to_tanh_range(pixel_rngs, batch['image'], g.data)
+    real = to_tanh_range(derive(rngs, Use.PIXELS), batch['image'], g.data)
     # The generator's running averages of BatchNorm are updated in its own turn only.
     fake, _ = players.train(
-        g.players, 'generator', params, model_state, draw_z(g.config, z_rngs), *label,
+        g.players, 'generator', params, model_state, draw_z(g.config, rngs), *label,
         axis_name=axis_name,
     )
     judged = []
     # In two passes: in one, the batch moments of BatchNorm would reveal to the
     # discriminator how many images are fake.
-    for x, x_rngs in zip((real, fake), dropout_rngs, strict=True):
+    for x, use in ((real, Use.REAL), (fake, Use.FAKE)):
         score, model_state = players.train(
             g.players, 'discriminator', params, model_state, x, *label,
-            dropout_rng=x_rngs, axis_name=axis_name,
+            dropout_rng=derive(rngs, use, Use.DROPOUT), axis_name=axis_name,
         )
         judged.append(score)
     loss = g.losses.discriminator(*judged)
@@ -300,7 +299,9 @@ def discriminator_loss(
                 g.players, 'discriminator', params, model_state, x, *label
             )[0]
 
-        penalty = adversarial.gradient_penalty(critic, point_rngs, real, fake)
+        penalty = adversarial.gradient_penalty(
+            critic, derive(rngs, Use.POINT), real, fake
+        )
         loss, metrics['gradient_penalty'] = loss + g.losses.penalty * penalty, penalty
     return LossOutput(loss, metrics, model_state)
 
@@ -311,15 +312,14 @@ def generator_loss(
 ) -> LossOutput:
     """Compute the generator's loss, from fresh noise; see `train_state.LossFn`."""
     del step
-    z_rngs, dropout_rngs = split_each(rngs, 2)
     label = g.label(batch['label'])
     fake, model_state = players.train(
-        g.players, 'generator', params, model_state, draw_z(g.config, z_rngs), *label,
+        g.players, 'generator', params, model_state, draw_z(g.config, rngs), *label,
         axis_name=axis_name,
     )
     score, _ = players.train(
         g.players, 'discriminator', params, model_state, fake, *label,
-        dropout_rng=dropout_rngs, axis_name=axis_name,
+        dropout_rng=derive(rngs, Use.DROPOUT), axis_name=axis_name,
     )
     # The derivatives of the loss by the scores: near 0, the generator cannot learn.
     loss, slopes = jax.value_and_grad(g.losses.generator)(score)
@@ -329,6 +329,7 @@ def generator_loss(
 
 def draw_z(config: Config, rngs: jax.Array) -> jax.Array:
     """Draw z from the prior, [B, Z], one key [B] per image."""
+    rngs = derive(rngs, Use.LATENT)
     if config.prior == 'normal':
         return latent.prior_sample(rngs, config.latent_dim)
     return jax.vmap(
@@ -398,10 +399,9 @@ def compare_attributes(
     def decode(z: jax.Array, label: np.ndarray) -> np.ndarray:
         return np.asarray(draw(state, z, jnp.asarray(label, jnp.int32)))
 
-    index = jnp.arange(_POPULATION)
+    index, rng = jnp.arange(_POPULATION), stream(config.seed, Stream.FINISH)
     return attributes.compare(
-        draw_z(config, fold_in_each(jax.random.key(config.seed), index)),
-        decode, trained.classify, num_classes,
+        draw_z(config, fold_in_each(rng, index)), decode, trained.classify, num_classes,
         np.asarray(index % num_classes) if config.class_conditional else None,
     )
 

@@ -18,7 +18,7 @@ from gm_jax.data.image_set import ImageSet
 from gm_jax.families import density, generation, setting
 from gm_jax.families.density import Mode
 from gm_jax.families.setting import Config, Model, Setting, Task, Variables
-from gm_jax.keys import split_each
+from gm_jax.keys import Use, derive
 from gm_jax.training.contracts import Experiment, Summarize
 from gm_jax.training.train_state import Batch, ModelState
 
@@ -142,19 +142,17 @@ def micro_batch_size(config: Config, model: Model) -> int:
 
 def _init(s: Setting, rng: jax.Array) -> Variables:
     x, labels = setting.first_batch(s.data, rng)
-    return s.model.init(rng, x, s.condition(x, labels))
+    return s.model.init(derive(rng, Use.WEIGHTS), x, s.condition(x, labels))
 
 
 def _log_prob(
     s: Setting, variables: Variables, batch: Batch, rngs: jax.Array, mode: Mode
 ) -> tuple[jax.Array, ModelState]:
     """Compute log p(x) [B], in nats."""
-    model_rngs, pixel_rngs = None, rngs
-    if mode.train:
-        pixel_rngs, model_rngs = split_each(rngs, 2)
-    x = binarize.integers(pixel_rngs, batch['image'], s.data)
+    x = binarize.integers(derive(rngs, Use.PIXELS), batch['image'], s.data)
     params = s.model.apply(
-        variables, x, s.condition(x, batch['label']), rngs=model_rngs, step=mode.step,
+        variables, x, s.condition(x, batch['label']),
+        rngs=derive(rngs, Use.DROPOUT) if mode.train else None, step=mode.step,
         chunk=mode.chunk[0],
     )
     model_state = {k: v for k, v in variables.items() if k != 'params'}

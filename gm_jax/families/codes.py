@@ -16,7 +16,7 @@ from gm_jax.data import binarize, image_set, pipeline
 from gm_jax.data.image_set import Examples, ImageSet
 from gm_jax.families import attributes, scores
 from gm_jax.families.classifier import Trained
-from gm_jax.keys import fold_in_each
+from gm_jax.keys import Use, derive, fold_in_each
 from gm_jax.models.adversarial_autoencoder import Code
 from gm_jax.training import evaluate, parallel
 from gm_jax.training.contracts import HostBatch, Pictures, Say
@@ -35,7 +35,6 @@ _NAMED_BY, _POPULATION = 10_000, 2_000
 
 def draw_mixture(rngs: jax.Array, z: jax.Array) -> jax.Array:
     """Map standard normal z [B, 2] to a ring of Gaussians, one key [B] per code."""
-    rngs = jax.vmap(jax.random.fold_in, (0, None))(rngs, 1)
     petal = draw_integers(rngs, _PETALS)
     angle = 2 * math.pi * petal / _PETALS
     return _RADIUS * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1) + _STD * z
@@ -66,7 +65,9 @@ class Coder(NamedTuple):
     def observe(self, batch: Mapping[str, Any], rng: jax.Array) -> jax.Array:
         """Return the images of a batch in [0, 1], keyed by their index in the set."""
         rngs = fold_in_each(rng, batch['index'])
-        return binarize.to_unit_range(rngs, batch['image'], self.data)
+        return binarize.to_unit_range(
+            derive(rngs, Use.PIXELS), batch['image'], self.data
+        )
 
 
 def compare_attributes(
@@ -114,7 +115,9 @@ def name_clusters(
 
     compiled = parallel.eval_many(step, 'the encoder')
 
-    def categories(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    def categories(
+        examples: Examples, rng: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return q(y|x) [N, K] and the labels [N]."""
         found = evaluate.over_examples(compiled, state, examples, rng, batch_size)
         return found['y'], found['label'][:, 0]
@@ -122,9 +125,12 @@ def name_clusters(
     train = coder.data.splits['train']
     some = pipeline.example_order(0, 0, min(len(train), _NAMED_BY), len(train))
     batch = train.fetch(np.sort(some))
-    y, labels = categories(image_set.ArrayExamples(batch['image'], batch['label']))
+    y, labels = categories(
+        image_set.ArrayExamples(batch['image'], batch['label']),
+        derive(rng, Use.TRAINING_IMAGES),
+    )
     names = labels[np.argmax(y, axis=0)]
-    y, labels = categories(coder.data.splits['test'])
+    y, labels = categories(coder.data.splits['test'], rng)
     cluster = np.argmax(y, axis=1)
     counts = np.zeros((y.shape[1], coder.data.num_classes), int)
     np.add.at(counts, (cluster, labels), 1)

@@ -18,6 +18,7 @@ from gm_jax.errors import UserError
 from gm_jax.families import autoregressive, setting
 from gm_jax.families.autoregressive import MakeModel
 from gm_jax.families.setting import Model, Task, Variables
+from gm_jax.keys import Use, derive
 from gm_jax.layers.observer import Observer
 from gm_jax.sampling import conditional
 from gm_jax.training.contracts import Experiment
@@ -129,10 +130,9 @@ def observed(model: Model, observer: Observer) -> Model:
     def init(rng: jax.Array, x: jax.Array, given: jax.Array | None) -> Variables:
         if given is None:
             raise ValueError('nothing is given')
-        network_rng, observer_rng = jax.random.split(rng)
-        params = observer.init(observer_rng, given[:1])['params']
+        params = observer.init(derive(rng, Use.OBSERVER), given[:1])['params']
         h = observer.apply({'params': params}, given)
-        inner = dict(model.init(network_rng, x, h))
+        inner = dict(model.init(derive(rng, Use.WEIGHTS), x, h))
         return {**inner, 'params': {'network': inner['params'], 'observer': params}}
 
     def apply(

@@ -12,7 +12,7 @@ from gm_jax import plotting
 from gm_jax.data import binarize
 from gm_jax.families import given
 from gm_jax.families.setting import Setting
-from gm_jax.keys import fold_in_each
+from gm_jax.keys import Use, derive, fold_in_each
 from gm_jax.sampling import autoregressive
 from gm_jax.training import parallel, processes
 from gm_jax.training.contracts import HostBatch, HostSampler, Pictures, Sample
@@ -48,7 +48,7 @@ def _start(
     """Return what a sampler starts from: noise, given pixels, labels."""
     del state
     uniform = autoregressive.noise(
-        rngs, s.data.image_shape, s.model.distribution.num_noise
+        derive(rngs, Use.DRAW), s.data.image_shape, s.model.distribution.num_noise
     )
     images, known = (jnp.asarray(a)[index % len(a)] for a in partial)
     labels = index % max(s.data.num_classes, 1)
@@ -112,7 +112,7 @@ def pictures(
     """Draw one row per image: what is given of it, three samples and the truth."""
     rows = np.minimum(np.arange(8), len(batch['index']) - 1)
     rngs = fold_in_each(rng, batch['index'][rows])
-    x = binarize.integers(rngs, batch['image'][rows], s.data)
+    x = binarize.integers(derive(rngs, Use.PIXELS), batch['image'][rows], s.data)
     if s.task is None:
         known = np.zeros(x.shape, bool)
         known[:, :x.shape[1] // 2] = True
@@ -124,7 +124,7 @@ def pictures(
     h = s.condition(x, jnp.asarray(batch['label'][rows]))
     for draw in range(1, 4):
         uniform = autoregressive.noise(
-            jax.vmap(jax.random.fold_in, (0, None))(rngs, draw),
+            derive(fold_in_each(rngs, draw), Use.DRAW),
             s.data.image_shape, s.model.distribution.num_noise,
         )
         samples.append(complete(state.eval_variables, x, known, uniform, h))

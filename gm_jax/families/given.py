@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from gm_jax.data import binarize, readers
 from gm_jax.errors import UserError
 from gm_jax.families.setting import Config, Setting
+from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
 
 __all__ = ['images', 'PartialImages']
 
@@ -52,8 +52,8 @@ def _whole_images(
     elif 'test' in data.splits:
         test = data.splits['test']
         rows = np.arange(min(config.num_samples, len(test)))
-        rngs = jax.random.split(jax.random.key(config.seed), len(rows))
-        x = binarize.integers(rngs, test.fetch(rows)['image'], data)
+        rngs = fold_in_each(stream(config.seed, Stream.GIVEN), rows)
+        x = binarize.integers(derive(rngs, Use.PIXELS), test.fetch(rows)['image'], data)
         found = np.asarray(x, np.int32)
     else:
         raise UserError(

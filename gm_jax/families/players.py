@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from gm_jax.keys import fold_in_each
 from gm_jax.models.players import Player
 from gm_jax.training.train_state import ModelState, Params, TrainState
 
@@ -23,7 +24,7 @@ def init(
     """Initialise all players; `seen` holds example arguments for each network."""
     params, stats = {}, {}
     for i, (name, player) in enumerate(players.items()):
-        variables = player.init(jax.random.fold_in(rng, i), *seen[name])
+        variables = player.init(fold_in_each(rng, i), *seen[name])
         params[name] = variables['params']
         if 'batch_stats' in variables:
             stats[name] = variables['batch_stats']

@@ -19,7 +19,7 @@ from flax import linen as nn
 from gm_jax.data import binarize, pipeline
 from gm_jax.data.image_set import ImageSet
 from gm_jax.evaluation import probe
-from gm_jax.keys import Stream, fold_in_each, stream
+from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
 from gm_jax.training import evaluate, optimizer, parallel, settings, train_state
 from gm_jax.training.contracts import Pictures, Say
 from gm_jax.training.settings import field
@@ -147,7 +147,8 @@ def make_fit(p: Probe) -> Fit:
     )
 
     def fit(rows: np.ndarray, trained: Params | None) -> float:
-        params = init(p.rng, jnp.zeros((1, *data.image_shape)))['params']
+        x = jnp.zeros((1, *data.image_shape))
+        params = init(derive(p.rng, Use.WEIGHTS), x)['params']
         if trained is not None:
             # Copies: training overwrites what it starts from.
             encoder = {
@@ -173,7 +174,7 @@ def _loss(
     *, step: jax.Array, axis_name: str | None,
 ) -> LossOutput:
     del step, axis_name
-    x = binarize.to_unit_range(rngs, batch['image'], p.data)
+    x = binarize.to_unit_range(derive(rngs, Use.PIXELS), batch['image'], p.data)
     logits = p.classifier.apply({'params': params}, x)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
     return LossOutput(loss.mean(), {}, model_state)
@@ -183,7 +184,7 @@ def _is_right(
     p: Probe, state: TrainState, batch: Batch, rng: jax.Array
 ) -> dict[str, jax.Array]:
     rngs = fold_in_each(rng, batch['index'])
-    x = binarize.to_unit_range(rngs, batch['image'], p.data)
+    x = binarize.to_unit_range(derive(rngs, Use.PIXELS), batch['image'], p.data)
     logits = p.classifier.apply({'params': state.params}, x)
     return {'correct': logits.argmax(-1) == batch['label']}
 
@@ -211,7 +212,7 @@ def _codes(p: Probe, state: TrainState, split: str) -> dict[str, np.ndarray]:
 
     def step(state: TrainState, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
         rngs = fold_in_each(rng, batch['index'])
-        x = binarize.to_unit_range(rngs, batch['image'], p.data)
+        x = binarize.to_unit_range(derive(rngs, Use.PIXELS), batch['image'], p.data)
         return {'z': p.encode(state.eval_params, x), 'label': batch['label']}
 
     arrays = evaluate.over_examples(

@@ -7,7 +7,6 @@ features and comes with the numbers of images and of samples.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from gm_jax import plotting
@@ -22,7 +21,7 @@ from gm_jax.evaluation import (
     neighbours,
     precision_recall,
 )
-from gm_jax.keys import fold_in_each
+from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
 from gm_jax.training.contracts import Draw
 
 __all__ = [
@@ -78,8 +77,11 @@ def as_seen(examples: Examples, rows: np.ndarray, data: ImageSet) -> np.ndarray:
     """
     images = examples.fetch(rows)['image']
     if data.binarize == 'dynamic':
-        rngs = fold_in_each(jax.random.key(0), rows.astype(np.int32))
-        images = np.asarray(binarize.integers(rngs, images, data))
+        # Of one seed, so that all runs compare their samples with the same images.
+        rngs = fold_in_each(stream(0, Stream.SCORES), rows.astype(np.int32))
+        images = np.asarray(
+            binarize.integers(derive(rngs, Use.PIXELS), images, data)
+        )
     return plotting.to_uint8(images, num_values=binarize.num_values(data))
 
 

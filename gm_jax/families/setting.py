@@ -13,6 +13,7 @@ from flax import linen as nn
 from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
+from gm_jax.keys import Use, derive, fold_in_each
 from gm_jax.sampling.autoregressive import Network, incremental, no_context
 from gm_jax.sampling.distributions import Distribution, Quantile
 from gm_jax.training import settings
@@ -236,7 +237,8 @@ def first_batch(data: ImageSet, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
     train = data.splits['train']
     num = min(_FIRST_BATCH, len(train))
     batch = train.fetch(np.arange(num) * len(train) // num)
-    x = binarize.integers(jax.random.split(rng, num), batch['image'], data)
+    rngs = derive(fold_in_each(rng, np.arange(num)), Use.PIXELS)
+    x = binarize.integers(rngs, batch['image'], data)
     return x, jnp.asarray(batch['label'])
 
 

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gm_jax.keys import Use, derive
 from gm_jax.losses import dequantization, elbo, likelihoods
 from gm_jax.models.vae import VAE, Gaussian
 
@@ -79,7 +80,7 @@ def _one_layer(
     q = model.encode(x, **mode)
     # Draw S samples per example.
     q_each = _repeat(q, num)
-    z = _draw(rngs, 1, q_each, num)
+    z = _draw(derive(rngs, Use.LATENT), q_each, num)
     # Decode: p(x|z).
     log_px = _by_example(log_prob(model, model.decode(z, **mode), target, num), num)
     # The terms.
@@ -95,11 +96,11 @@ def _two_layers(
     # The first layer: encode q(z1|x), draw z1, decode p(x|z1).
     q1 = model.encode(x, **mode)
     q1_each = _repeat(q1, num)
-    z1 = _draw(rngs, 1, q1_each, num)
+    z1 = _draw(derive(rngs, Use.LATENT), q1_each, num)
     log_px = _by_example(log_prob(model, model.decode(z1, **mode), target, num), num)
     # The second layer: encode q(z2|z1), draw z2, decode p(z1|z2).
     q2 = model.encode2(z1, **mode)
-    z2 = _draw(rngs, 2, q2, num)
+    z2 = _draw(derive(rngs, Use.LATENT_2), q2, num)
     p1 = model.decode2(z2, **mode)
     # The terms. The prior of z1 depends on z2, so its KL is an average over the
     # samples; that of z2 given z1 is exact.
@@ -121,11 +122,10 @@ def _by_example(values: jax.Array, num: int) -> jax.Array:
     return values.reshape(-1, num, *values.shape[1:])
 
 
-def _draw(rngs: jax.Array, layer: int, q: Gaussian, num: int) -> jax.Array:
-    """Draw from q, [B * S, Z], with one key per example [B] and layer."""
-    layer_rngs = jax.vmap(jax.random.fold_in, (0, None))(rngs, layer)
+def _draw(rngs: jax.Array, q: Gaussian, num: int) -> jax.Array:
+    """Draw from q, [B * S, Z], with one key per example [B]."""
     z = likelihoods.gaussian_sample(
-        layer_rngs, _by_example(q.mean, num), _by_example(q.logvar, num)
+        rngs, _by_example(q.mean, num), _by_example(q.logvar, num)
     )
     return z.reshape(q.mean.shape)
 

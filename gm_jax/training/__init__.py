@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'runs',
     'settings',
     'train_state',
+    'version',
     'watch',
     'writers',
 ))

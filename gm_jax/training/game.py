@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gm_jax.keys import example_rngs
+from gm_jax.keys import example_rngs, fold_in_each
 from gm_jax.training.train_state import (
     Batch,
     LossFn,
@@ -112,7 +112,7 @@ def make_game_step(turns: Sequence[Turn], *, ema_decay: float = 0.0) -> TrainSte
         results: dict[str, list[Metrics]] = {}
         for number, turn in enumerate(turns):
             part = jax.tree.map(lambda a, i=turn.minibatch: a[i], batch)
-            turn_rng = jax.random.fold_in(rng, number)
+            turn_rng = fold_in_each(rng, number)
             rngs = example_rngs(turn_rng, state.step, part['index'])
             new, values = _move(new, turn, part, rngs, axis_name)
             results.setdefault(turn.name, []).append(values)

@@ -33,6 +33,7 @@ from gm_jax.training import (
     processes,
     runs,
     settings,
+    version,
     watch,
     writers,
 )
@@ -166,6 +167,10 @@ def start(
     build: Callable[[ConfigT, ImageSet], Experiment],
 ) -> None:
     """Train, evaluate or sample, as `run` asks."""
+    processes.check_alike({
+        '--mode': run.mode, '--checkpoint': run.checkpoint, **settings.alike(config),
+        'code of the version': version.fingerprint(),
+    })
     if run.mode == 'sample':
         data = image_set.read_facts(_facts(run))
     else:
@@ -173,6 +178,7 @@ def start(
             config.dataset, data_dir=config.data_dir, image_size=config.image_size,
             binarize=config.binarize,
         )
+    processes.check_alike({'data': image_set.facts(data)})
     experiment = build(config, data)
     if run.mode == 'sample' and experiment.sample is None:
         raise UserError('this model generates nothing: --mode=sample does not apply.')

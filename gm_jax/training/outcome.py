@@ -91,7 +91,7 @@ def _save_pictures(job: Job, state: TrainState, pictures: Pictures) -> None:
         first = next(pipeline.eval_batches(examples, min(len(examples), 100)))
         with doing('drawing the pictures'):
             drawn = experiment.pictures(
-                parallel.local(state), first, stream(job.config.seed, Stream.EVAL)
+                parallel.local(state), first, stream(job.config.seed, Stream.PICTURES)
             )
         pictures = {**pictures, **drawn}
     for name, picture in pictures.items():

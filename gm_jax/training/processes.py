@@ -4,13 +4,20 @@ Every process runs the same loop on the same numbers, each with its own part of 
 batch; only the primary process (process 0) writes files.
 """
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-__all__ = ['all_agree', 'barrier', 'from_primary', 'gather', 'is_primary', 'several']
+from gm_jax.errors import UserError
+
+__all__ = [
+    'all_agree', 'barrier', 'check_alike', 'from_primary', 'gather', 'is_primary',
+    'several',
+]
 
 
 def several() -> bool:
@@ -46,3 +53,36 @@ def from_primary(array: np.ndarray) -> np.ndarray:
 def all_agree(mine: bool) -> bool:
     """Return whether `mine` is true in all processes; each waits for the others."""
     return bool(np.all(gather(np.array([mine]))))
+
+
+def check_alike(mine: Mapping[str, str]) -> None:
+    """Check that all processes of the run have the same values; each waits for all.
+
+    Args:
+        mine: what the processes must agree on, by the name that the error uses.
+
+    Raises:
+        UserError: a process has another value than process 0; all processes raise it.
+    """
+    first, *others = (json.loads(text) for text in _texts(json.dumps(dict(mine))))
+    for process, other in enumerate(others, 1):
+        for name in first | other:
+            values = other.get(name, 'missing'), first.get(name, 'missing')
+            if values[0] != values[1]:
+                raise UserError(
+                    f'process {process} has {name} {values[0]} and process 0 has '
+                    f'{values[1]}: start all processes of a run alike.'
+                )
+
+
+def _texts(mine: str) -> list[str]:
+    """Return the texts of all processes, that of process 0 first."""
+    if jax.process_count() == 1:
+        return [mine]
+    data = np.frombuffer(mine.encode(), np.uint8)
+    sizes = gather(np.array([data.size]))
+    padded = np.zeros((1, sizes.max()), np.uint8)
+    padded[0, :data.size] = data
+    return [
+        bytes(row[:size]).decode() for row, size in zip(gather(padded), sizes)
+    ]

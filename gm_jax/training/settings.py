@@ -19,7 +19,9 @@ from gm_jax.data.binarize import WAYS
 from gm_jax.data.image_set import SPECS
 from gm_jax.errors import UserError
 
-__all__ = ['changed', 'Config', 'field', 'load', 'Sizes', 'text', 'to_json']
+__all__ = [
+    'alike', 'changed', 'Config', 'field', 'load', 'Sizes', 'text', 'to_json',
+]
 
 # Positive whole numbers, written as 200,200 on the command line and in JSON.
 Sizes = tuple[int, ...]
@@ -196,6 +198,17 @@ def changed(old: Config, new: Config, mode: str) -> list[str]:
         if fixed and was != now:
             found.append(f'--{f.name} was {was!r} and is now {now!r}')
     return found
+
+
+def alike(config: Config) -> dict[str, str]:
+    """Return the settings that all processes of a run must share, as text by flag.
+
+    Only the place of the data is a matter of each host.
+    """
+    return {
+        f'--{f.name}': text(getattr(config, f.name))
+        for f in dataclasses.fields(config) if f.name != 'data_dir'
+    }
 
 
 def _sizes(name: str, value: Any) -> Sizes:

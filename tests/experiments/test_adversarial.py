@@ -198,7 +198,7 @@ def test_alarms_ring_in_the_metrics(tmp_path, capsys):
     flags = (
         f'--workdir={tmp_path}', *TINY, '--hidden=8', '--generator_loss=minimax',
         '--discriminator_learning_rate=0.5', '--learning_rate=0', '--num_steps=30',
-        '--eval_every=30', '--log_every=15',
+        '--eval_every=30', '--log_every=15', '--latent_dim=1',
     )
     assert gan.main(list(flags)) == 0
     lines = tiny.metrics(tmp_path)

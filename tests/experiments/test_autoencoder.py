@@ -11,6 +11,7 @@ from experiments import autoencoder
 from gm_jax.data import sources
 from gm_jax.data.image_set import ArrayExamples, ImageSet
 from gm_jax.families import probes
+from gm_jax.keys import Stream, Use, derive, stream
 from gm_jax.models.autoencoder import Autoencoder, Classifier
 
 V = 5
@@ -136,7 +137,7 @@ def test_fine_tuning_starts_from_the_autoencoder():
     model = autoencoder.make_model(config, data)
     classifier = Classifier(model, 3)
     x = jnp.asarray(data.splits['test'].images / (V - 1), jnp.float32)
-    rng = jax.random.fold_in(jax.random.key(config.seed), 4)
+    rng = derive(stream(config.seed, Stream.PROBE), Use.WEIGHTS)
     params = classifier.init(rng, x)['params']
     fit = _fit(config, data)
     rows = np.arange(20)

@@ -16,7 +16,7 @@ from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
 from gm_jax.evaluation import checks
 from gm_jax.families import density
-from gm_jax.keys import split_each
+from gm_jax.keys import Use, derive
 from gm_jax.layers.pixels import to_uint8
 from gm_jax.losses import dequantization, likelihoods
 from gm_jax.sampling import latent
@@ -74,9 +74,10 @@ def make_main() -> loop.Command:
     code, = re.findall(r'```python\n(.*?)```', text, re.S)
     names = dict(
         Flow=Flow, ImageSet=ImageSet, Experiment=Experiment, binarize=binarize,
-        dataclasses=dataclasses, density=density, dequantization=dequantization,
-        field=field, jnp=jnp, latent=latent, loop=loop, math=math, settings=settings,
-        split_each=split_each, to_uint8=to_uint8, __doc__='A flow.', __name__='flow',
+        Use=Use, dataclasses=dataclasses, density=density, derive=derive,
+        dequantization=dequantization, field=field, jnp=jnp, latent=latent, loop=loop,
+        math=math, settings=settings, to_uint8=to_uint8, __doc__='A flow.',
+        __name__='flow',
     )
     exec(code, names)
     return names['main']

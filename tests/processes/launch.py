@@ -19,6 +19,7 @@ def start(
     program: Sequence[str],
     flags: Sequence[str],
     *,
+    others: Sequence[str] = (),
     log: IO[bytes] | int = subprocess.PIPE,
 ) -> list[subprocess.Popen]:
     """Start the processes of a run, with as many devices each.
@@ -28,6 +29,7 @@ def start(
         devices: the number of devices of each.
         program: the command, such as experiment('vae').
         flags: the flags of that command.
+        others: flags that all but process 0 have in addition.
         log: where they write; by default each to a pipe of its own.
 
     Returns:
@@ -42,7 +44,7 @@ def start(
             f'--process_id={process}',
         )
         started.append(subprocess.Popen(
-            [*program, *flags, *of_job], stdout=log, stderr=subprocess.STDOUT,
+            [*program, *flags, *of_job, *(others if process else ())], stdout=log, stderr=subprocess.STDOUT,
             env={
                 **os.environ, 'JAX_NUM_CPU_DEVICES': str(devices),
                 'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '3',

@@ -99,6 +99,22 @@ def test_killed_and_stopped_and_taken_over_by_one(tmp_path):
         assert a['loss'] == pytest.approx(b['loss'], rel=1e-3)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize('other, name', [
+    ('--seed=1', '--seed'), ('--num_steps=40', '--num_steps'),
+    ('--eval_every=7', '--eval_every'),
+    ('--dataset=synthetic:checkers', '--dataset'),
+])
+def test_processes_that_are_not_the_same_run_end(other, name, tmp_path):
+    """Catch a wrong number at the end, and a wait for steps that never come."""
+    flags = (f'--workdir={tmp_path}/run', *tiny.FLAGS)
+    started = launch.start(2, 1, launch.experiment('vae'), flags, others=(other,))
+    for status, output in launch.finish(started, timeout=60):
+        assert status == 2, output
+        assert f'process 1 has {name} ' in output and 'Traceback' not in output
+    assert not (tmp_path / 'run').exists()
+
+
 @pytest.mark.parametrize('given, sentence', [
     (('localhost:1', 2, -1), 'belong together'),
     (('', 2, 0), 'belong together'),
