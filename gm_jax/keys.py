@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
-    'derive', 'example_rngs', 'fold_in_each', 'per_example', 'Stream', 'stream', 'Use',
+    'derive', 'example_rngs', 'fold_in_each', 'per_example', 'Stream', 'stream',
+    'Use',
 ]
 
 # The largest number of streams per attempt of a run; a rollback starts another attempt.

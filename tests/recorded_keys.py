@@ -66,9 +66,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Record:
         key_shape=plain.key_shape, seed=plain.seed, split=split,
         random_bits=random_bits, fold_in=fold_in, name='recorded',
     )
-    monkeypatch.setattr(
-        jax.random, 'key', lambda seed: key(seed, impl=impl)  # type: ignore[arg-type]
-    )
+    monkeypatch.setattr(jax.random, 'key', lambda seed: key(seed, impl=impl))
     return record
 
 

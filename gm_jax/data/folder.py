@@ -63,7 +63,7 @@ def read(directory: str, image_size: int) -> ImageSet:
         name=os.path.basename(os.path.normpath(directory)),
         image_shape=shape, num_values=256, num_classes=len(classes),
         splits={
-            name: _examples(split, classes, shape, image_size)
+            name: _examples(directory, split, classes, shape, image_size)
             for name, split in entries.items()
         },
     )
@@ -126,8 +126,8 @@ def _common_shape(paths: list[str], image_size: int) -> tuple[int, int, int]:
 
 
 def _examples(
-    entries: list[Entry], classes: list[str], shape: tuple[int, int, int],
-    image_size: int,
+    directory: str, entries: list[Entry], classes: list[str],
+    shape: tuple[int, int, int], image_size: int,
 ) -> StreamedExamples:
     paths = [path for path, _ in entries]
     number = {label: place for place, label in enumerate(classes)}
@@ -139,4 +139,7 @@ def _examples(
             out[...] = decoding.decode_file(paths[index], shape, image_size)
         return {'image': images, 'label': labels[indices]}
 
-    return StreamedExamples(len(paths), fetch)
+    files = '\n'.join(
+        f'{os.path.relpath(path, directory)} {os.path.getsize(path)}' for path in paths
+    )
+    return StreamedExamples(len(paths), fetch, files)

@@ -2,10 +2,11 @@
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import chex
 import numpy as np
@@ -14,11 +15,14 @@ from gm_jax.errors import UserError
 
 __all__ = [
     'ArrayExamples', 'check_facts', 'Examples', 'facts', 'FetchFn', 'hold_out',
-    'ImageSet', 'num_bytes', 'read_all', 'read_facts', 'SPECS', 'StreamedExamples',
+    'ImageSet', 'kind', 'num_bytes', 'read_all', 'read_facts', 'SPECS',
+    'StreamedExamples',
 ]
 
 # Images read at a time when a whole split is read.
 _CHUNK = 1024
+# Images of a streamed split that its digest is made of.
+_SAMPLED = 64
 
 FetchFn = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -76,10 +80,12 @@ class StreamedExamples:
     Attributes:
         num_examples: N, the number of examples.
         fetch_fn: reads the examples at indices [n]; returns what `Examples.fetch` does.
+        files: the names and sizes of the files, as text, for the digest.
     """
 
     num_examples: int
     fetch_fn: FetchFn
+    files: str = ''
 
     def __len__(self) -> int:
         """Return N."""
@@ -118,9 +124,38 @@ class ImageSet:
 _FACTS = ('name', 'image_shape', 'num_values', 'num_classes', 'entropy', 'binarize')
 
 
+def kind(spec: str) -> str:
+    """Return what a data set is called wherever its files lie: npz for npz:FILE."""
+    before, colon, _ = spec.partition(':')
+    return before if colon and before in ('idx', 'images', 'npz') else spec
+
+
 def facts(data: ImageSet) -> str:
-    """Return everything except the images, as JSON for `read_facts`."""
-    return json.dumps({name: getattr(data, name) for name in _FACTS}, indent=2) + '\n'
+    """Return what identifies a set, as JSON for `read_facts`: its facts and content.
+
+    The content of a split is the number of its examples and a digest, so that it may
+    move to another place and is known there.
+    """
+    found: dict[str, Any] = {name: getattr(data, name) for name in _FACTS}
+    found['splits'] = {
+        name: {'num_examples': len(examples), 'digest': _digest(examples)}
+        for name, examples in sorted(data.splits.items())
+    }
+    return json.dumps(found, indent=2) + '\n'
+
+
+def _digest(examples: Examples) -> str:
+    """Digest all images and labels in memory, or files and some images of a stream."""
+    if isinstance(examples, ArrayExamples):
+        found = {'image': examples.images, 'label': examples.labels}
+        digest = hashlib.sha256()
+    else:
+        num = min(_SAMPLED, len(examples))
+        found = examples.fetch(np.arange(num) * len(examples) // num)
+        digest = hashlib.sha256(getattr(examples, 'files', '').encode(errors='replace'))
+    for name in ('image', 'label'):
+        digest.update(np.ascontiguousarray(found[name]).data)
+    return digest.hexdigest()[:32]
 
 
 def read_facts(path: str) -> ImageSet:
@@ -129,29 +164,86 @@ def read_facts(path: str) -> ImageSet:
     Raises:
         UserError: the file is missing or damaged.
     """
+    return _read_facts(path)[0]
+
+
+def _read_facts(path: str) -> tuple[ImageSet, dict[str, tuple[int, str]]]:
     try:
         with open(path, encoding='utf-8') as file:
-            found = json.load(file)
-        shape = tuple(int(size) for size in found['image_shape'])
-        found = {**{name: found[name] for name in _FACTS}, 'image_shape': shape}
-        return ImageSet(**found, splits={})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            return _parse_facts(file.read())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = getattr(error, 'strerror', None) or repr(error)
         raise UserError(
             f"{path}, which describes the run's images, cannot be read: {reason}."
         ) from None
 
 
-def check_facts(path: str, data: ImageSet) -> None:
-    """Raise UserError if `data` is not the set that `path` was written for."""
-    old = read_facts(path)
+def _parse_facts(text: str) -> tuple[ImageSet, dict[str, tuple[int, str]]]:
+    """Return the set and the content of its splits, {} from an older version."""
+    found = json.loads(text)
+    splits = {
+        str(name): (int(split['num_examples']), str(split['digest']))
+        for name, split in found.get('splits', {}).items()
+    }
+    return ImageSet(**_checked(found), splits={}), splits
+
+
+def _checked(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts, each of its type, or raise ValueError."""
+    height, width, channels = (int(size) for size in found['image_shape'])
+    values, classes = int(found['num_values']), int(found['num_classes'])
+    entropy = found['entropy']
+    if min(height, width) < 1 or channels not in (1, 3):
+        raise ValueError(f'images of {height} x {width} x {channels}')
+    if not 2 <= values <= 256 or classes < 0:
+        raise ValueError(f'{values} values and {classes} classes')
+    return {
+        'name': str(found['name']), 'image_shape': (height, width, channels),
+        'num_values': values, 'num_classes': classes,
+        'entropy': None if entropy is None else float(entropy),
+        'binarize': str(found['binarize']),
+    }
+
+
+def check_facts(path: str, now: str) -> None:
+    """Check that a run still has the images that it began with.
+
+    Args:
+        path: the file that has what `facts` returned then.
+        now: what `facts` returns now.
+
+    Raises:
+        UserError: another fact, or another content of a split.
+    """
+    (old, contents), (new, found) = _read_facts(path), _parse_facts(now)
     for name in _FACTS:
-        was, now = getattr(old, name), getattr(data, name)
-        if was != now:
-            raise UserError(
-                f'{data.name} has changed since the run began: its {name} was {was} '
-                f'and is now {now}. Put the old data back, or train in a new --workdir.'
+        was, is_now = getattr(old, name), getattr(new, name)
+        if name == 'name':
+            was, is_now = kind(was), kind(is_now)
+        if was != is_now:
+            raise _changed(new, f'its {name} was {was} and is now {is_now}')
+    if not (contents and found):  # sampling reads none
+        return
+    for name in sorted(set(contents) | set(found)):
+        if name not in contents or name not in found:
+            which = 'new' if name in found else 'gone'
+            raise _changed(new, f'its {name} split is {which}')
+        (num, digest), (num_now, digest_now) = contents[name], found[name]
+        if num != num_now:
+            raise _changed(
+                new, f'its {name} split had {num} images and now has {num_now}'
             )
+        if digest != digest_now:
+            raise _changed(
+                new, f'the images or labels of its {name} split are others'
+            )
+
+
+def _changed(data: ImageSet, how: str) -> UserError:
+    return UserError(
+        f'{data.name} has changed since the run began: {how}. Put the old data back, '
+        f'or train in a new --workdir.'
+    )
 
 
 def num_bytes(data: ImageSet) -> int:

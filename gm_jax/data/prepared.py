@@ -225,7 +225,11 @@ def _open_split(
         labels = [record['label'] if labelled else -1 for record in records]
         return {'image': images, 'label': np.array(labels, np.int32)}
 
-    return StreamedExamples(num_examples, fetch)
+    files = '\n'.join(
+        f'{os.path.basename(path)} {os.path.getsize(path)}'
+        for path in builder.info.splits[name].filepaths
+    )
+    return StreamedExamples(num_examples, fetch, files)
 
 
 def _check_shards(split: Any) -> None:

@@ -82,7 +82,7 @@ def idx(directory: str) -> ImageSet:
         path = _idx_path(directory, f'{prefix}-labels-idx1-ubyte')
         labels = None if path is None else _read_idx(path, rank=1)
         splits[name] = images, labels
-    return _image_set(directory, splits, num_values=256)
+    return _image_set(directory, splits, num_values=None)
 
 
 def _idx_path(directory: str, name: str) -> str | None:
@@ -129,7 +129,8 @@ def npz(path: str) -> ImageSet:
     Arrays 'train' and 'test' are the splits, with labels in 'train_labels' and
     'test_labels'. A single array of images, named 'train', 'images' or anything else,
     with labels in 'train_labels' or 'labels', is split: its last tenth is the test
-    split. A scalar 'num_values' gives V, 256 by default.
+    split. A scalar 'num_values' gives V; by default it is 2 where all values are 0 or
+    1, booleans among them, and else 256.
 
     Args:
         path: the file, written by numpy.savez or numpy.savez_compressed.
@@ -141,6 +142,7 @@ def npz(path: str) -> ImageSet:
         UserError: the file is missing, damaged or holds something else.
     """
     arrays = read_npz(path)
+    given = 'num_values' in arrays
     values = arrays.pop('num_values', np.array(256))
     if values.ndim or values.dtype.kind not in 'ui':
         raise UserError(f'{path}: num_values is not a single integer.')
@@ -175,7 +177,7 @@ def npz(path: str) -> ImageSet:
         )
     for name, (images, _) in splits.items():
         _check_images(f'{path}, array of {name}', images, num_values)
-    return _image_set(path, splits, num_values)
+    return _image_set(path, splits, num_values if given else None)
 
 
 def read_npz(path: str, flag: str = 'dataset') -> dict[str, np.ndarray]:
@@ -255,8 +257,14 @@ def _check_images(where: str, images: np.ndarray, num_values: int) -> None:
         )
 
 
-def _image_set(where: str, splits: dict[str, _Arrays], num_values: int) -> ImageSet:
-    """Check that the splits and their labels fit each other."""
+def _image_set(
+    where: str, splits: dict[str, _Arrays], num_values: int | None
+) -> ImageSet:
+    """Check that the splits and their labels fit each other.
+
+    If nothing says how many values pixels have, they have 2 where none is above 1:
+    bits that are taken for bytes would all be nearly black.
+    """
     (train, train_labels), (test, test_labels) = splits['train'], splits['test']
     if train.shape[1:] != test.shape[1:]:
         raise UserError(
@@ -273,6 +281,9 @@ def _image_set(where: str, splits: dict[str, _Arrays], num_values: int) -> Image
             _check_labels(f'{where}, {name}', images, labels)
             num_classes = max(num_classes, int(labels.max()) + 1)
     examples = {name: _examples(*arrays) for name, arrays in splits.items()}
+    if num_values is None:
+        bits = all(split.images.max() <= 1 for split in examples.values())
+        num_values = 2 if bits else 256
     return ImageSet(
         name=where, image_shape=examples['train'].images.shape[1:],
         num_values=num_values, num_classes=num_classes, splits=examples,

@@ -112,4 +112,6 @@ def _in_memory(examples: Examples) -> ArrayExamples:
 
 
 def _streamed(examples: Examples) -> StreamedExamples:
+    if isinstance(examples, StreamedExamples):
+        return examples
     return StreamedExamples(len(examples), examples.fetch)

@@ -47,10 +47,9 @@ def kernel_distance(
     num_subsets: int = 10,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Average squared_mmd over random subsets, and estimate the standard error.
+    """Average squared_mmd over disjoint random subsets, with its standard error.
 
-    The subsets of a side are disjoint if it has num_subsets * subset_size samples. If
-    it has fewer, they overlap and the standard error comes out too small.
+    Subsets that overlapped would give a standard error that is too small.
 
     Unlike the Frechet distance it has no bias that depends on the number of samples. It
     may be called KID only with the features of the Inception network.
@@ -58,7 +57,8 @@ def kernel_distance(
     Args:
         real: [N, D] features.
         fake: [M, D] features.
-        subset_size: the number of samples of each side in a subset, 2 or more.
+        subset_size: the largest number of samples of each side in a subset, 2 or more;
+            subsets are smaller where a side has fewer than num_subsets * subset_size.
         num_subsets: the number of subsets, 2 or more.
         seed: the seed of the subsets.
 
@@ -67,7 +67,8 @@ def kernel_distance(
 
     Raises:
         AssertionError: the features are not of rank 2, or of different lengths.
-        ValueError: a side has fewer samples than a subset, or an argument is below 2.
+        ValueError: a side has too few samples for subsets of 2, or an argument is below
+            2.
 
     References:
         Binkowski et al. 2018, Demystifying MMD GANs, sec. 4. The kernel is that of the
@@ -79,13 +80,15 @@ def kernel_distance(
             'subset_size and num_subsets must be 2 or more, '
             f'got {subset_size} and {num_subsets}'
         )
-    if min(len(real), len(fake)) < subset_size:
+    size = min(subset_size, min(len(real), len(fake)) // num_subsets)
+    if size < 2:
         raise ValueError(
-            f'subsets of {subset_size} from {len(real)} real and {len(fake)} fake'
+            f'{num_subsets} subsets from {len(real)} real and {len(fake)} fake samples'
         )
     rng = np.random.default_rng(seed)
     real_rows, fake_rows = (
-        _deal(rng, len(x), subset_size, num_subsets) for x in (real, fake)
+        rng.permutation(len(x))[:size * num_subsets].reshape(num_subsets, size)
+        for x in (real, fake)
     )
     values = [squared_mmd(real[i], fake[j]) for i, j in zip(real_rows, fake_rows)]
     standard_error = np.std(values, ddof=1) / np.sqrt(num_subsets)
@@ -109,10 +112,3 @@ def _mean_of_pairs(x: np.ndarray) -> float:
     kernel = _kernel(x, x)
     np.fill_diagonal(kernel, 0)
     return np.sum(kernel) / (len(x) * (len(x) - 1))
-
-
-def _deal(rng: np.random.Generator, num: int, size: int, count: int) -> np.ndarray:
-    """Draw [count, size] of num rows without replacement; reshuffle when used up."""
-    hands = num // size
-    decks = [rng.permutation(num)[:hands * size] for _ in range(-(-count // hands))]
-    return np.concatenate(decks).reshape(-1, size)[:count]

@@ -20,7 +20,14 @@ from gm_jax.data import binarize, pipeline
 from gm_jax.data.image_set import ImageSet
 from gm_jax.evaluation import probe
 from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
-from gm_jax.training import evaluate, optimizer, parallel, settings, train_state
+from gm_jax.training import (
+    evaluate,
+    optimizer,
+    parallel,
+    settings,
+    signals,
+    train_state,
+)
 from gm_jax.training.contracts import Pictures, Say
 from gm_jax.training.settings import field
 from gm_jax.training.train_state import (
@@ -158,6 +165,7 @@ def make_fit(p: Probe) -> Fit:
             params = {**params, p.encoder: encoder}
         state = parallel.replicate(train_state.create(params, tx))
         for step in range(0, config.probe_steps, per_dispatch):
+            signals.check()
             num = min(per_dispatch, config.probe_steps - step)
             batches = _batches(config, data, rows, step, per_dispatch)
             state, _ = train_many(state, {}, batches, np.int32(num), p.rng)

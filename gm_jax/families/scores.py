@@ -144,8 +144,9 @@ def careful_scores(
     name: str, real: np.ndarray, fake: np.ndarray
 ) -> dict[str, float]:
     """Return the kernel distance, and precision and recall, of features [N, F]."""
+    num = min(len(real), len(fake))
     mean, error = kernel_distance.kernel_distance(
-        real, fake, subset_size=min(1000, len(real) // 2)
+        real, fake, num_subsets=max(2, min(10, num // 4))
     )
     return {
         f'{name}_kernel_distance': mean, f'{name}_kernel_distance_error': error,

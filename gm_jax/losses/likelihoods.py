@@ -37,7 +37,8 @@ def bernoulli_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
 
     Args:
         logits: [B, ...] log-odds l of a one.
-        x: [B, ...] in {0, 1}; integer, boolean or float.
+        x: [B, ...] in {0, 1}; integer, boolean or float. A value outside [0, 1] gives
+            NaN.
 
     Returns:
         [B] log-likelihood in nats, at least float32.
@@ -54,7 +55,8 @@ def bernoulli_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
     logits, x = numerics.flatten_events(*numerics.upcast(logits, x))
     positive, tail = numerics.softplus_parts(logits)
     # x l - max(l, 0) is exact for x in {0, 1}.
-    return jnp.sum(x * logits - positive - tail, axis=1)
+    terms = x * logits - positive - tail
+    return jnp.sum(jnp.where((x >= 0) & (x <= 1), terms, jnp.nan), axis=1)
 
 
 def bernoulli_sample(rng: jax.Array, logits: jax.Array) -> jax.Array:
@@ -100,7 +102,7 @@ def categorical_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
 
     Args:
         logits: [B, ..., V] unnormalised log-probabilities.
-        x: [B, ...] integer in [0, V); a value of V or above gives NaN.
+        x: [B, ...] integer in [0, V); another value gives NaN.
 
     Returns:
         [B] log-likelihood in nats, at least float32.
@@ -120,6 +122,8 @@ def categorical_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
     x = jnp.asarray(x)
     # A gather, not a one-hot product: a third of the time on a CPU at V = 256.
     chosen = jnp.take_along_axis(logits, x[..., None], axis=-1)[..., 0]
+    # Negative indices would count from the end.
+    chosen = jnp.where(x >= 0, chosen, jnp.nan)
     terms, = numerics.flatten_events(chosen - jax.nn.logsumexp(logits, axis=-1))
     return jnp.sum(terms, axis=1)
 

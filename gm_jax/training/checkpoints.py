@@ -52,7 +52,14 @@ class Checkpoint(NamedTuple):
 
 
 def open_directory(workdir: str) -> ocp.CheckpointManager:
-    """Open `workdir`/checkpoints, which keeps the last two and the best one."""
+    """Open `workdir`/checkpoints, which keeps the last two and the best one.
+
+    Raises:
+        UserError: something else is there.
+    """
+    directory = os.path.join(workdir, 'checkpoints')
+    if os.path.lexists(directory) and not os.path.isdir(directory):
+        raise UserError(f'{directory} is not a directory: choose another --workdir.')
     policy = ocp.checkpoint_managers
     # Orbax warns about every checkpoint without an evaluation, and logs errors that it
     # raises as well.

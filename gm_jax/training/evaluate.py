@@ -7,7 +7,7 @@ import numpy as np
 
 from gm_jax.data import pipeline
 from gm_jax.data.image_set import Examples
-from gm_jax.training import parallel
+from gm_jax.training import parallel, signals
 from gm_jax.training.contracts import SampleMany
 from gm_jax.training.parallel import EvalMany
 from gm_jax.training.train_state import TrainState
@@ -50,6 +50,7 @@ def over_examples(
         real = slice(len(examples) - first)  # the rest is padding
         outputs = []
         for chunk in range(num_chunks):
+            signals.check()
             batch['chunk'] = np.full_like(batch['index'], chunk)
             outputs.append(parallel.join(step(state, parallel.split(batch), rng)))
         for name in outputs[0]:
@@ -80,6 +81,7 @@ def samples(
     batch_size = _round_up(batch_size)
     images = []
     for first in range(0, num, batch_size):
+        signals.check()
         indices = parallel.my_part(
             np.arange(first, first + batch_size, dtype=np.int32)
         )

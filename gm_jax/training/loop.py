@@ -11,6 +11,7 @@ import itertools
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple
 
@@ -32,7 +33,9 @@ from gm_jax.training import (
     parallel,
     processes,
     runs,
+    screen,
     settings,
+    signals,
     version,
     watch,
     writers,
@@ -43,28 +46,16 @@ from gm_jax.training.progress import doing, say
 from gm_jax.training.recorder import MAX_IN_FLIGHT, Note, Recorder
 from gm_jax.training.runs import Job
 from gm_jax.training.settings import Config, ConfigT
+from gm_jax.training.signals import Stopped
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['Command', 'MAX_ROLLBACKS', 'MAX_SKIPPED', 'start', 'Stopped']
+__all__ = ['Command', 'MAX_ROLLBACKS', 'MAX_SKIPPED', 'start']
 
 # Steps skipped in a row for a non-finite loss (or half of the steps between two lines
 # of metrics) before a run goes back to its last checkpoint, and how often it goes back
 # before it gives up.
 MAX_SKIPPED = 10
 MAX_ROLLBACKS = 2
-
-
-class Stopped(BaseException):
-    """Raised when a run is told to stop, with a sentence and the signal.
-
-    Like KeyboardInterrupt it is not an Exception, which the reader of a checkpoint
-    would take for a damaged file.
-    """
-
-    def __init__(self, message: str, number: int, *, agreed: bool = False) -> None:
-        """Take the sentence, the signal, and whether all processes stop with it."""
-        super().__init__(message, number)
-        self.agreed = agreed
 
 
 class _Diverged(Exception):
@@ -99,7 +90,8 @@ class Command(NamedTuple, Generic[ConfigT]):
             The exit status: 0, 2 for a mistake of the user, 1 for a run that diverged,
             128 plus the signal's number for a run that was told to stop.
         """
-        return _exit_status(self.name, lambda: self._run(argv, program))
+        with screen.tolerant():
+            return _exit_status(self.name, lambda: self._run(argv, program))
 
     def _run(self, argv: list[str], program: str) -> None:
         program = program or _module_command(self.name)
@@ -111,7 +103,7 @@ class Command(NamedTuple, Generic[ConfigT]):
         run, config = flags.parse(
             argv, self.config_class, presets=self.presets, program=program, about=about
         )
-        with _handling(_leave), checkpoints.quiet_threads():
+        with signals.ending(), checkpoints.quiet_threads():
             distributed.initialize(
                 run.coordinator_address, run.num_processes, run.process_id
             )
@@ -178,14 +170,15 @@ def start(
             config.dataset, data_dir=config.data_dir, image_size=config.image_size,
             binarize=config.binarize,
         )
-    processes.check_alike({'data': image_set.facts(data)})
+    facts = image_set.facts(data)
+    processes.check_alike({'data': facts})
     experiment = build(config, data)
     if run.mode == 'sample' and experiment.sample is None:
         raise UserError('this model generates nothing: --mode=sample does not apply.')
     if run.mode == 'train':
         parallel.check_batch_size(config.batch_size)
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
-    _claim(run, config, data)
+    _claim(run, config, facts)
     manager = checkpoints.open_directory(run.workdir)
     init = parallel.init(experiment.init)
     job = Job(name, run, config, data, experiment, init, manager)
@@ -212,7 +205,7 @@ def _facts(run: Run) -> str:
     return os.path.join(run.workdir, 'data.json')
 
 
-def _claim(run: Run, config: Config, data: ImageSet) -> None:
+def _claim(run: Run, config: Config, facts: str) -> None:
     """Write config.json and data.json, or check that the run there is the same."""
     path = os.path.join(run.workdir, 'config.json')
     if os.path.exists(path):
@@ -225,15 +218,17 @@ def _claim(run: Run, config: Config, data: ImageSet) -> None:
                 f'another --workdir, or pass the old settings to resume it.'
             )
     if os.path.exists(_facts(run)):
-        image_set.check_facts(_facts(run), data)
+        image_set.check_facts(_facts(run), facts)
     processes.barrier('checked')
     if not processes.is_primary():
         return
     try:
         os.makedirs(os.path.join(run.workdir, 'samples'), exist_ok=True)
+        # Also where nothing is written before the end, which would be too late.
+        tempfile.TemporaryFile(dir=run.workdir).close()
         if run.mode == 'train':
             writers.write_atomically(path, settings.to_json(config))
-            writers.write_atomically(_facts(run), image_set.facts(data))
+            writers.write_atomically(_facts(run), facts)
     except OSError as error:
         raise UserError(f'{run.workdir} cannot be written: {error}.') from None
 
@@ -372,7 +367,7 @@ def _train_from(job: Job, beginning: _Beginning) -> tuple[TrainState, Note]:
             experiment.alarms,
         )
         stop = parallel.Agreement(MAX_IN_FLIGHT)
-        with contextlib.closing(recorder), _signals() as received:
+        with contextlib.closing(recorder), signals.noting() as received:
             for num, batches in dispatches:
                 state, values = train_many(state, feed.resident, batches, num, rng)
                 step += int(num)
@@ -473,32 +468,3 @@ def _evaluate(
             plotting.save_png(path, plotting.image_grid(images))
     recorder.restart_clock(step)
     return scalars['loss']
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT, so that the run can save; a second one exits."""
-    received: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        signal.signal(number, _leave)
-
-    with _handling(note):
-        yield received
-
-
-def _leave(number: int, frame: Any) -> None:
-    raise Stopped(
-        'told to stop: the same command resumes from the last checkpoint.', number
-    )
-
-
-@contextlib.contextmanager
-def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    old = {n: signal.signal(n, handler) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, before in old.items():
-            signal.signal(number, before)

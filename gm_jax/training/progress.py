@@ -8,7 +8,7 @@ from typing import Any
 
 from rich import progress, status
 
-from gm_jax.training import processes
+from gm_jax.training import processes, signals
 
 __all__ = ['doing', 'Progress', 'reporter', 'say']
 
@@ -105,6 +105,7 @@ def reporter(what: str, total: int) -> Callable[[int], None]:
 
     def report(done: int) -> None:
         nonlocal last_line
+        signals.check()
         bar.update(done)
         if not bar.shown and time.monotonic() - last_line > 10:
             last_line = time.monotonic()

@@ -15,13 +15,12 @@ import types
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from gm_jax.data import image_set
 from gm_jax.data.binarize import WAYS
 from gm_jax.data.image_set import SPECS
 from gm_jax.errors import UserError
 
-__all__ = [
-    'alike', 'changed', 'Config', 'field', 'load', 'Sizes', 'text', 'to_json',
-]
+__all__ = ['alike', 'changed', 'Config', 'field', 'load', 'Sizes', 'text', 'to_json']
 
 # Positive whole numbers, written as 200,200 on the command line and in JSON.
 Sizes = tuple[int, ...]
@@ -192,6 +191,8 @@ def changed(old: Config, new: Config, mode: str) -> list[str]:
     found = []
     for f in dataclasses.fields(new):
         was, now = (text(getattr(config, f.name)) for config in (old, new))
+        if f.name == 'dataset' and image_set.kind(was) == image_set.kind(now):
+            continue  # the content of its files is compared, not where they lie
         fixed = not (f.metadata['free'] or f.name in free) and not (
             f.metadata['evaluation_only'] and mode != 'train'
         )

@@ -247,3 +247,19 @@ def test_binarize_that_is_wrong():
         sources.load('digits', binarize='fixed')
     with pytest.raises(UserError, match='synthetic:ising is binary already'):
         sources.load('synthetic:ising', binarize='dynamic')
+
+
+@pytest.mark.parametrize('kind', ['bool', 'uint8', 'num_values', 'idx'])
+def test_bits_are_not_bytes(kind, npz, images, labels, tmp_path):
+    """Catch bits that are taken for 256 values, all of them nearly black."""
+    bits = images > 99
+    if kind == 'idx':
+        write_idx(tmp_path, bits[..., 0], labels)
+        data = sources.load(f'idx:{tmp_path}')
+    else:
+        more = {'num_values': 256} if kind == 'num_values' else {}
+        data = npz(images=bits if kind == 'bool' else bits.astype(np.uint8), **more)
+    # Whoever says that there are 256 values is believed.
+    assert data.num_values == (256 if kind == 'num_values' else 2)
+    found = np.concatenate([data.splits[n].images for n in ('train', 'test')])
+    np.testing.assert_array_equal(found[..., 0], bits[..., 0])

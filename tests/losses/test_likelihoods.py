@@ -177,8 +177,18 @@ def test_gaussian_extremes(logvar):
 
 def test_categorical_value_out_of_range_is_not_a_number():
     """Catch an index that is clamped, so that wrong data trains on in silence."""
-    out = likelihoods.categorical_log_prob(jnp.zeros((2, 1, 4)), jnp.array([[3], [4]]))
-    assert np.isfinite(out[0]) and np.isnan(out[1])
+    x = jnp.array([[3], [4], [-1], [-5], [0]])
+    out = likelihoods.categorical_log_prob(jnp.zeros((5, 1, 4)), x)
+    np.testing.assert_array_equal(np.isnan(out), [False, True, True, True, False])
+
+
+def test_bernoulli_value_out_of_range_is_not_a_number():
+    """Catch bytes that are taken for bits, whose log p is no log p of anything."""
+    x = jnp.array([[0.0], [0.5], [1.0], [255.0], [-1.0], [1.01]])
+    out = likelihoods.bernoulli_log_prob(jnp.zeros((6, 1)), x)
+    np.testing.assert_array_equal(np.isnan(out), [False] * 3 + [True] * 3)
+    gradient = jax.grad(lambda t: likelihoods.bernoulli_log_prob(t, x[:3]).sum())
+    assert np.isfinite(gradient(jnp.zeros((3, 1)))).all()
 
 
 zeros = jnp.zeros

@@ -44,7 +44,8 @@ def start(
             f'--process_id={process}',
         )
         started.append(subprocess.Popen(
-            [*program, *flags, *of_job, *(others if process else ())], stdout=log, stderr=subprocess.STDOUT,
+            [*program, *flags, *of_job, *(others if process else ())],
+            stdout=log, stderr=subprocess.STDOUT,
             env={
                 **os.environ, 'JAX_NUM_CPU_DEVICES': str(devices),
                 'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '3',

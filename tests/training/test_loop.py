@@ -204,6 +204,82 @@ def test_changed_data_is_refused(tmp_path, capfd):
     assert _content(workdir) == before
 
 
+@pytest.mark.parametrize('change, sentence', [
+    (lambda x: np.concatenate([x, x[:10]]), 'test split had 3 images and now has 4'),
+    (lambda x: x[:20], 'test split had 3 images and now has 2'),
+    (lambda x: np.where(np.arange(30)[:, None, None, None] == 3, 1 - x, x),
+     'the images or labels of its train split are others'),
+    (lambda x: np.where(np.arange(30)[:, None, None, None] == 29, 1 - x, x),
+     'the images or labels of its test split are others'),
+])
+def test_other_images_are_refused(change, sentence, tmp_path, capfd):
+    """Catch a run that goes on with images of the same shape that are not the same."""
+    images = np.random.default_rng(0).integers(0, 2, (30, 4, 4, 1), dtype=np.uint8)
+    data, workdir = tmp_path / 'data.npz', tmp_path / 'run'
+    np.savez(data, images=images)
+    flags = [f'--workdir={workdir}', '--num_steps=1', '--hidden=4', '--latent_dims=2',
+             '--batch_size=8', '--test_samples=1']
+    assert vae.main([*flags, f'--dataset=npz:{data}']) == 0
+    results = tiny.results(workdir)
+    # The same images elsewhere are the same set, and the run is finished.
+    shutil.move(data, tmp_path / 'moved.npz')
+    assert vae.main([*flags, f'--dataset=npz:{tmp_path}/moved.npz']) == 0
+    again = tiny.results(workdir)
+    assert again['metrics'] == results['metrics']
+    np.savez(data, images=change(images).astype(np.uint8))
+    before = _content(workdir)
+    for mode in ('train', 'eval'):
+        capfd.readouterr()
+        assert vae.main([*flags, f'--dataset=npz:{data}', f'--mode={mode}']) == 2
+        error = capfd.readouterr().err
+        assert sentence in error and error.count('\n') == 1
+    assert _content(workdir) == before
+
+
+@pytest.mark.parametrize('mode', ['train', 'eval', 'sample'])
+def test_directory_that_cannot_be_written_is_found_first(
+    mode, finished, monkeypatch, capfd
+):
+    """Catch an evaluation of hours whose results have no place."""
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, 'Permission denied', dir)
+
+    monkeypatch.setattr(loop.tempfile, 'TemporaryFile', refuse)
+    monkeypatch.setattr(loop, '_restore', None)  # no work has been done by then
+    assert vae.main([f'--workdir={finished}', f'--mode={mode}', *tiny.FLAGS]) == 2
+    error = capfd.readouterr().err
+    assert f'{finished} cannot be written' in error and error.count('\n') == 1
+
+
+def test_file_in_place_of_the_checkpoints_is_a_sentence(tmp_path, capfd):
+    """Catch a traceback."""
+    (tmp_path / 'checkpoints').write_text('')
+    assert vae.main([f'--workdir={tmp_path}', *PLAIN]) == 2
+    error = capfd.readouterr().err
+    assert 'checkpoints is not a directory' in error and error.count('\n') == 1
+
+
+@pytest.mark.parametrize('text', [
+    '', '[]', '{}', '3', '{"image_shape": 3}', '{"splits": []}', 'null',
+])
+def test_damaged_facts_are_a_sentence(text, finished, capfd):
+    """Catch a traceback for data.json, whatever has become of it."""
+    facts = json.loads((finished / 'data.json').read_text())
+    damaged = [text]
+    if text == '{}':  # each fact in turn is of another type
+        damaged = [
+            json.dumps({**facts, name: wrong})
+            for name in facts for wrong in (None, 'x', [1], {'a': 1}, -5)
+            if not (name in ('name', 'binarize') or name == 'entropy' and wrong in
+                    (None, -5))
+        ]
+    for content in damaged:
+        (finished / 'data.json').write_text(content)
+        assert vae.main([f'--workdir={finished}', '--mode=sample']) == 2, content
+        error = capfd.readouterr().err
+        assert 'data.json' in error and error.count('\n') == 1, content
+
+
 def test_damaged_checkpoint_is_replaced(finished, whole, capfd):
     """Catch a run that never saves again because a damaged checkpoint is in the way.
 

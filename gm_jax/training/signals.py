@@ -1,0 +1,83 @@
+"""SIGTERM, SIGINT and SIGHUP: a run that is told to stop ends with a sentence.
+
+In training a signal is only noted, and the loop stops after a checkpoint. Elsewhere it
+raises `Stopped` at once. Python drops an exception that a handler raises inside a
+callback of the garbage collector, so the signal is noted as well, and what takes long
+calls `check` between its batches.
+"""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ['check', 'ending', 'noting', 'Stopped']
+
+_NUMBERS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+
+# The signals that have told this process to end; there is one process.
+_received: list[int] = []
+
+
+class Stopped(BaseException):
+    """Raised when a run is told to stop, with a sentence and the signal.
+
+    It is not an Exception: no handler of errors may take a stop for an error.
+    """
+
+    def __init__(self, sentence: str, number: int, agreed: bool = False) -> None:
+        """Take the sentence, the signal, and whether all processes stop with it."""
+        super().__init__(sentence, number)
+        self.agreed = agreed
+
+
+def check() -> None:
+    """Raise Stopped if a signal has come, whatever became of its exception."""
+    if _received:
+        raise Stopped(
+            'told to stop: the same command resumes from the last checkpoint.',
+            _received[0],
+        )
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Let signals raise Stopped."""
+    _received.clear()
+    try:
+        with _handling(_end):
+            yield
+    finally:
+        _received.clear()
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[list[int]]:
+    """Collect signals, so that the run can save; a second one ends it."""
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, _end)
+
+    with _handling(note):
+        yield received
+
+
+def _end(number: int, frame: Any) -> None:
+    _received.append(number)
+    check()
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    old = {
+        number: signal.signal(number, handler) for number in _NUMBERS
+        # nohup ignores SIGHUP, and so does the run.
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, before in old.items():
+            signal.signal(number, before)
