@@ -21,7 +21,8 @@ demo: $(VENV)/ready
 	@ls $(DEMO_DIR)/samples
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+	    --no-loadscope-reorder --durations=10
 
 # What takes minutes more, and the mathematics and whole runs as XLA optimizes them
 # outside tests.

@@ -50,8 +50,11 @@ SETTINGS = {
     ],
     'classifier': [{'maps': (4, 8), 'num_features': 8, 'dropout': 0.5}],
 }
-# Those that share all of their randomness with another.
-_ALIKE = ('made', 'pixel_rnn', 'pixel_cnn', 'wgan')
+# Those that share their randomness with another, but for what tests/test_keys.py reads.
+_ALIKE = (
+    'nade', 'made', 'pixel_rnn', 'pixel_cnn', 'pixel_cnn_pp', 'multiscale_pixel_cnn',
+    'time_series', 'dcgan', 'wgan', 'classifier',
+)
 RUNS = [
     pytest.param(name, settings, marks=[pytest.mark.long] * (name in _ALIKE))
     for name in NAMES for settings in SETTINGS[name]

@@ -32,7 +32,8 @@ def _setup(name, image_shape, num_values, dtype=jnp.float32):
 
 
 @pytest.mark.parametrize('image_shape, num_values', [
-    ((8, 8, 1), 2), ((8, 8, 1), 256), ((8, 8, 3), 2), ((3, 5, 3), 256),
+    ((8, 8, 1), 2), ((8, 8, 3), 2), ((3, 5, 3), 256),
+    pytest.param((8, 8, 1), 256, marks=pytest.mark.long),
 ])
 @pytest.mark.parametrize('name', densities.NAMES)
 def test_same_integers(name, image_shape, num_values):

@@ -11,7 +11,12 @@ from gm_jax.training import screen
 FLAGS = '--num_steps=1 --hidden=4 --latent_dims=2 --test_samples=1 --num_samples=4'
 
 
-@pytest.mark.parametrize('where', ['| head -1', '>&-', '> /dev/full', '>&- 2>&-'])
+@pytest.mark.parametrize('where', [
+    '| head -1', *(
+        pytest.param(where, marks=pytest.mark.long)
+        for where in ('>&-', '>&- 2>&-', '> /dev/full')
+    ),
+])
 def test_the_reader_may_go_away(where, tmp_path):
     """Catch a run that ends because nobody reads it, and a traceback at its end."""
     command = f'{sys.executable} -m experiments.vae --workdir={tmp_path}/run {FLAGS}'
