@@ -38,8 +38,8 @@ def images(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name, task', [
-    ('gated_pixel_cnn', 'completion'), ('gated_pixel_cnn', 'colorization'),
-    ('pixel_cnn_pp', 'super_resolution'),
+    ('gated_pixel_cnn', 'completion'), ('pixel_cnn_pp', 'super_resolution'),
+    pytest.param('gated_pixel_cnn', 'colorization', marks=pytest.mark.long),
 ])
 def test_from_training_to_samples(name, task, images, tmp_path, monkeypatch, capfd):
     """Catch given pixels that change, and samplers that are given other things."""

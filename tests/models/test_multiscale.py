@@ -105,7 +105,7 @@ def test_planted_group_that_sees_itself_is_found(monkeypatch):
 
 
 @pytest.mark.parametrize('shape, num_values, num_stages', [
-    ((8, 8, 1), 2, 2), ((4, 8, 3), 256, 1),
+    ((8, 8, 1), 2, 2), pytest.param((4, 8, 3), 256, 1, marks=pytest.mark.long),
 ])
 @both_kinds
 def test_same_integers(stages, shape, num_values, num_stages):

@@ -69,7 +69,8 @@ def _on_all_devices(config, dispatches, per_dispatch):
 
 
 @pytest.mark.parametrize(
-    'config, num_steps, per_dispatch', [(CONFIG, 50, 10), (CONV, 10, 1)]
+    'config, num_steps, per_dispatch',
+    [pytest.param(CONFIG, 50, 10, marks=pytest.mark.long), (CONV, 10, 1)],
 )
 def test_one_and_eight_devices_agree(config, num_steps, per_dispatch):
     """Catch noise, dropout or BatchNorm's moments that belong to a device.
