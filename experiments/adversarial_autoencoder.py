@@ -44,7 +44,7 @@ from gm_jax.losses import adversarial, reconstruction
 from gm_jax.models.adversarial_autoencoder import Code, Decoder, Discriminator, Encoder
 from gm_jax.models.players import Player
 from gm_jax.sampling import latent
-from gm_jax.training import game, loop, optimizer, settings, train_state
+from gm_jax.training import command, game, optimizer, settings, train_state
 from gm_jax.training.contracts import ByExample, Experiment, Pictures, Say
 from gm_jax.training.settings import Sizes, field
 from gm_jax.training.train_state import (
@@ -455,7 +455,7 @@ def finish(
     return numbers, pictures
 
 
-main = loop.Command('adversarial_autoencoder', __doc__, Config, PRESETS, build)
+main = command.Command('adversarial_autoencoder', __doc__, Config, PRESETS, build)
 
 if __name__ == '__main__':
     sys.exit(main(sys.argv[1:]))

@@ -32,7 +32,7 @@ from gm_jax.layers.pixels import to_uint8
 from gm_jax.losses import reconstruction
 from gm_jax.models.autoencoder import Autoencoder, Classifier
 from gm_jax.sampling import latent
-from gm_jax.training import loop, optimizer, train_state
+from gm_jax.training import command, optimizer, train_state
 from gm_jax.training.contracts import ByExample, Experiment, HostBatch, Pictures
 from gm_jax.training.settings import Sizes, field
 from gm_jax.training.train_state import (
@@ -240,7 +240,7 @@ def make_pictures(
     }
 
 
-main = loop.Command('autoencoder', __doc__, Config, PRESETS, build)
+main = command.Command('autoencoder', __doc__, Config, PRESETS, build)
 
 if __name__ == '__main__':
     sys.exit(main(sys.argv[1:]))

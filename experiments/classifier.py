@@ -24,7 +24,7 @@ from gm_jax.errors import UserError
 from gm_jax.families.classifier import Config, init, make_model
 from gm_jax.keys import Use, derive, fold_in_each
 from gm_jax.models.classifier import Classifier
-from gm_jax.training import loop
+from gm_jax.training import command
 from gm_jax.training.contracts import ByExample, Experiment
 from gm_jax.training.train_state import (
     Batch,
@@ -103,7 +103,7 @@ def summarize(arrays: dict[str, np.ndarray]) -> dict[str, float]:
     }
 
 
-main = loop.Command('classifier', __doc__, Config, {}, build)
+main = command.Command('classifier', __doc__, Config, {}, build)
 
 if __name__ == '__main__':
     sys.exit(main(sys.argv[1:]))

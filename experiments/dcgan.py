@@ -22,7 +22,7 @@ from gm_jax.losses.adversarial import (
     generator_loss_non_saturating,
     hinge_loss,
 )
-from gm_jax.training import loop
+from gm_jax.training import command
 from gm_jax.training.settings import Sizes, field
 
 
@@ -77,7 +77,7 @@ def make_losses(config: Config) -> Losses:
     return Losses(*pair, saturated_below=0.1)
 
 
-main = loop.Command(
+main = command.Command(
     'dcgan', __doc__, Config, PRESETS,
     functools.partial(
         adversarial.build, make_networks=make_networks, make_losses=make_losses

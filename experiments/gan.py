@@ -25,7 +25,7 @@ from gm_jax.losses.adversarial import (
     generator_loss_non_saturating,
 )
 from gm_jax.models import gan
-from gm_jax.training import loop
+from gm_jax.training import command
 from gm_jax.training.settings import Sizes, field
 
 
@@ -99,7 +99,7 @@ def make_losses(config: Config) -> Losses:
     return Losses(discriminator_loss, generator_loss, saturated_below=0.1)
 
 
-main = loop.Command(
+main = command.Command(
     'gan', __doc__, Config, PRESETS,
     functools.partial(
         adversarial.build, make_networks=make_networks, make_losses=make_losses

@@ -18,7 +18,7 @@ from gm_jax.errors import UserError
 from gm_jax.families import conditional, setting
 from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
 from gm_jax.sampling import distributions
-from gm_jax.training import loop
+from gm_jax.training import command
 from gm_jax.training.settings import Sizes, field
 
 
@@ -75,7 +75,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
     return setting.linen_model(module, pixel)
 
 
-main = loop.Command(
+main = command.Command(
     'gated_pixel_cnn', __doc__, Config, PRESETS,
     functools.partial(conditional.build, make_model=make_model),
 )

@@ -26,7 +26,7 @@ from gm_jax.families import autoregressive, setting
 from gm_jax.families.setting import Variables
 from gm_jax.models.made import MADE, Masks, ascending, draw_masks
 from gm_jax.sampling import distributions
-from gm_jax.training import loop
+from gm_jax.training import command
 from gm_jax.training.settings import Sizes, field
 
 
@@ -96,7 +96,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
     )
 
 
-main = loop.Command(
+main = command.Command(
     'made', __doc__, Config, PRESETS,
     functools.partial(autoregressive.build, make_model=make_model),
 )

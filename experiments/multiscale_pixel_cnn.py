@@ -26,7 +26,7 @@ from gm_jax.models.multiscale_pixel_cnn import MultiscalePixelCNN
 from gm_jax.sampling import distributions, multiscale
 from gm_jax.sampling.autoregressive import Network, incremental
 from gm_jax.sampling.distributions import Quantile
-from gm_jax.training import loop
+from gm_jax.training import command
 from gm_jax.training.settings import field
 
 
@@ -119,7 +119,7 @@ def _parallel(bound: Any, quantile: Quantile) -> multiscale.Stage:
     return multiscale.parallel(bound.observe, bound.logits, quantile)
 
 
-main = loop.Command(
+main = command.Command(
     'multiscale_pixel_cnn', __doc__, Config, PRESETS,
     functools.partial(autoregressive.build, make_model=make_model),
 )

@@ -19,7 +19,7 @@ from gm_jax.data.image_set import ImageSet
 from gm_jax.families import autoregressive, setting
 from gm_jax.models.nade import NADE
 from gm_jax.sampling import distributions
-from gm_jax.training import loop
+from gm_jax.training import command
 from gm_jax.training.settings import field
 
 
@@ -62,7 +62,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
     return model._replace(heavy=False)
 
 
-main = loop.Command(
+main = command.Command(
     'nade', __doc__, Config, PRESETS,
     functools.partial(autoregressive.build, make_model=make_model),
 )

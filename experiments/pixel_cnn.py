@@ -12,7 +12,7 @@ import sys
 
 from gm_jax.families import autoregressive
 from gm_jax.families.pixel_cnn import Config, make_model
-from gm_jax.training import loop
+from gm_jax.training import command
 
 _PAPER = Config(
     dataset='binarized_mnist', features=16, num_blocks=15, head=32, optimizer='muon',
@@ -28,7 +28,7 @@ PRESETS = {
     ),
 }
 
-main = loop.Command(
+main = command.Command(
     'pixel_cnn', __doc__, Config, PRESETS,
     functools.partial(autoregressive.build, make_model=make_model),
 )

@@ -24,7 +24,7 @@ from gm_jax.losses.likelihoods import LogisticMixture
 from gm_jax.models.pixel_cnn_pp import PixelCNNpp
 from gm_jax.sampling import distributions
 from gm_jax.sampling.autoregressive import Network
-from gm_jax.training import loop
+from gm_jax.training import command
 from gm_jax.training.settings import field
 
 
@@ -100,7 +100,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
     return setting.Model(init, apply, setting.by_rows(network), pixel)
 
 
-main = loop.Command(
+main = command.Command(
     'pixel_cnn_pp', __doc__, Config, PRESETS,
     functools.partial(conditional.build, make_model=make_model),
 )

@@ -19,7 +19,7 @@ from gm_jax.errors import UserError
 from gm_jax.families import autoregressive, setting
 from gm_jax.models.pixel_rnn import CELLS, PixelRNN
 from gm_jax.sampling import distributions
-from gm_jax.training import loop
+from gm_jax.training import command
 from gm_jax.training.settings import field
 
 
@@ -73,7 +73,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
     return setting.linen_model(module, pixel)._replace(micro_batch=4)
 
 
-main = loop.Command(
+main = command.Command(
     'pixel_rnn', __doc__, Config, PRESETS,
     functools.partial(autoregressive.build, make_model=make_model),
 )

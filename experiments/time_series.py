@@ -30,7 +30,7 @@ from gm_jax.families import autoregressive, pixel_cnn
 from gm_jax.families.setting import Setting
 from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
 from gm_jax.sampling.autoregressive import noise
-from gm_jax.training import loop
+from gm_jax.training import command
 from gm_jax.training.contracts import Experiment, HostBatch, Pictures, Say
 from gm_jax.training.settings import field
 from gm_jax.training.train_state import TrainState
@@ -125,7 +125,7 @@ def series(s: Setting, batch: Mapping[str, Any], rng: jax.Array) -> jax.Array:
     return binarize.integers(rngs, batch['image'], s.data)
 
 
-main = loop.Command('time_series', __doc__, Config, PRESETS, build)
+main = command.Command('time_series', __doc__, Config, PRESETS, build)
 
 if __name__ == '__main__':
     sys.exit(main(sys.argv[1:]))

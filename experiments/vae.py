@@ -37,7 +37,7 @@ from gm_jax.layers.pixels import to_uint8
 from gm_jax.losses import dequantization, elbo, likelihoods
 from gm_jax.models.vae import VAE
 from gm_jax.sampling import latent
-from gm_jax.training import loop, settings
+from gm_jax.training import command, settings
 from gm_jax.training.contracts import Experiment, HostBatch, Pictures
 from gm_jax.training.settings import Sizes, field
 from gm_jax.training.train_state import Batch, Metrics, ModelState, TrainState
@@ -370,7 +370,7 @@ def make_pictures(
     return drawn
 
 
-main = loop.Command('vae', __doc__, Config, PRESETS, build)
+main = command.Command('vae', __doc__, Config, PRESETS, build)
 
 if __name__ == '__main__':
     sys.exit(main(sys.argv[1:]))

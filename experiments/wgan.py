@@ -22,7 +22,7 @@ from gm_jax.families import adversarial
 from gm_jax.families.adversarial import Losses, Networks
 from gm_jax.losses.adversarial import critic_generator_loss, critic_loss
 from gm_jax.models import gan
-from gm_jax.training import loop
+from gm_jax.training import command
 from gm_jax.training.settings import Sizes, field
 
 
@@ -123,7 +123,7 @@ def make_losses(config: Config) -> Losses:
     )
 
 
-main = loop.Command(
+main = command.Command(
     'wgan', __doc__, Config, PRESETS,
     functools.partial(
         adversarial.build, make_networks=make_networks, make_losses=make_losses

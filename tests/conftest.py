@@ -21,6 +21,10 @@ import jax  # noqa: E402  It reads the environment when it is imported.
 import pytest  # noqa: E402
 from jax._src import compiler  # noqa: E402  See `compiled_once`.
 
+# Tracing makes objects that live as long as the programs; to look through them all for
+# garbage after every few thousand took 5 % of the time.
+gc.set_threshold(100_000, 50, 50)
+
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

@@ -4,6 +4,7 @@ from gm_jax._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(__name__, (
     'checkpoints',
+    'command',
     'contracts',
     'dispatch',
     'distributed',

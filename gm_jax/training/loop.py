@@ -12,8 +12,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,18 +26,14 @@ from gm_jax.keys import Stream, stream
 from gm_jax.training import (
     checkpoints,
     dispatch,
-    distributed,
     evaluate,
-    flags,
     outcome,
     parallel,
     processes,
     runs,
-    screen,
     settings,
     signals,
     version,
-    watch,
     writers,
 )
 from gm_jax.training.contracts import BySamples, Experiment, SampleMany, Score
@@ -49,7 +45,7 @@ from gm_jax.training.settings import Config, ConfigT
 from gm_jax.training.signals import Stopped
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['Command', 'MAX_ROLLBACKS', 'MAX_SKIPPED', 'start']
+__all__ = ['MAX_ROLLBACKS', 'MAX_SKIPPED', 'start']
 
 # Steps skipped in a row for a non-finite loss (or half of the steps between two lines
 # of metrics) before a run goes back to its last checkpoint, and how often it goes back
@@ -62,107 +58,16 @@ class _Diverged(Exception):
     """Too many steps in a row were skipped."""
 
 
-class Command(NamedTuple, Generic[ConfigT]):
-    """An experiment as a command: `main = Command(...)`, `main(sys.argv[1:])`.
-
-    Attributes:
-        name: the name of the module, such as 'vae'.
-        about: its docstring, for `--help`.
-        config_class: the class of its settings.
-        presets: its named settings.
-        build: makes the experiment from settings and an image set.
-    """
-
-    name: str
-    about: str
-    config_class: type[ConfigT]
-    presets: Mapping[str, ConfigT]
-    build: Callable[[ConfigT, ImageSet], Experiment]
-
-    def __call__(self, argv: list[str], program: str = '') -> int:
-        """Run the experiment.
-
-        Args:
-            argv: the flags.
-            program: how it was started; '': `python -m` with the module.
-
-        Returns:
-            The exit status: 0, 2 for a mistake of the user, 1 for a run that diverged,
-            128 plus the signal's number for a run that was told to stop.
-        """
-        with screen.tolerant():
-            return _exit_status(self.name, lambda: self._run(argv, program))
-
-    def _run(self, argv: list[str], program: str) -> None:
-        program = program or _module_command(self.name)
-        # The commands in the docstring are those in a clone of the repository.
-        about = self.about.replace(f'python -m experiments.{self.name}', program)
-        here = program.removesuffix(self.name)
-        if here.endswith(('.', ' ')):
-            about = about.replace('python -m experiments.', here)
-        run, config = flags.parse(
-            argv, self.config_class, presets=self.presets, program=program, about=about
-        )
-        with signals.ending(), checkpoints.quiet_threads():
-            distributed.initialize(
-                run.coordinator_address, run.num_processes, run.process_id
-            )
-            try:
-                start(run, config, self.name, self.build)
-            except Stopped as stopped:
-                if stopped.agreed:
-                    watch.part('stopped')
-                raise
-            watch.part('done')
-
-
-def _module_command(name: str) -> str:
-    """Return how Python runs the module of an experiment."""
-    spec = sys.modules['__main__'].__spec__
-    if spec is None and os.path.basename(sys.argv[0]) == f'{name}.py':
-        return f'python {sys.argv[0]}'
-    started = [spec.name] if spec is not None else []
-    for module in (*started, f'experiments.{name}', f'gm_jax.experiments.{name}'):
-        if module in (*started, *sys.modules) and module.endswith(f'.{name}'):
-            return f'python -m {module}'
-    return f'python -m experiments.{name}'
-
-
-def _exit_status(name: str, act: Callable[[], None]) -> int:
-    """Act; turn errors that a user can fix into one sentence and an exit status."""
-    try:
-        act()
-        return 0
-    except UserError as error:
-        message, status = str(error), 2
-    except FloatingPointError as error:
-        message, status = str(error), 1
-    except Stopped as stopped:
-        message, status = stopped.args[0], 128 + stopped.args[1]
-    except KeyboardInterrupt:
-        message, status = 'interrupted: the same command resumes the run.', 130
-    except Exception as error:
-        if not checkpoints.disk_is_full(error):
-            if processes.several():
-                watch.fail()
-            raise
-        message, status = (
-            'there is no space left on the disk: make some, and the same command '
-            'resumes from the last checkpoint.'
-        ), 2
-    print(f'{name}: {message}', file=sys.stderr)
-    return watch.leave(status)
-
-
 def start(
     run: Run, config: ConfigT, name: str,
     build: Callable[[ConfigT, ImageSet], Experiment],
 ) -> None:
     """Train, evaluate or sample, as `run` asks."""
-    processes.check_alike({
-        '--mode': run.mode, '--checkpoint': run.checkpoint, **settings.alike(config),
-        'code of the version': version.fingerprint(),
-    })
+    if processes.several():
+        processes.check_alike({
+            '--mode': run.mode, '--checkpoint': run.checkpoint,
+            **settings.alike(config), 'code of the version': version.fingerprint(),
+        })
     if run.mode == 'sample':
         data = image_set.read_facts(_facts(run))
     else:

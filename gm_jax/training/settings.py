@@ -204,12 +204,13 @@ def changed(old: Config, new: Config, mode: str) -> list[str]:
 def alike(config: Config) -> dict[str, str]:
     """Return the settings that all processes of a run must share, as text by flag.
 
-    Only the place of the data is a matter of each host.
+    Only the place of the data is a matter of each host; its content is compared apart.
     """
-    return {
+    found = {
         f'--{f.name}': text(getattr(config, f.name))
         for f in dataclasses.fields(config) if f.name != 'data_dir'
     }
+    return {**found, '--dataset': image_set.kind(config.dataset)}
 
 
 def _sizes(name: str, value: Any) -> Sizes:

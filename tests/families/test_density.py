@@ -20,7 +20,7 @@ from gm_jax.keys import Use, derive
 from gm_jax.layers.pixels import to_uint8
 from gm_jax.losses import dequantization, likelihoods
 from gm_jax.sampling import latent
-from gm_jax.training import loop, settings
+from gm_jax.training import command, settings
 from gm_jax.training.contracts import Experiment
 from gm_jax.training.settings import field
 from tests.training import tiny
@@ -68,16 +68,16 @@ class Flow(nn.Module):
 
 
 @pytest.fixture(name='main', scope='module')
-def make_main() -> loop.Command:
+def make_main() -> command.Command:
     """Return the command that the page's code makes."""
     text = (ROOT / 'docs/tour.md').read_text()
     code, = re.findall(r'```python\n(.*?)```', text, re.S)
     names = dict(
         Flow=Flow, ImageSet=ImageSet, Experiment=Experiment, binarize=binarize,
-        Use=Use, dataclasses=dataclasses, density=density, derive=derive,
-        dequantization=dequantization, field=field, jnp=jnp, latent=latent, loop=loop,
-        math=math, settings=settings, to_uint8=to_uint8, __doc__='A flow.',
-        __name__='flow',
+        Use=Use, command=command, dataclasses=dataclasses, density=density,
+        derive=derive, dequantization=dequantization, field=field, jnp=jnp,
+        latent=latent, math=math, settings=settings, to_uint8=to_uint8,
+        __doc__='A flow.', __name__='flow',
     )
     exec(code, names)
     return names['main']

@@ -99,6 +99,19 @@ def test_killed_and_stopped_and_taken_over_by_one(tmp_path):
         assert a['loss'] == pytest.approx(b['loss'], rel=1e-3)
 
 
+def test_the_process_that_differs_is_named(monkeypatch):
+    """Catch a setting that only one process has, and a sentence that names another."""
+    texts = ['{"--seed": "0"}', '{"--seed": "0"}', '{"--seed": "1"}']
+    monkeypatch.setattr(processes, '_texts', lambda mine: texts)
+    with pytest.raises(UserError, match='process 2 has --seed 1 and process 0 has 0'):
+        processes.check_alike({'--seed': '0'})
+    texts[2] = '{"--seed": "0", "--beta": "2"}'
+    with pytest.raises(UserError, match='process 2 has --beta 2 and process 0 .* miss'):
+        processes.check_alike({'--seed': '0'})
+    texts.pop()
+    processes.check_alike({'--seed': '0'})
+
+
 @pytest.mark.long
 @pytest.mark.parametrize('other, name', [
     ('--seed=1', '--seed'), ('--num_steps=40', '--num_steps'),

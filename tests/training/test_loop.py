@@ -186,56 +186,6 @@ def test_another_run_in_the_directory_is_refused(whole, capfd):
     assert _content(whole) == before
 
 
-def test_changed_data_is_refused(tmp_path, capfd):
-    """Catch a run that goes on, or is evaluated, with images of another kind."""
-    images = np.random.default_rng(0).integers(0, 2, (30, 4, 4, 1), dtype=np.uint8)
-    data, workdir = tmp_path / 'data.npz', tmp_path / 'run'
-    np.savez(data, images=images)
-    flags = [f'--workdir={workdir}', f'--dataset=npz:{data}', '--num_steps=1',
-             '--hidden=4', '--latent_dims=2', '--batch_size=8', '--test_samples=1']
-    assert vae.main(flags) == 0
-    np.savez(data, images=images[:, :3])
-    before = _content(workdir)
-    for mode in ('train', 'eval'):
-        assert vae.main([*flags, f'--mode={mode}']) == 2
-        error = capfd.readouterr().err
-        assert 'its image_shape was (4, 4, 1) and is now (3, 4, 1)' in error
-        assert error.count('\n') == 1
-    assert _content(workdir) == before
-
-
-@pytest.mark.parametrize('change, sentence', [
-    (lambda x: np.concatenate([x, x[:10]]), 'test split had 3 images and now has 4'),
-    (lambda x: x[:20], 'test split had 3 images and now has 2'),
-    (lambda x: np.where(np.arange(30)[:, None, None, None] == 3, 1 - x, x),
-     'the images or labels of its train split are others'),
-    (lambda x: np.where(np.arange(30)[:, None, None, None] == 29, 1 - x, x),
-     'the images or labels of its test split are others'),
-])
-def test_other_images_are_refused(change, sentence, tmp_path, capfd):
-    """Catch a run that goes on with images of the same shape that are not the same."""
-    images = np.random.default_rng(0).integers(0, 2, (30, 4, 4, 1), dtype=np.uint8)
-    data, workdir = tmp_path / 'data.npz', tmp_path / 'run'
-    np.savez(data, images=images)
-    flags = [f'--workdir={workdir}', '--num_steps=1', '--hidden=4', '--latent_dims=2',
-             '--batch_size=8', '--test_samples=1']
-    assert vae.main([*flags, f'--dataset=npz:{data}']) == 0
-    results = tiny.results(workdir)
-    # The same images elsewhere are the same set, and the run is finished.
-    shutil.move(data, tmp_path / 'moved.npz')
-    assert vae.main([*flags, f'--dataset=npz:{tmp_path}/moved.npz']) == 0
-    again = tiny.results(workdir)
-    assert again['metrics'] == results['metrics']
-    np.savez(data, images=change(images).astype(np.uint8))
-    before = _content(workdir)
-    for mode in ('train', 'eval'):
-        capfd.readouterr()
-        assert vae.main([*flags, f'--dataset=npz:{data}', f'--mode={mode}']) == 2
-        error = capfd.readouterr().err
-        assert sentence in error and error.count('\n') == 1
-    assert _content(workdir) == before
-
-
 @pytest.mark.parametrize('mode', ['train', 'eval', 'sample'])
 def test_directory_that_cannot_be_written_is_found_first(
     mode, finished, monkeypatch, capfd

@@ -1,0 +1,116 @@
+"""An experiment as a command: its flags, its sentences for errors, its exit status."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Generic, NamedTuple
+
+from gm_jax.data.image_set import ImageSet
+from gm_jax.errors import UserError
+from gm_jax.training import (
+    checkpoints,
+    distributed,
+    flags,
+    loop,
+    processes,
+    screen,
+    signals,
+    watch,
+)
+from gm_jax.training.contracts import Experiment
+from gm_jax.training.settings import ConfigT
+from gm_jax.training.signals import Stopped
+
+__all__ = ['Command']
+
+
+class Command(NamedTuple, Generic[ConfigT]):
+    """An experiment as a command: `main = Command(...)`, `main(sys.argv[1:])`.
+
+    Attributes:
+        name: the name of the module, such as 'vae'.
+        about: its docstring, for `--help`.
+        config_class: the class of its settings.
+        presets: its named settings.
+        build: makes the experiment from settings and an image set.
+    """
+
+    name: str
+    about: str
+    config_class: type[ConfigT]
+    presets: Mapping[str, ConfigT]
+    build: Callable[[ConfigT, ImageSet], Experiment]
+
+    def __call__(self, argv: list[str], program: str = '') -> int:
+        """Run the experiment.
+
+        Args:
+            argv: the flags.
+            program: how it was started; '': `python -m` with the module.
+
+        Returns:
+            The exit status: 0, 2 for a mistake of the user, 1 for a run that diverged,
+            128 plus the signal's number for a run that was told to stop.
+        """
+        with screen.tolerant():
+            return _exit_status(self.name, lambda: self._run(argv, program))
+
+    def _run(self, argv: list[str], program: str) -> None:
+        program = program or _module_command(self.name)
+        # The commands in the docstring are those in a clone of the repository.
+        about = self.about.replace(f'python -m experiments.{self.name}', program)
+        here = program.removesuffix(self.name)
+        if here.endswith(('.', ' ')):
+            about = about.replace('python -m experiments.', here)
+        run, config = flags.parse(
+            argv, self.config_class, presets=self.presets, program=program, about=about
+        )
+        with signals.ending(), checkpoints.quiet_threads():
+            distributed.initialize(
+                run.coordinator_address, run.num_processes, run.process_id
+            )
+            try:
+                loop.start(run, config, self.name, self.build)
+            except Stopped as stopped:
+                if stopped.agreed:
+                    watch.part('stopped')
+                raise
+            watch.part('done')
+
+
+def _module_command(name: str) -> str:
+    """Return how Python runs the module of an experiment."""
+    spec = sys.modules['__main__'].__spec__
+    if spec is None and os.path.basename(sys.argv[0]) == f'{name}.py':
+        return f'python {sys.argv[0]}'
+    started = [spec.name] if spec is not None else []
+    for module in (*started, f'experiments.{name}', f'gm_jax.experiments.{name}'):
+        if module in (*started, *sys.modules) and module.endswith(f'.{name}'):
+            return f'python -m {module}'
+    return f'python -m experiments.{name}'
+
+
+def _exit_status(name: str, act: Callable[[], None]) -> int:
+    """Act; turn errors that a user can fix into one sentence and an exit status."""
+    try:
+        act()
+        return 0
+    except UserError as error:
+        message, status = str(error), 2
+    except FloatingPointError as error:
+        message, status = str(error), 1
+    except Stopped as stopped:
+        message, status = stopped.args[0], 128 + stopped.args[1]
+    except KeyboardInterrupt:
+        message, status = 'interrupted: the same command resumes the run.', 130
+    except Exception as error:
+        if not checkpoints.disk_is_full(error):
+            if processes.several():
+                watch.fail()
+            raise
+        message, status = (
+            'there is no space left on the disk: make some, and the same command '
+            'resumes from the last checkpoint.'
+        ), 2
+    print(f'{name}: {message}', file=sys.stderr)
+    return watch.leave(status)
