@@ -174,9 +174,7 @@ def trained(name: str, workdir: str) -> tuple[Any, Callable, Any]:
     data = image_set.read_facts(str(directory / 'data.json'))
     experiment = module.main.build(config, data)
     shapes = jax.eval_shape(experiment.init, jax.random.key(0))
-    manager = checkpoints.open_directory(workdir)
-    found = checkpoints.restore(manager, shapes)
-    manager.close()
+    found = checkpoints.restore(workdir, shapes)
     if found is None:
         raise SystemExit(f'{workdir} has no checkpoint')
     variables = found.state.eval_variables

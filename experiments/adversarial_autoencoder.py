@@ -176,6 +176,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
         ),
         sample=functools.partial(sample, coder),
         sampler='z from the prior, each category in turn, decoded',
+        given=functools.partial(given, coder),
         pictures=functools.partial(codes.make_pictures, coder),
         single_steps=False,
         finish=functools.partial(finish, g, coder, trained) if measured else None,
@@ -438,6 +439,12 @@ def sample(
     num = coder.num_categories
     y = jax.nn.one_hot(index % max(num, 1), num)
     return to_uint8(coder.decode(state, coder.draw_z(rngs), y))
+
+
+def given(coder: Coder, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the categories that images of these indices are decoded from."""
+    num = coder.num_categories
+    return {'labels': index % num} if num else {}
 
 
 def finish(

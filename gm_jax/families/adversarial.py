@@ -188,6 +188,7 @@ def build(
         )),
         sample=functools.partial(sample, g),
         sampler='z from the prior, G(z)',
+        given=functools.partial(_given, g),
         pictures=functools.partial(make_pictures, g, features),
         finish=functools.partial(compare_attributes, g, trained) if trained else None,
         alarms=functools.partial(
@@ -232,6 +233,11 @@ def sample(
     """Generate images from z drawn from the prior, of all classes in turn."""
     z = draw_z(g.config, rngs)
     return generate(g, state, z, index % max(g.data.num_classes, 1))
+
+
+def _given(g: Game, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the labels that images of these indices are generated from."""
+    return {'labels': index % g.data.num_classes} if g.config.class_conditional else {}
 
 
 def generate(

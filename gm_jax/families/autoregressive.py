@@ -56,17 +56,20 @@ def assemble(s: Setting) -> Experiment:
     if s.task is not None:
         report = functools.partial(_report, s.task.name, exact.report)
         exact = exact._replace(report=report)
-    sample, host_sampler = generation.samplers(s)
-    return density.build(
+    samplers = generation.samplers(s)
+    experiment = density.build(
         s.config,
         exact,
-        sample=sample,
+        sample=samplers.sample,
         sampler=s.config.sampler,
-        host_sampler=None if s.config.sampler == 'incremental' else host_sampler,
+        host_sampler=(
+            None if s.config.sampler == 'incremental' else samplers.make_host_sampler
+        ),
         pictures=functools.partial(generation.pictures, s),
         single_steps=s.model.heavy,
         micro_batch=micro_batch_size(s.config, s.model),
     )
+    return experiment._replace(given=samplers.given)
 
 
 def make_setting(

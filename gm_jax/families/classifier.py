@@ -102,9 +102,7 @@ def load(workdir: str, data: ImageSet) -> Trained:
     template = jax.eval_shape(
         functools.partial(init, config, data), stream(config.seed, Stream.INIT)
     )
-    manager = checkpoints.open_directory(workdir)
-    found = checkpoints.restore(manager, template)
-    manager.close()
+    found = checkpoints.restore(workdir, template)
     if found is None:
         raise UserError(f'{workdir} has no checkpoint yet.')
     apply = functools.partial(

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +19,29 @@ from gm_jax.training.contracts import HostBatch, HostSampler, Pictures, Sample
 from gm_jax.training.progress import reporter, say
 from gm_jax.training.train_state import Batch, TrainState
 
-__all__ = ['pictures', 'samplers']
+__all__ = ['pictures', 'Samplers', 'samplers']
 
 # (state, rngs [B], index [B]) -> what a sampler starts from
 _Start = Callable[[TrainState, jax.Array, jax.Array], dict[str, jax.Array]]
 
 
-def samplers(s: Setting) -> tuple[Sample, Callable[[], HostSampler]]:
-    """Return the compiled sampler, and a factory of the one that loops on the host.
+class Samplers(NamedTuple):
+    """The samplers of a model, all of which give the same images.
 
-    The first is `incremental`, the second --sampler=fixed_point or ancestral.
+    Attributes:
+        sample: `incremental`, which is compiled whole.
+        make_host_sampler: makes --sampler=fixed_point or ancestral, which loops on the
+            host.
+        given: what images are generated from, by their indices.
     """
+
+    sample: Sample
+    make_host_sampler: Callable[[], HostSampler]
+    given: Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def samplers(s: Setting) -> Samplers:
+    """Return the samplers of a model."""
     partial = given.images(s)
     start = functools.partial(_start, s, partial)
 
@@ -38,7 +50,29 @@ def samplers(s: Setting) -> tuple[Sample, Callable[[], HostSampler]]:
         h = s.condition(begin.pop('given'), begin.pop('label'))
         return jnp.asarray(_levels(s))[s.generate(state.eval_variables, **begin, h=h)]
 
-    return sample, functools.partial(_host_sampler, s, start)
+    return Samplers(
+        sample, functools.partial(_host_sampler, s, start),
+        functools.partial(_given, s, partial),
+    )
+
+
+def _given(
+    s: Setting, partial: given.PartialImages, index: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the labels of images, and what is known of them before they are drawn."""
+    found = {}
+    if s.config.class_conditional:
+        found['labels'] = np.asarray(_labels(s, index), np.int32)
+    if s.config.given or s.task is not None:
+        images, known = (a[index % len(a)] for a in partial)
+        found |= {'given': _levels(s)[np.where(known, images, 0)], 'mask': known}
+    return found
+
+
+def _labels(s: Setting, index: Any) -> Any:
+    """Return the labels of generated images: all in turn, or that of --label."""
+    labels = index % max(s.data.num_classes, 1)
+    return labels * 0 + s.config.label if s.config.label >= 0 else labels
 
 
 def _start(
@@ -51,12 +85,9 @@ def _start(
         derive(rngs, Use.DRAW), s.data.image_shape, s.model.distribution.num_noise
     )
     images, known = (jnp.asarray(a)[index % len(a)] for a in partial)
-    labels = index % max(s.data.num_classes, 1)
-    if s.config.label >= 0:
-        labels = jnp.full_like(labels, s.config.label)
     return {
         'x': jnp.where(known, images, 0), 'known': known, 'uniform': uniform,
-        'given': images, 'label': labels,
+        'given': images, 'label': _labels(s, index),
     }
 
 

@@ -8,10 +8,10 @@ from typing import Generic, NamedTuple
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.training import (
-    checkpoints,
     distributed,
     flags,
     loop,
+    orbax_errors,
     processes,
     screen,
     signals,
@@ -65,7 +65,7 @@ class Command(NamedTuple, Generic[ConfigT]):
         run, config = flags.parse(
             argv, self.config_class, presets=self.presets, program=program, about=about
         )
-        with signals.ending(), checkpoints.quiet_threads():
+        with signals.ending(), orbax_errors.quiet_threads():
             distributed.initialize(
                 run.coordinator_address, run.num_processes, run.process_id
             )
@@ -104,7 +104,7 @@ def _exit_status(name: str, act: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         message, status = 'interrupted: the same command resumes the run.', 130
     except Exception as error:
-        if not checkpoints.disk_is_full(error):
+        if not orbax_errors.disk_is_full(error):
             if processes.several():
                 watch.fail()
             raise

@@ -188,6 +188,8 @@ class Experiment(NamedTuple):
         evaluation: how the model is evaluated.
         sample: the sampler; None for a model that generates nothing.
         sampler: how it samples, in words, for samples.npz.
+        given: (indices [N]) -> arrays [N, ...] that images of these indices are
+            generated from, such as 'labels' and 'mask', for samples.npz.
         host_sampler: makes a sampler that loops on the host, in place of `sample`.
         pictures: draws the pictures of a trained model.
         alarms: finds what is wrong with a line of metrics.
@@ -203,6 +205,7 @@ class Experiment(NamedTuple):
     evaluation: ByExample | BySamples
     sample: Sample | None = None
     sampler: str = ''
+    given: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
     host_sampler: Callable[[], HostSampler] | None = None
     pictures: MakePictures | None = None
     alarms: Alarms | None = None

@@ -26,6 +26,7 @@ class Run:
         mode: train, eval or sample.
         checkpoint: last or best, the one that eval and sample read.
         command: the command as it was given.
+        seed: with mode eval or sample, the seed of their noise; None: the run's own.
         coordinator_address: like the next two, an argument of `distributed.initialize`.
         num_processes: the number of processes.
         process_id: the index of this process.
@@ -35,6 +36,7 @@ class Run:
     mode: str = 'train'
     checkpoint: str = 'last'
     command: str = ''
+    seed: int | None = None
     coordinator_address: str = ''
     num_processes: int = 0
     process_id: int = -1
@@ -70,8 +72,9 @@ def parse(
     """Make a run and its config from command-line flags.
 
     Each of these overrides those before it: defaults, `--preset`, `--config`, flags.
-    With `--mode=eval|sample` the work directory's own config.json replaces the first
-    three.
+    With `--mode=eval|sample` the work directory's own config.json is the default, a
+    preset or config must be the one that the run was trained with, and --seed is that
+    of the noise.
 
     Args:
         argv: the flags, without the program's name.
@@ -110,9 +113,24 @@ def parse(
         coordinator_address=values.coordinator_address,
         num_processes=values.num_processes, process_id=values.process_id,
     )
-    return run, dataclasses.replace(
-        _base_config(values, run, config_class, presets), **given
-    )
+    config = dataclasses.replace(_base_config(values, run, config_class, presets),
+                                 **given)
+    if run.mode == 'train':
+        return run, config
+    saved = _saved_config(run, config_class)
+    whole = bool(values.preset or values.config)
+    if whole:
+        config = _with_free_settings(config, saved, given)
+    if 'seed' in given:
+        # The model is that of the run's own seed; only the noise is another.
+        run = dataclasses.replace(run, seed=config.seed)
+        config = dataclasses.replace(config, seed=saved.seed)
+    if whole and (changes := settings.changed(saved, config, run.mode)):
+        name = '--preset' if values.preset else '--config'
+        raise UserError(
+            f'{name} cannot change the run in {run.workdir}: {"; ".join(changes)}.'
+        )
+    return run, config
 
 
 def _define(config_class: type[Config]) -> flags.FlagValues:
@@ -150,18 +168,31 @@ def _base_config(
         raise UserError(f'--preset={values.preset} is unknown; there are: {known}.')
     if values.config:
         return settings.load(values.config, config_class)
-    if run.mode != 'train':
-        path = os.path.join(run.workdir, 'config.json')
-        if not os.path.exists(path):
-            raise UserError(
-                f'{run.workdir} holds no run (no config.json): train one there first, '
-                f'with --mode=train.'
-            )
-        saved = settings.load(path, config_class)
-        if values.preset and presets[values.preset] != saved:
-            raise UserError(f'--preset cannot change the run in {run.workdir}.')
-        return saved
-    return presets[values.preset] if values.preset else config_class()
+    if values.preset:
+        return presets[values.preset]
+    return config_class() if run.mode == 'train' else _saved_config(run, config_class)
+
+
+def _saved_config(run: Run, config_class: type[ConfigT]) -> ConfigT:
+    """Return the settings of the run in the work directory."""
+    path = os.path.join(run.workdir, 'config.json')
+    if not os.path.exists(path):
+        raise UserError(
+            f'{run.workdir} holds no run (no config.json): train one there first, with '
+            f'--mode=train.'
+        )
+    return settings.load(path, config_class)
+
+
+def _with_free_settings(
+    config: ConfigT, saved: ConfigT, given: Mapping[str, Any]
+) -> ConfigT:
+    """Take the settings that may change, and that no flag gives, from the run."""
+    return dataclasses.replace(config, **{
+        f.name: getattr(saved, f.name) for f in dataclasses.fields(config)
+        if f.name not in given
+        and (f.metadata['free'] or f.metadata['evaluation_only'])
+    })
 
 
 def _help(

@@ -8,10 +8,9 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import os
+import math
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -34,14 +33,14 @@ from gm_jax.training import (
     settings,
     signals,
     version,
-    writers,
+    workdir,
 )
 from gm_jax.training.contracts import BySamples, Experiment, SampleMany, Score
 from gm_jax.training.flags import Run
 from gm_jax.training.progress import doing, say
 from gm_jax.training.recorder import MAX_IN_FLIGHT, Note, Recorder
 from gm_jax.training.runs import Job
-from gm_jax.training.settings import Config, ConfigT
+from gm_jax.training.settings import ConfigT
 from gm_jax.training.signals import Stopped
 from gm_jax.training.train_state import TrainState
 
@@ -69,7 +68,7 @@ def start(
             **settings.alike(config), 'code of the version': version.fingerprint(),
         })
     if run.mode == 'sample':
-        data = image_set.read_facts(_facts(run))
+        data = image_set.read_facts(workdir.facts_path(run.workdir))
     else:
         data = sources.load(
             config.dataset, data_dir=config.data_dir, image_size=config.image_size,
@@ -83,16 +82,24 @@ def start(
     if run.mode == 'train':
         parallel.check_batch_size(config.batch_size)
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
-    _claim(run, config, facts)
-    manager = checkpoints.open_directory(run.workdir)
-    init = parallel.init(experiment.init)
-    job = Job(name, run, config, data, experiment, init, manager)
-    beginning = _restore(job)
+    with workdir.claimed(run, config, facts):
+        init = parallel.init(experiment.init)
+        _act(Job(name, run, config, data, experiment, init))
+
+
+def _act(job: Job) -> None:
+    """Do what the run asks, in a directory that is claimed."""
+    run, beginning = job.run, _restore(job)
     if run.mode == 'train':
         say(
-            f'{name} on {data.name}: {runs.count_parameters(beginning.shapes):,} '
-            f'parameters, {runs.devices()}, work directory {run.workdir}'
+            f'{job.name} on {job.data.name}: '
+            f'{runs.count_parameters(beginning.shapes):,} parameters, '
+            f'{runs.devices()}, work directory {run.workdir}'
         )
+        if _is_finished(job, beginning):
+            say(f'finished: {job.path("results.json")} has its results. To evaluate it '
+                f'again, add --mode=eval.')
+            return
         state, note = _train(job, beginning)
     elif beginning.state is None:
         raise UserError(f'{run.workdir} has no checkpoint yet: train there first.')
@@ -102,40 +109,14 @@ def start(
         outcome.sample(job, state)
     else:
         outcome.test(job, state, note)
-    say(f'pictures in {os.path.join(run.workdir, "samples")}')
-    manager.close()
+    say(f'pictures in {job.path("samples")}')
 
 
-def _facts(run: Run) -> str:
-    return os.path.join(run.workdir, 'data.json')
-
-
-def _claim(run: Run, config: Config, facts: str) -> None:
-    """Write config.json and data.json, or check that the run there is the same."""
-    path = os.path.join(run.workdir, 'config.json')
-    if os.path.exists(path):
-        changes = settings.changed(
-            settings.load(path, type(config)), config, run.mode
-        )
-        if changes:
-            raise UserError(
-                f'{run.workdir} holds another run: {"; ".join(changes)}. Choose '
-                f'another --workdir, or pass the old settings to resume it.'
-            )
-    if os.path.exists(_facts(run)):
-        image_set.check_facts(_facts(run), facts)
-    processes.barrier('checked')
-    if not processes.is_primary():
-        return
-    try:
-        os.makedirs(os.path.join(run.workdir, 'samples'), exist_ok=True)
-        # Also where nothing is written before the end, which would be too late.
-        tempfile.TemporaryFile(dir=run.workdir).close()
-        if run.mode == 'train':
-            writers.write_atomically(path, settings.to_json(config))
-            writers.write_atomically(_facts(run), facts)
-    except OSError as error:
-        raise UserError(f'{run.workdir} cannot be written: {error}.') from None
+def _is_finished(job: Job, beginning: '_Beginning') -> bool:
+    if beginning.state is None:
+        return False
+    step = int(beginning.state.step)
+    return step == job.config.num_steps and workdir.is_finished(job.run.workdir, step)
 
 
 class _Beginning(NamedTuple):
@@ -154,18 +135,18 @@ class _Beginning(NamedTuple):
 
 def _restore(job: Job) -> _Beginning:
     """Read the checkpoint from which the run resumes, if there is one."""
-    run, manager = job.run, job.manager
+    run = job.run
     # A checkpoint is read into shapes: no parameters are initialised for it.
     shapes = jax.eval_shape(job.init, stream(job.config.seed, Stream.INIT))
     which = 'last' if run.mode == 'train' else run.checkpoint
-    found = checkpoints.restore(manager, shapes, which)
+    found = checkpoints.restore(run.workdir, shapes, which)
     if found is None:
         return _Beginning(shapes, None, Note())
     if processes.is_primary():
         for warning in found.warnings:
             print(f'WARNING: {warning}; the one before it is used.', file=sys.stderr)
-    if found.warnings and run.mode == 'train':
-        checkpoints.set_aside_after(manager, found.step)
+    if found.unusable and run.mode == 'train':
+        checkpoints.set_aside(run.workdir, found.unusable)
     return _Beginning(shapes, parallel.replicate(found.state), Note(**found.note))
 
 
@@ -342,7 +323,7 @@ def _write_line(recorder: Recorder, step: int, state: TrainState) -> None:
 
 
 def _stopped(job: Job, received: list[int]) -> Stopped:
-    saved, last = checkpoints.last_step(job.manager), job.config.num_steps
+    saved, last = checkpoints.last_step(job.run.workdir), job.config.num_steps
     return Stopped(
         f'told to stop: saved at step {saved} of {last}. The same command resumes from '
         f'there.', (*received, signal.SIGTERM)[0], agreed=True,
@@ -355,15 +336,17 @@ def _save(
     # A run must not go back to a state in the middle of skipped steps. After the last
     # step no run goes back.
     if not int(state.skipped) or step == job.config.num_steps:
-        best = loss if loss is not None and np.isfinite(loss) else None
-        checkpoints.save(job.manager, step, state, dataclasses.asdict(note), loss=best)
+        best = math.inf if note.best_loss is None else note.best_loss
+        if loss is not None and loss < best:
+            note.best_loss, note.best_step = loss, step
+        checkpoints.save(job.run.workdir, step, state, dataclasses.asdict(note))
 
 
 def _evaluate(
     job: Job, evaluator: _Evaluator, state: TrainState, step: int, recorder: Recorder
 ) -> float:
     """Write the line of an evaluation and a picture of samples; return the loss."""
-    split = 'validation' if 'validation' in job.data.splits else 'test'
+    split = runs.validation_split(job.data)
     scalars = evaluator.scalars(state, job.data.splits[split])
     recorder.eval_line(step, split, scalars)
     if evaluator.sample_many is not None:

@@ -1,8 +1,10 @@
 """The end of a run: evaluation on the test set, results, pictures and samples."""
 
 import functools
+import hashlib
 import json
 import os
+import re
 import time
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from gm_jax import plotting
 from gm_jax.data import pipeline
 from gm_jax.keys import Stream, stream
-from gm_jax.training import evaluate, parallel, processes, runs, writers
+from gm_jax.training import evaluate, parallel, processes, runs, settings, writers
 from gm_jax.training.contracts import BySamples, Pictures
 from gm_jax.training.progress import doing, reporter, say
 from gm_jax.training.recorder import Note
@@ -20,10 +22,16 @@ from gm_jax.training.train_state import TrainState
 
 __all__ = ['sample', 'test']
 
+# Characters of a file's name that say what made it; more are abridged.
+_LONGEST = 120
+
 
 def test(job: Job, state: TrainState, note: Note) -> None:
-    """Evaluate the whole test set and write results.json and pictures."""
-    run, experiment = job.run, job.experiment
+    """Evaluate the whole test set; write pictures and then the results.
+
+    Training writes results.json, --mode=eval a file of its own.
+    """
+    experiment = job.experiment
     started = time.monotonic()
     numbers = _test_numbers(job, state)
     pictures: Pictures = {}
@@ -35,7 +43,9 @@ def test(job: Job, state: TrainState, note: Note) -> None:
     if job.data.entropy is not None and 'nats_per_image' in numbers:
         numbers['entropy_nats'] = job.data.entropy  # what no model can get below
     seconds = note.seconds + time.monotonic() - started
-    path = os.path.join(run.workdir, 'results.json')
+    own = '' if job.run.mode == 'train' else _ending(job, int(state.step), 'eval')
+    _save_pictures(job, state, pictures, own)
+    path = job.path(f'results{own}.json')
     results = _results(job, state, numbers, seconds)
     text = json.dumps(results, indent=2, allow_nan=False)
     writers.write_atomically(path, text + '\n')
@@ -43,7 +53,6 @@ def test(job: Job, state: TrainState, note: Note) -> None:
         if isinstance(value, (int, float, str)):
             say(f'  {name}: {value:.4f}' if isinstance(value, float)
                 else f'  {name}: {value}')
-    _save_pictures(job, state, pictures)
     say(f'results in {path}')
 
 
@@ -57,7 +66,7 @@ def _test_numbers(job: Job, state: TrainState) -> dict[str, Any]:
         return {name: value for name, value in numbers.items() if name != 'loss'}
     return evaluation.summarize(evaluate.over_examples(
         parallel.eval_many(evaluation.test_step), state, examples,
-        stream(config.seed, Stream.EVAL), config.eval_batch, evaluation.test_chunks,
+        stream(job.noise_seed, Stream.EVAL), config.eval_batch, evaluation.test_chunks,
         reporter('images evaluated', len(examples)),
     ))
 
@@ -74,28 +83,37 @@ def _results(
         'split': 'test',
         'step': int(state.step),
         'checkpoint': run.checkpoint if run.mode == 'eval' else 'last',
+        'best_checkpoint_chosen_on': runs.validation_split(data),
         'num_examples': len(data.splits['test']),
         'num_parameters': runs.count_parameters(state),
         'metrics': writers.without_nan(numbers),
         'seed': config.seed,
+        'noise_seed': job.noise_seed,
         'wall_seconds': round(seconds, 1),
         'devices': runs.devices(),
         'command': run.command,
     }
 
 
-def _save_pictures(job: Job, state: TrainState, pictures: Pictures) -> None:
-    """Save these pictures, those of the experiment, and the curve of the loss."""
+def _save_pictures(
+    job: Job, state: TrainState, pictures: Pictures, own: str
+) -> None:
+    """Save these pictures, those of the experiment, and the curve of the loss.
+
+    Their names end on `own`.
+    """
     examples, experiment = job.data.splits['test'], job.experiment
     if experiment.pictures is not None:
         first = next(pipeline.eval_batches(examples, min(len(examples), 100)))
         with doing('drawing the pictures'):
             drawn = experiment.pictures(
-                parallel.local(state), first, stream(job.config.seed, Stream.PICTURES)
+                parallel.local(state), first, stream(job.noise_seed, Stream.PICTURES)
             )
         pictures = {**pictures, **drawn}
     for name, picture in pictures.items():
-        plotting.save_png(job.picture(name), picture)
+        plotting.save_png(job.picture(name + own), picture)
+    if own:
+        return  # training has drawn its curve
     log = os.path.join(job.run.workdir, 'metrics.jsonl')
     # The curve shows what selects the best checkpoint: a loss, or a score of samples.
     by_samples = isinstance(experiment.evaluation, BySamples)
@@ -103,8 +121,38 @@ def _save_pictures(job: Job, state: TrainState, pictures: Pictures) -> None:
     plotting.curves(log, job.picture('loss'), label=label)
 
 
+def _ending(job: Job, step: int, *first: str) -> str:
+    """Return what the name of a file ends on: what made it, such as '_eval_step=500'.
+
+    Args:
+        job: an evaluation or a sample.
+        step: the step of the checkpoint.
+        *first: what comes first.
+    """
+    config = job.config
+    saved = settings.load(job.path('config.json'), type(config))
+    parts = list(first)
+    if step != saved.num_steps:
+        parts.append(f'step={step}')
+    if job.run.checkpoint != 'last':
+        parts.append(job.run.checkpoint)
+    if job.noise_seed != saved.seed and 'eval' in first:
+        parts.append(f'seed={job.noise_seed}')
+    for name, value in vars(config).items():
+        if name not in ('dataset', 'data_dir') and value != getattr(saved, name):
+            parts.append(f'{name}={os.path.basename(str(settings.text(value)))}')
+    found = re.sub(r'[^\w.,=+-]', '-', '_'.join(parts))
+    if len(found) > _LONGEST:
+        digest = hashlib.sha256(found.encode()).hexdigest()[:8]
+        found = f'{found[:_LONGEST]}_{digest}'
+    return f'_{found}'
+
+
 def sample(job: Job, state: TrainState) -> None:
-    """Write samples.npz and a grid of the samples."""
+    """Write samples and a grid of them, whose names say what made them.
+
+    samples.npz and generated.png are those that were made last.
+    """
     experiment = job.experiment
     if experiment.host_sampler is not None:
         sample_many, warm_up = experiment.host_sampler()
@@ -116,11 +164,19 @@ def sample(job: Job, state: TrainState) -> None:
     seconds = time.monotonic() - started
     if not processes.is_primary():
         return
-    plotting.save_png(job.picture('generated'), plotting.image_grid(images))
-    path = os.path.join(job.run.workdir, 'samples.npz')
-    with open(path + '.tmp', 'wb') as file:
-        np.savez_compressed(
-            file, images=images, seconds=seconds, sampler=experiment.sampler
-        )
-    os.replace(path + '.tmp', path)
+    own = _ending(job, int(state.step), f'seed={job.noise_seed}')
+    given: dict[str, np.ndarray] = {}
+    if experiment.given is not None:
+        given = experiment.given(np.arange(len(images)))
+    made: dict[str, Any] = {
+        'images': images, 'seconds': seconds, 'sampler': experiment.sampler, **given,
+        'seed': job.noise_seed, 'step': int(state.step), 'command': job.run.command,
+    }
+    path = job.path(f'samples{own}.npz')
+    for name in (path, job.path('samples.npz')):
+        with open(name + '.tmp', 'wb') as file:
+            np.savez_compressed(file, **made)
+        os.replace(name + '.tmp', name)
+    for name in (f'generated{own}', 'generated'):
+        plotting.save_png(job.picture(name), plotting.image_grid(images))
     say(f'{len(images)} samples in {seconds:.2f} s: {path}')

@@ -16,7 +16,7 @@ from gm_jax.errors import UserError
 
 __all__ = [
     'all_agree', 'barrier', 'check_alike', 'from_primary', 'gather', 'is_primary',
-    'several',
+    'several', 'text_from_primary',
 ]
 
 
@@ -48,6 +48,11 @@ def from_primary(array: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return array
     return np.asarray(multihost_utils.broadcast_one_to_all(array))
+
+
+def text_from_primary(text: str) -> str:
+    """Return the text of process 0; what the others pass does not matter."""
+    return _texts(text)[0]
 
 
 def all_agree(mine: bool) -> bool:

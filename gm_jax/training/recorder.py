@@ -37,6 +37,8 @@ class Note:
         longest: the most steps skipped in a row since the last line.
         rollbacks: times the run went back after losses that were not finite.
         seconds: time spent in training.
+        best_loss: the lowest loss of an evaluation; None before the first.
+        best_step: its step, that of the best checkpoint.
     """
 
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -46,6 +48,8 @@ class Note:
     longest: int = 0
     rollbacks: int = 0
     seconds: float = 0.0
+    best_loss: float | None = None
+    best_step: int | None = None
 
 
 class Skipped(NamedTuple):

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from gm_jax.data.image_set import ImageSet
 from gm_jax.keys import Stream, stream
@@ -16,7 +15,7 @@ from gm_jax.training.flags import Run
 from gm_jax.training.settings import Config
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['count_parameters', 'devices', 'Job']
+__all__ = ['count_parameters', 'devices', 'Job', 'validation_split']
 
 
 class Job(NamedTuple):
@@ -29,7 +28,6 @@ class Job(NamedTuple):
         data: the image set.
         experiment: the pure functions.
         init: `init` of the experiment, jitted.
-        manager: the checkpoint manager.
     """
 
     name: str
@@ -38,11 +36,19 @@ class Job(NamedTuple):
     data: ImageSet
     experiment: Experiment
     init: Callable[[jax.Array], TrainState]
-    manager: ocp.CheckpointManager
+
+    @property
+    def noise_seed(self) -> int:
+        """The seed of the noise of evaluations, samples and pictures."""
+        return self.config.seed if self.run.seed is None else self.run.seed
+
+    def path(self, name: str) -> str:
+        """Return the path of a file in the work directory."""
+        return os.path.join(self.run.workdir, name)
 
     def picture(self, name: str) -> str:
         """Return the path of a picture."""
-        return os.path.join(self.run.workdir, 'samples', f'{name}.png')
+        return self.path(os.path.join('samples', f'{name}.png'))
 
     def sample_many(self) -> SampleMany:
         """Compile the sampler, which the experiment must have."""
@@ -55,7 +61,7 @@ class Job(NamedTuple):
     ) -> np.ndarray:
         """Generate images [num, H, W, C] uint8, the same for a state each time."""
         return evaluate.samples(
-            sample_many, state, num, stream(self.config.seed, Stream.SAMPLE),
+            sample_many, state, num, stream(self.noise_seed, Stream.SAMPLE),
             self.config.batch_size,
         )
 
@@ -63,6 +69,11 @@ class Job(NamedTuple):
 def count_parameters(state: TrainState) -> int:
     """Return the number of trained parameters."""
     return sum(x.size for x in jax.tree.leaves(state.params))
+
+
+def validation_split(data: ImageSet) -> str:
+    """Return the split that is evaluated in training, and that chooses the best."""
+    return 'validation' if 'validation' in data.splits else 'test'
 
 
 def devices() -> str:

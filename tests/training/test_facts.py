@@ -53,7 +53,10 @@ def test_the_same_images_may_move(finished, tmp_path):
     workdir, data = tmp_path / 'run', tmp_path / 'moved.npz'
     shutil.copytree(finished[0], workdir)
     shutil.copy(finished[1], data)
-    assert vae.main([f'--workdir={workdir}', f'--dataset=npz:{data}', *FLAGS]) == 0
-    before, after = tiny.results(finished[0]), tiny.results(workdir)
+    flags = [f'--workdir={workdir}', f'--dataset=npz:{data}', *FLAGS]
+    assert vae.main(flags) == 0
+    assert vae.main([*flags, '--mode=eval']) == 0
+    before = tiny.results(finished[0])
+    after = tiny.results(workdir, 'results_eval.json')
     assert after['metrics'] == before['metrics']
     assert after['dataset'] == f'npz:{data}'

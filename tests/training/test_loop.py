@@ -21,7 +21,15 @@ from PIL import Image
 
 from experiments import vae
 from gm_jax.data import sources
-from gm_jax.training import checkpoints, loop, parallel, recorder, settings
+from gm_jax.training import (
+    checkpoints,
+    loop,
+    parallel,
+    recorder,
+    sealed,
+    settings,
+    workdir,
+)
 from tests.training import tiny
 
 # Without what makes compilation slow.
@@ -87,12 +95,13 @@ def test_validation_split_chooses_the_best_checkpoint(tmp_path, monkeypatch):
     assert vae.main([f'--workdir={tmp_path}', *PLAIN, '--eval_every=20']) == 0
     evaluated = [line for line in tiny.metrics(tmp_path) if line['split'] != 'train']
     assert [line['split'] for line in evaluated] == ['validation', 'validation']
-    manager = checkpoints.open_directory(str(tmp_path))
     losses = {line['step']: line['loss'] for line in evaluated}
-    assert manager.best_step() == min(losses, key=losses.get)
-    manager.close()
+    best = min(losses, key=losses.get)
+    note = sealed.read_note(str(tmp_path / 'checkpoints' / str(best)), best).note
+    assert (note['best_step'], note['best_loss']) == (best, losses[best])
     results = json.loads((tmp_path / 'results.json').read_text())
     assert (results['split'], results['num_examples']) == ('test', len(test))
+    assert results['best_checkpoint_chosen_on'] == 'validation'
 
 
 def test_results(whole):
@@ -194,7 +203,7 @@ def test_directory_that_cannot_be_written_is_found_first(
     def refuse(dir):
         raise PermissionError(errno.EACCES, 'Permission denied', dir)
 
-    monkeypatch.setattr(loop.tempfile, 'TemporaryFile', refuse)
+    monkeypatch.setattr(workdir.tempfile, 'TemporaryFile', refuse)
     monkeypatch.setattr(loop, '_restore', None)  # no work has been done by then
     assert vae.main([f'--workdir={finished}', f'--mode={mode}', *tiny.FLAGS]) == 2
     error = capfd.readouterr().err
@@ -247,13 +256,13 @@ def test_damaged_checkpoint_is_replaced(finished, whole, capfd):
 
 def test_stop_while_reading_a_checkpoint_damages_none(finished, monkeypatch):
     """Catch a signal that is taken for a damaged file, and the file set aside."""
-    read = checkpoints._read
+    read = sealed.read
 
-    def stopped(manager, step, template):
+    def stopped(path, step, template):
         os.kill(os.getpid(), signal.SIGTERM)
-        return read(manager, step, template)
+        return read(path, step, template)
 
-    monkeypatch.setattr(checkpoints, '_read', stopped)
+    monkeypatch.setattr(sealed, 'read', stopped)
     before = _content(finished)
     assert vae.main([f'--workdir={finished}', *tiny.FLAGS]) == 143
     assert _content(finished) == before
@@ -262,10 +271,10 @@ def test_stop_while_reading_a_checkpoint_damages_none(finished, monkeypatch):
 @pytest.mark.parametrize('eval_batch_size', [7, 297])
 def test_evaluation_needs_only_the_directory(whole, finished, eval_batch_size):
     """Catch padding that counts, noise keyed by the batch, and settings not saved."""
-    (finished / 'results.json').unlink()
     flags = ['--mode=eval', f'--eval_batch_size={eval_batch_size}']
     assert vae.main([f'--workdir={finished}', *flags]) == 0
-    expected, got = tiny.results(whole), tiny.results(finished)
+    expected = tiny.results(whole)
+    got = tiny.results(finished, f'results_eval_eval_batch_size={eval_batch_size}.json')
     assert got.pop('command') != expected.pop('command')
     numbers, others = expected.pop('metrics'), got.pop('metrics')
     assert got == expected
@@ -285,7 +294,10 @@ def test_samples_do_not_depend_on_how_many(whole, finished, monkeypatch):
         flags = ['--mode=sample', f'--num_samples={num}']
         assert vae.main([f'--workdir={finished}', *flags]) == 0
         with np.load(finished / 'samples.npz') as file:
-            assert set(file.files) == {'images', 'seconds', 'sampler'}
+            assert set(file.files) == {
+                'images', 'seconds', 'sampler', 'seed', 'step', 'command'
+            }
+            assert (file['seed'], file['step']) == (0, 36)
             assert file['images'].shape == (num, 8, 8, 1)
             assert file['images'].dtype == np.uint8
             assert file['seconds'] > 0 and file['sampler'].dtype.kind == 'U'
@@ -293,9 +305,87 @@ def test_samples_do_not_depend_on_how_many(whole, finished, monkeypatch):
     np.testing.assert_array_equal(images[0], images[1][:3])
     assert np.abs(np.diff(images[1], axis=0)).max(axis=(1, 2, 3)).min() > 1
     kept = _content(whole)
-    for name, content in _content(finished).items():
-        if not name.startswith('samples'):
-            assert content == kept[name], name
+    now = _content(finished)
+    assert {name: now[name] for name in kept} == kept
+    names = {'samples_seed=0_num_samples=21.npz', 'samples_seed=0_num_samples=3.npz'}
+    assert names < set(now)
+    assert now['samples.npz'] == now['samples_seed=0_num_samples=21.npz']
+
+
+def test_results_of_training_stay(whole, finished, capfd):
+    """Catch numbers of a quick evaluation in the place of those of training."""
+    kept = _content(whole)
+    same_command = [f'--workdir={finished}', *tiny.FLAGS]
+    assert vae.main(same_command) == 0
+    assert 'finished: ' in capfd.readouterr().out
+    assert _content(finished) == kept
+    # The same command evaluates, when it is told to.
+    assert vae.main([*same_command, '--mode=eval']) == 0
+    flags = ['--mode=eval', '--test_samples=1', '--seed=5', '--checkpoint=best']
+    assert vae.main([f'--workdir={finished}', *flags]) == 0
+    now = _content(finished)
+    assert {name: now[name] for name in kept} == kept
+    again = tiny.results(finished, 'results_eval.json')
+    assert again.pop('command') != (expected := tiny.results(whole)).pop('command')
+    assert again == expected
+    best, = finished.glob('results_eval*best_seed=5_test_samples=1.json')
+    other = json.loads(best.read_text())
+    assert (other['seed'], other['noise_seed'], other['checkpoint']) == (0, 5, 'best')
+    assert other['best_checkpoint_chosen_on'] == 'test'
+    assert other['metrics']['estimator'] == 'iwae-1'
+
+
+def test_another_seed_draws_other_samples_of_the_same_model(finished, monkeypatch):
+    """Catch the seed of a run that cannot be left, or that changes the model."""
+    monkeypatch.delattr(sources, 'load')
+    images = []
+    for seed in (0, 1, 1):
+        flags = ['--mode=sample', f'--seed={seed}']
+        assert vae.main([f'--workdir={finished}', *flags]) == 0
+        with np.load(finished / f'samples_seed={seed}.npz') as file:
+            images.append(file['images'])
+    assert not np.array_equal(images[0], images[1])
+    np.testing.assert_array_equal(images[1], images[2])
+
+
+def test_a_preset_and_free_flags_may_be_evaluated(tmp_path):
+    """Catch a finished run whose own command with --mode=eval is refused."""
+    flags = [f'--workdir={tmp_path}', '--preset=two_layers', '--data_dir=/nowhere',
+             *PLAIN[1:], '--hidden=8', '--latent_dims=4,2', '--num_steps=2']
+    presets = {'two_layers': vae.Config(hidden=(16, 16))}
+    main = vae.main._replace(presets=presets)
+    assert main(flags) == 0
+    assert main([*flags, '--mode=eval']) == 0
+    assert main([*flags, '--mode=eval', '--data_dir=/elsewhere', '--seed=3']) == 0
+    assert main([*flags, '--mode=eval', '--hidden=9']) == 2
+    assert main([*flags, '--mode=sample', '--seed=3']) == 0
+
+
+def test_two_runs_of_one_directory(finished, capfd):
+    """Catch two processes that write into one directory."""
+    (finished / 'results.json').unlink()
+    hold = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a+'); "
+        "fcntl.lockf(file, fcntl.LOCK_EX); print('process 7 on host', file=file, "
+        "flush=True); print(flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, '-c', hold, finished / '.lock'], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    other.stdout.readline()
+    before = _content(finished)
+    assert vae.main([f'--workdir={finished}', *tiny.FLAGS]) == 2
+    error = capfd.readouterr().err
+    assert 'is in use: process' in error and error.count('\n') == 1
+    assert _content(finished) == before
+    # Who only reads may do so beside it.
+    assert vae.main([f'--workdir={finished}', '--mode=sample']) == 0
+    other.kill()
+    other.wait()
+    other.stdin.close()
+    other.stdout.close()
+    assert vae.main([f'--workdir={finished}', *tiny.FLAGS]) == 0
 
 
 def test_parameters_are_made_once_and_never_to_be_thrown_away(

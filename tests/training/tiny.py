@@ -22,16 +22,21 @@ FLAGS = (
 
 def final_arrays(workdir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Return every array of the last checkpoint, by name."""
-    manager = checkpoints.open_directory(str(workdir))
-    args = ocp.args.Composite(state=ocp.args.StandardRestore())
-    restored = manager.restore(manager.latest_step(), args=args)
-    manager.close()
+    path = os.path.abspath(
+        os.path.join(workdir, 'checkpoints', str(checkpoints.last_step(str(workdir))))
+    )
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        restored = checkpointer.restore(
+            path, ocp.args.Composite(state=ocp.args.StandardRestore())
+        )
     return {name: np.asarray(x) for name, x in restored['state'].items()}
 
 
-def results(workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return results.json without what the clock and the directory's name decide."""
-    with open(os.path.join(workdir, 'results.json'), encoding='utf-8') as file:
+def results(
+    workdir: str | os.PathLike[str], name: str = 'results.json'
+) -> dict[str, Any]:
+    """Return results without what the clock and the directory's name decide."""
+    with open(os.path.join(workdir, name), encoding='utf-8') as file:
         found = json.load(file)
     del found['wall_seconds']
     command = found['command'].replace(str(workdir), 'DIR')

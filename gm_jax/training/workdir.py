@@ -1,0 +1,125 @@
+"""The work directory of a run: whose it is, and who may write there.
+
+`config.json` and `data.json` say which run it holds. A training run locks it, so that
+no second one can write beside it; the system takes the lock away from a process that
+ends, however it ends.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import IO
+
+from gm_jax.data import image_set
+from gm_jax.errors import UserError
+from gm_jax.training import processes, settings, writers
+from gm_jax.training.flags import Run
+from gm_jax.training.settings import Config
+
+__all__ = ['claimed', 'facts_path', 'is_finished']
+
+# What file systems without locks answer.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def facts_path(workdir: str) -> str:
+    """Return the path of data.json."""
+    return os.path.join(workdir, 'data.json')
+
+
+@contextlib.contextmanager
+def claimed(run: Run, config: Config, facts: str) -> Iterator[None]:
+    """Hold the work directory: check whose it is, and in training write that down.
+
+    Args:
+        run: what is done there.
+        config: the settings.
+        facts: what `image_set.facts` returns.
+
+    Raises:
+        UserError: it holds another run, is in use, or cannot be written.
+    """
+    _check_same_run(run, config, facts)
+    processes.barrier('checked')
+    if not processes.is_primary():
+        yield
+        return
+    with contextlib.ExitStack() as held:
+        try:
+            os.makedirs(os.path.join(run.workdir, 'samples'), exist_ok=True)
+            # Also where nothing is written before the end, which would be too late.
+            tempfile.TemporaryFile(dir=run.workdir).close()
+            if run.mode == 'train':
+                held.enter_context(_lock(run.workdir))
+                os.makedirs(os.path.join(run.workdir, 'checkpoints'), exist_ok=True)
+                writers.write_atomically(_config_path(run), settings.to_json(config))
+                writers.write_atomically(facts_path(run.workdir), facts)
+        except OSError as error:
+            raise UserError(f'{run.workdir} cannot be written: {error}.') from None
+        yield
+
+
+def _config_path(run: Run) -> str:
+    return os.path.join(run.workdir, 'config.json')
+
+
+def _check_same_run(run: Run, config: Config, facts: str) -> None:
+    path = _config_path(run)
+    if os.path.exists(path):
+        changes = settings.changed(
+            settings.load(path, type(config)), config, run.mode
+        )
+        if changes:
+            raise UserError(
+                f'{run.workdir} holds another run: {"; ".join(changes)}. Choose '
+                f'another --workdir, or pass the old settings to resume it.'
+            )
+    if os.path.exists(facts_path(run.workdir)):
+        image_set.check_facts(facts_path(run.workdir), facts)
+    checkpoints = os.path.join(run.workdir, 'checkpoints')
+    if os.path.lexists(checkpoints) and not os.path.isdir(checkpoints):
+        raise UserError(f'{checkpoints} is not a directory: choose another --workdir.')
+
+
+@contextlib.contextmanager
+def _lock(workdir: str) -> Iterator[None]:
+    """Lock the directory against a second training run."""
+    path = os.path.join(workdir, '.lock')
+    with open(path, 'a+', encoding='utf-8') as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                yield
+                return
+            raise UserError(
+                f'{workdir} is in use: {_holder(file)} trains there. Wait for it, or '
+                f'choose another --workdir.'
+            ) from None
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {os.uname().nodename}')
+        file.flush()
+        yield
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read(200).strip() or 'another process'
+
+
+def is_finished(workdir: str, step: int) -> bool:
+    """Return whether training has written its results, for a checkpoint of this step.
+
+    results.json is the last file that training writes.
+    """
+    finished = False
+    if processes.is_primary():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            path = os.path.join(workdir, 'results.json')
+            with open(path, encoding='utf-8') as file:
+                finished = json.load(file)['step'] == step
+    return processes.text_from_primary('yes' if finished else 'no') == 'yes'
