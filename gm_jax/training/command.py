@@ -53,7 +53,7 @@ class Command(NamedTuple, Generic[ConfigT]):
             128 plus the signal's number for a run that was told to stop.
         """
         with screen.tolerant():
-            return _exit_status(self.name, lambda: self._run(argv, program))
+            return _exit_status(self.name, argv, lambda: self._run(argv, program))
 
     def _run(self, argv: list[str], program: str) -> None:
         program = program or _module_command(self.name)
@@ -90,7 +90,7 @@ def _module_command(name: str) -> str:
     return f'python -m experiments.{name}'
 
 
-def _exit_status(name: str, act: Callable[[], None]) -> int:
+def _exit_status(name: str, argv: list[str], act: Callable[[], None]) -> int:
     """Act; turn errors that a user can fix into one sentence and an exit status."""
     try:
         act()
@@ -112,5 +112,7 @@ def _exit_status(name: str, act: Callable[[], None]) -> int:
             'there is no space left on the disk: make some, and the same command '
             'resumes from the last checkpoint.'
         ), 2
-    print(f'{name}: {message}', file=sys.stderr)
+    print(f'{name}: {message}', file=sys.stderr, flush=True)
+    if status == 2:
+        distributed.report(flags.place(argv), message)
     return watch.leave(status)

@@ -16,12 +16,14 @@ from collections.abc import Iterator
 import jax
 
 from gm_jax.errors import UserError
-from gm_jax.training import watch
+from gm_jax.training import processes, watch
 
-__all__ = ['initialize']
+__all__ = ['initialize', 'report']
 
 # Seconds within which the processes of a run must have started.
 _MEETING = 300
+# Seconds for which a process that cannot start waits to tell the others.
+_REPORTING = 30
 # Seconds without a heartbeat after which JAX gives up on a process, in case its host
 # vanishes without closing its connections.
 _HEARTBEAT = 40
@@ -75,6 +77,27 @@ def initialize(
         raise UserError(f'the processes could not be started: {reason}.') from None
     finally:
         patience.cancel()
+
+
+def report(place: tuple[str, int, int] | None, problem: str) -> None:
+    """Tell the other processes of a run why this one ends before it has met them.
+
+    They would wait for it in vain. Where no flags name the processes, all of them have
+    the same flags, and the same problem.
+
+    Args:
+        place: the first three arguments of `initialize`, as the flags give them.
+        problem: the sentence that the user has read.
+    """
+    if place is None or jax.distributed.is_initialized():
+        return
+    patience = threading.Timer(_REPORTING, os._exit, (2,))
+    patience.daemon = True
+    patience.start()
+    with contextlib.suppress(UserError):
+        initialize(*place)
+        processes.check_alike({}, problem)
+    patience.cancel()
 
 
 def _check_flags(address: str, num_processes: int, process_id: int) -> bool:

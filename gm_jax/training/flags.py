@@ -1,6 +1,7 @@
 """Command-line flags: how they make a run and its config, and `--help`."""
 
 import dataclasses
+import itertools
 import os
 import shlex
 import shutil
@@ -14,7 +15,7 @@ from gm_jax.errors import UserError
 from gm_jax.training import settings
 from gm_jax.training.settings import Config, ConfigT
 
-__all__ = ['parse', 'Run']
+__all__ = ['parse', 'place', 'Run']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,6 +132,24 @@ def parse(
             f'{name} cannot change the run in {run.workdir}: {"; ".join(changes)}.'
         )
     return run, config
+
+
+def place(argv: Sequence[str]) -> tuple[str, int, int] | None:
+    """Return the address, number and index of the processes, if flags give all three.
+
+    The other flags may be wrong.
+    """
+    found = {}
+    for flag, following in itertools.pairwise([*argv, '']):
+        name, equals, value = flag.lstrip('-').partition('=')
+        found[name] = value if equals else following
+    try:
+        return (
+            found['coordinator_address'], int(found['num_processes']),
+            int(found['process_id']),
+        )
+    except (KeyError, ValueError):
+        return None
 
 
 def _define(config_class: type[Config]) -> flags.FlagValues:

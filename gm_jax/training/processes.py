@@ -60,16 +60,23 @@ def all_agree(mine: bool) -> bool:
     return bool(np.all(gather(np.array([mine]))))
 
 
-def check_alike(mine: Mapping[str, str]) -> None:
+def check_alike(mine: Mapping[str, str], problem: str = '') -> None:
     """Check that all processes of the run have the same values; each waits for all.
 
     Args:
         mine: what the processes must agree on, by the name that the error uses.
+        problem: why this process cannot go on; '': it can.
 
     Raises:
-        UserError: a process has another value than process 0; all processes raise it.
+        UserError: a process has a problem, or another value than process 0; all
+            processes raise it.
     """
-    first, *others = (json.loads(text) for text in _texts(json.dumps(dict(mine))))
+    texts = _texts(json.dumps({'problem': problem, 'values': dict(mine)}))
+    found = [json.loads(text) for text in texts]
+    for process, other in enumerate(found):
+        if other['problem']:
+            raise UserError(f'process {process} cannot start: {other["problem"]}')
+    first, *others = (each['values'] for each in found)
     for process, other in enumerate(others, 1):
         for name in first | other:
             values = other.get(name, 'missing'), first.get(name, 'missing')

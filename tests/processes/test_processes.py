@@ -1,5 +1,6 @@
 """Runs of several real processes; tests.processes.topologies has longer ones."""
 
+import json
 import re
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from experiments import vae
@@ -101,12 +103,19 @@ def test_killed_and_stopped_and_taken_over_by_one(tmp_path):
 
 def test_the_process_that_differs_is_named(monkeypatch):
     """Catch a setting that only one process has, and a sentence that names another."""
-    texts = ['{"--seed": "0"}', '{"--seed": "0"}', '{"--seed": "1"}']
+    def text(problem='', **values):
+        values = {f'--{name}': value for name, value in values.items()}
+        return json.dumps({'problem': problem, 'values': values})
+
+    texts = [text(seed='0'), text(seed='0'), text(seed='1')]
     monkeypatch.setattr(processes, '_texts', lambda mine: texts)
     with pytest.raises(UserError, match='process 2 has --seed 1 and process 0 has 0'):
         processes.check_alike({'--seed': '0'})
-    texts[2] = '{"--seed": "0", "--beta": "2"}'
+    texts[2] = text(seed='0', beta='2')
     with pytest.raises(UserError, match='process 2 has --beta 2 and process 0 .* miss'):
+        processes.check_alike({'--seed': '0'})
+    texts[2] = text('there is no file x.')
+    with pytest.raises(UserError, match='process 2 cannot start: there is no file x'):
         processes.check_alike({'--seed': '0'})
     texts.pop()
     processes.check_alike({'--seed': '0'})
@@ -125,6 +134,27 @@ def test_processes_that_are_not_the_same_run_end(other, name, tmp_path):
     for status, output in launch.finish(started, timeout=60):
         assert status == 2, output
         assert f'process 1 has {name} ' in output and 'Traceback' not in output
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('other, sentence', [
+    ('--nonsense=1', "Unknown command line flag 'nonsense'"),
+    ('--dataset=npz:/nowhere', 'There is no file /nowhere'),
+    ('--config=/nowhere', '/nowhere does not exist'),
+])
+def test_a_process_that_cannot_start_ends_all(other, sentence, tmp_path):
+    """Catch processes that wait for minutes for one that has ended."""
+    data = tmp_path / 'x.npz'
+    np.savez(data, images=np.arange(160, dtype=np.uint8).reshape(10, 4, 4))
+    flags = (f'--workdir={tmp_path}/run', *tiny.FLAGS, f'--dataset=npz:{data}')
+    started = launch.start(2, 1, launch.experiment('vae'), flags, others=(other,))
+    (first, output), (second, error) = launch.finish(started, timeout=60)
+    assert first in (1, 2) and second == 2, output + error
+    assert sentence in error
+    # What is found before they meet, process 0 can tell.
+    assert sentence in output or 'another process of this run has ended' in output
+    assert 'Traceback' not in output + error
     assert not (tmp_path / 'run').exists()
 
 
