@@ -11,5 +11,6 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'prepared',
     'readers',
     'sources',
+    'splits',
     'synthetic',
 ))

@@ -1,12 +1,12 @@
 """Image sets in a folder of PNG and JPEG files, with sub-folders as labels."""
 
-import hashlib
 import os
 
 import numpy as np
 
 from gm_jax.data import decoding
-from gm_jax.data.image_set import ImageSet, StreamedExamples, hold_out
+from gm_jax.data.image_set import ImageSet, StreamedExamples
+from gm_jax.data.splits import hold_out, number_labels, with_test
 from gm_jax.errors import UserError
 
 __all__ = ['Entry', 'read']
@@ -14,15 +14,22 @@ __all__ = ['Entry', 'read']
 # The path of a file, and the name of its label, '' without labels.
 Entry = tuple[str, str]
 
+# What sub-folders that are splits are called, in any case.
+_SPLITS = {
+    'train': 'train', 'test': 'test', 'val': 'validation', 'valid': 'validation',
+    'validation': 'validation',
+}
+
 
 def read(directory: str, image_size: int) -> ImageSet:
     """Open a folder of images, which are decoded when they are fetched.
 
-    Sub-folders `train` and `test` are the splits, if there are both. Otherwise the
-    tenth of the files whose paths have the lowest hashes is the test split. Files in
-    sub-folders (of the split) are labelled with the sub-folder's name, and labels are
-    numbered in the order of their names. Hidden files are ignored; any other file that
-    is not an image is an error. Images are grey if all files are, and RGB otherwise.
+    Sub-folders called train, test and val (or valid, or validation) are the splits,
+    with nothing else beside them. Without test, the validation split is tested on; with
+    neither, `splits.hold_out` says which images are. Files in sub-folders (of the
+    split) are labelled with the sub-folder's name, and labels are numbered in the order
+    of their names. Hidden files are ignored; any other file that is not an image is an
+    error. Images are grey if all files are, and RGB otherwise.
 
     Args:
         directory: the folder.
@@ -37,36 +44,59 @@ def read(directory: str, image_size: int) -> ImageSet:
     """
     if not os.path.isdir(directory):
         raise UserError(f'There is no directory {directory}: check --dataset.')
-    parts = [os.path.join(directory, name) for name in ('train', 'test')]
-    present = [part for part in parts if os.path.isdir(part)]
-    if len(present) == 1:
-        raise UserError(
-            f'{present[0]} is there but not its counterpart: have both train and test '
-            f'in {directory}, or neither.'
-        )
-    if present:
-        entries = {
-            name: _scan(part) for name, part in zip(('train', 'test'), parts)
-        }
-    else:
-        found = _scan(directory)
-        num_train = hold_out(len(found), directory)
-        # By hash, so that an added file moves at most one other to another split.
-        found.sort(key=lambda entry: _hash(directory, entry[0]), reverse=True)
-        entries = {
-            'train': sorted(found[:num_train]), 'test': sorted(found[num_train:])
-        }
-    classes = _classes(directory, entries)
+    parts = _split_folders(directory) or {'train': directory}
+    entries = with_test(
+        {name: _scan(part) for name, part in parts.items()}, directory
+    )
+    classes, labels = _classes(directory, entries)
+    if 'test' not in entries:
+        whole, numbers = entries['train'], labels['train']
+        for name, rows in zip(('train', 'test'), hold_out(numbers, directory)):
+            entries[name] = [whole[row] for row in rows]
+            labels[name] = numbers[rows]
     paths = [path for split in entries.values() for path, _ in split]
     shape = _common_shape(paths, image_size)
     return ImageSet(
         name=os.path.basename(os.path.normpath(directory)),
         image_shape=shape, num_values=256, num_classes=len(classes),
         splits={
-            name: _examples(directory, split, classes, shape, image_size)
+            name: _examples(
+                directory, [path for path, _ in split], labels[name], shape, image_size
+            )
             for name, split in entries.items()
         },
     )
+
+
+def _split_folders(directory: str) -> dict[str, str]:
+    """Return the folders of the splits, or {} if no sub-folder is called like one."""
+    found: dict[str, str] = {}
+    others = []
+    for name in sorted(os.listdir(directory)):
+        path = os.path.join(directory, name)
+        split = _SPLITS.get(name.lower()) if os.path.isdir(path) else None
+        if split in found:
+            raise UserError(
+                f'{found[split]} and {path} are both the {split} split: have one.'
+            )
+        if split:
+            found[split] = path
+        elif not name.startswith('.'):
+            others.append(path)
+    for path in others if found else []:
+        name, split = os.path.basename(path), next(iter(found.values()))
+        if os.path.isdir(path) or name.lower().endswith(('.png', '.jpg', '.jpeg')):
+            raise UserError(
+                f'{split} is a split by its name, but {path} beside it belongs to no '
+                f'split: move it into one or elsewhere, or, if the two are labels, '
+                f'rename {split}.'
+            )
+    if found and 'train' not in found:
+        raise UserError(
+            f'{next(iter(found.values()))} is there but not its counterpart: have a '
+            f'folder train beside it, or no folder called like a split.'
+        )
+    return found
 
 
 def _scan(directory: str) -> list[Entry]:
@@ -85,29 +115,25 @@ def _scan(directory: str) -> list[Entry]:
     return sorted(entries)
 
 
-def _hash(directory: str, path: str) -> str:
-    relative = os.path.relpath(path, directory).replace(os.sep, '/')
-    return hashlib.sha256(relative.encode(errors='surrogateescape')).hexdigest()
-
-
-def _classes(directory: str, entries: dict[str, list[Entry]]) -> list[str]:
-    """Return the names of the labels, or [] if there are none."""
-    labels = {name: {label for _, label in split} for name, split in entries.items()}
-    every = set().union(*labels.values())
-    if every == {''}:
-        return []
-    if '' in every:
-        path = next(p for split in entries.values() for p, label in split if not label)
-        raise UserError(
-            f'{path} lies beside sub-folders, which are labels: move it into one.'
-        )
-    unknown = sorted(labels['test'] - labels['train'])
-    if unknown:
-        raise UserError(
-            f'{directory} has test images of the label {unknown[0]} but no training '
-            f'images of it.'
-        )
-    return sorted(every)
+def _classes(
+    directory: str, entries: dict[str, list[Entry]]
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Return the names of the labels and, by split, their numbers (-1: none)."""
+    labels = {
+        name: np.array([label for _, label in split]) for name, split in entries.items()
+    }
+    if not any(split.any() for split in labels.values()):
+        return [], {
+            name: np.full(len(split), -1, np.int32) for name, split in labels.items()
+        }
+    for split in entries.values():
+        path = next((path for path, label in split if not label), None)
+        if path is not None:
+            raise UserError(
+                f'{path} lies beside sub-folders, which are labels: move it into one.'
+            )
+    found, numbers = number_labels(labels, directory)
+    return found.tolist(), numbers
 
 
 def _common_shape(paths: list[str], image_size: int) -> tuple[int, int, int]:
@@ -126,13 +152,9 @@ def _common_shape(paths: list[str], image_size: int) -> tuple[int, int, int]:
 
 
 def _examples(
-    directory: str, entries: list[Entry], classes: list[str],
-    shape: tuple[int, int, int], image_size: int,
+    directory: str, paths: list[str], labels: np.ndarray, shape: tuple[int, int, int],
+    image_size: int,
 ) -> StreamedExamples:
-    paths = [path for path, _ in entries]
-    number = {label: place for place, label in enumerate(classes)}
-    labels = np.array([number.get(label, -1) for _, label in entries], np.int32)
-
     def fetch(indices: np.ndarray) -> dict[str, np.ndarray]:
         images = np.empty((len(indices), *shape), np.uint8)
         for out, index in zip(images, indices):

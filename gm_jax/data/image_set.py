@@ -14,9 +14,8 @@ import numpy as np
 from gm_jax.errors import UserError
 
 __all__ = [
-    'ArrayExamples', 'check_facts', 'Examples', 'facts', 'FetchFn', 'hold_out',
-    'ImageSet', 'kind', 'num_bytes', 'read_all', 'read_facts', 'SPECS',
-    'StreamedExamples',
+    'ArrayExamples', 'check_facts', 'Examples', 'facts', 'FetchFn', 'ImageSet', 'kind',
+    'num_bytes', 'read_all', 'read_facts', 'SPECS', 'StreamedExamples',
 ]
 
 # Images read at a time when a whole split is read.
@@ -270,21 +269,3 @@ def read_all(examples: Examples) -> ArrayExamples:
         for row, part in zip(rows, pool.map(examples.fetch, rows)):
             images[row], labels[row] = part['image'], part['label']
     return ArrayExamples(images, labels)
-
-
-def hold_out(num_examples: int, where: str) -> int:
-    """Return how many leading examples to train on (90 %) if there is no test split.
-
-    Args:
-        num_examples: N, the number of examples of the set.
-        where: the name of the set, for the error message.
-
-    Raises:
-        UserError: there are fewer than two examples.
-    """
-    if num_examples < 2:
-        raise UserError(
-            f'{where} has {num_examples} image(s): at least 2 are needed, one to train '
-            f'and one to test.'
-        )
-    return num_examples - max(1, num_examples // 10)

@@ -2,7 +2,10 @@
 
 A prepared directory, `DATA_DIR/NAME[/CONFIG]/VERSION`, describes itself, so any such
 directory can be read, whether or not TFDS knows how to build the set. If a set has no
-test split, its validation split is used, or else the last tenth of its training split.
+test split, its validation split is used, or else a tenth of its training split that
+`splits.hold_out` draws: by class if the labels can be read first, which means to read
+the files, so they are for splits of up to a gigabyte only. In a larger one a tenth of
+all images is nearly a tenth of each class anyway.
 """
 
 import contextlib
@@ -13,8 +16,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,14 +27,19 @@ from gm_jax.data.image_set import (
     Examples,
     ImageSet,
     StreamedExamples,
-    hold_out,
 )
+from gm_jax.data.splits import hold_out, with_test
 from gm_jax.errors import UserError
 
 __all__ = ['read']
 
 # Sets whose 8-bit pixels take fewer than 256 values.
 _NUM_VALUES = {'binarized_mnist': 2}
+
+# Bytes of files that are read for their labels before anything else.
+_MAX_LABEL_BYTES = 2**30
+# Records that are read at a time for their labels.
+_CHUNK = 1024
 
 _NAME = re.compile(r'(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?')
 
@@ -152,7 +160,7 @@ def _image_set(tfds: Any, directory: str, image_size: int) -> ImageSet:
     num_classes = 0
     if isinstance(label, tfds.features.ClassLabel):
         num_classes = label.num_classes or 0
-    splits: dict[str, Examples] = {
+    splits = {
         name: _open_split(tfds, builder, name, shape, image_size, bool(num_classes))
         for name in ('train', 'validation', 'test') if name in builder.info.splits
     }
@@ -161,7 +169,7 @@ def _image_set(tfds: Any, directory: str, image_size: int) -> ImageSet:
         image_shape=shape,
         num_values=_NUM_VALUES.get(builder.name, 256),
         num_classes=num_classes,
-        splits=_with_test(splits, directory),
+        splits=_held_out(with_test(splits, directory), directory),
     )
 
 
@@ -189,10 +197,17 @@ def _image_shape(
     return height, width, num_channels
 
 
+class _Split(NamedTuple):
+    """A split, and a function that reads its labels [N] (-1: they stay unread)."""
+
+    examples: StreamedExamples
+    labels: Callable[[], np.ndarray]
+
+
 def _open_split(
     tfds: Any, builder: Any, name: str, shape: tuple[int, int, int], image_size: int,
     labelled: bool,
-) -> StreamedExamples:
+) -> _Split:
     where = f'{builder.data_path}, split {name}'
     num_values = _NUM_VALUES.get(builder.name, 256)
     skip = {'image': tfds.decode.SkipDecoding()}
@@ -207,11 +222,14 @@ def _open_split(
     if not num_examples:
         raise UserError(f'{where} is empty: prepare the set again.')
 
-    def fetch(indices: np.ndarray) -> dict[str, np.ndarray]:
+    def read_records(indices: np.ndarray) -> list[dict[str, Any]]:
         try:
-            records = source.__getitems__(indices.tolist())
+            return source.__getitems__(indices.tolist())
         except Exception as error:
             raise _damaged(where, error) from error
+
+    def fetch(indices: np.ndarray) -> dict[str, np.ndarray]:
+        records = read_records(indices)
         images = np.empty((len(records), *shape), np.uint8)
         for out, index, record in zip(images, indices, records):
             out[...] = decoding.decode(
@@ -225,11 +243,21 @@ def _open_split(
         labels = [record['label'] if labelled else -1 for record in records]
         return {'image': images, 'label': np.array(labels, np.int32)}
 
-    files = '\n'.join(
-        f'{os.path.basename(path)} {os.path.getsize(path)}'
+    sizes = {
+        os.path.basename(path): os.path.getsize(path)
         for path in builder.info.splits[name].filepaths
-    )
-    return StreamedExamples(num_examples, fetch, files)
+    }
+
+    def labels() -> np.ndarray:
+        if not labelled or sum(sizes.values()) > _MAX_LABEL_BYTES:
+            return np.full(num_examples, -1)
+        parts = np.array_split(np.arange(num_examples), -(-num_examples // _CHUNK))
+        return np.array([
+            record['label'] for part in parts for record in read_records(part)
+        ])
+
+    files = '\n'.join(f'{file} {size}' for file, size in sizes.items())
+    return _Split(StreamedExamples(num_examples, fetch, files), labels)
 
 
 def _check_shards(split: Any) -> None:
@@ -258,19 +286,22 @@ def _damaged(where: str, error: Exception) -> UserError:
     return UserError(f'{where} cannot be read: {reason}. Prepare the set again.')
 
 
-def _with_test(splits: dict[str, Examples], directory: str) -> dict[str, Examples]:
-    if 'test' not in splits and 'validation' in splits:
-        splits['test'] = splits.pop('validation')
-    if 'train' not in splits:
-        raise UserError(f'{directory} has no split "train".')
+def _held_out(
+    splits: dict[str, _Split], directory: str
+) -> dict[str, Examples]:
+    """Return the examples of each split; if there is no test split, hold one out."""
+    examples: dict[str, Examples] = {name: x.examples for name, x in splits.items()}
     if 'test' not in splits:
-        whole = splits['train']
-        num_train = hold_out(len(whole), directory)
-        splits['train'] = StreamedExamples(num_train, whole.fetch)
-        splits['test'] = StreamedExamples(
-            len(whole) - num_train, lambda indices: whole.fetch(indices + num_train)
-        )
-    return splits
+        whole, labels = splits['train'].examples, splits['train'].labels()
+        for name, rows in zip(('train', 'test'), hold_out(labels, directory)):
+            examples[name] = _part(whole, rows)
+    return examples
+
+
+def _part(whole: StreamedExamples, rows: np.ndarray) -> StreamedExamples:
+    return StreamedExamples(
+        len(rows), lambda indices: whole.fetch(rows[indices]), whole.files
+    )
 
 
 @contextlib.contextmanager

@@ -1,14 +1,17 @@
 """Readers of the embedded digits, of NumPy archives and of files in MNIST's format."""
 
+import difflib
 import gzip
 import math
 import os
+import re
 import zipfile
 import zlib
 
 import numpy as np
 
-from gm_jax.data.image_set import ArrayExamples, ImageSet, hold_out
+from gm_jax.data.image_set import ArrayExamples, ImageSet
+from gm_jax.data.splits import hold_out, number_labels, with_test
 from gm_jax.errors import UserError
 
 __all__ = ['digits', 'idx', 'npz', 'read_npz']
@@ -21,6 +24,7 @@ _MAX_SIDE = 4096
 _MAX_BYTES = 2**34
 _DAMAGED = (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
 
+_SPLITS = ('train', 'validation', 'test')
 # [N, H, W, C] images and their [N] labels, if there are any.
 _Arrays = tuple[np.ndarray, np.ndarray | None]
 
@@ -126,11 +130,12 @@ def _read_idx(path: str, rank: int) -> np.ndarray:
 def npz(path: str) -> ImageSet:
     """Read a NumPy archive of uint8 (or integer 0 ... V - 1) [N, H, W, C] or [N, H, W].
 
-    Arrays 'train' and 'test' are the splits, with labels in 'train_labels' and
-    'test_labels'. A single array of images, named 'train', 'images' or anything else,
-    with labels in 'train_labels' or 'labels', is split: its last tenth is the test
-    split. A scalar 'num_values' gives V; by default it is 2 where all values are 0 or
-    1, booleans among them, and else 256.
+    Arrays 'train', 'test' and 'validation' are the splits, with labels in
+    'train_labels' and so on. Without 'test', the validation split is tested on. A
+    single array of images, named 'train', 'images' or anything else, with labels in
+    'train_labels' or 'labels', is divided by `splits.hold_out`. A scalar 'num_values'
+    gives V; by default it is 2 where all values are 0 or 1, booleans among them, and
+    else 256. Strings 'class_names' [K] name the labels 0 ... K - 1.
 
     Args:
         path: the file, written by numpy.savez or numpy.savez_compressed.
@@ -149,35 +154,51 @@ def npz(path: str) -> ImageSet:
     num_values = int(values)
     if not 2 <= num_values <= 256:
         raise UserError(f'{path}: num_values is {num_values}, not in 2 ... 256.')
-    names = ('labels', 'train_labels', 'test_labels')
-    labels = {name: arrays.pop(name) for name in names if name in arrays}
-    both = 'train' in arrays and 'test' in arrays
-    unused = set(labels) - (
-        {'train_labels', 'test_labels'} if both else {'labels', 'train_labels'}
-    )
-    if unused:
-        raise UserError(
-            f'{path}: the labels {", ".join(sorted(unused))} belong to no images in '
-            f'it: "labels" goes with one array, "train_labels" and "test_labels" with '
-            f'two.'
-        )
-    if both:
-        splits = {
-            'train': (arrays['train'], labels.get('train_labels')),
-            'test': (arrays['test'], labels.get('test_labels')),
-        }
-    elif len(arrays) == 1:
-        (images,) = arrays.values()
-        _check_images(path, images, num_values)
-        splits = _split(path, images, labels.get('labels', labels.get('train_labels')))
-    else:
-        raise UserError(
-            f'{path} holds {", ".join(sorted(arrays)) or "no images"}: name the arrays '
-            f'"train" and "test", or give one array "images".'
-        )
+    names = arrays.pop('class_names', None)
+    splits = _named_splits(path, arrays)
     for name, (images, _) in splits.items():
         _check_images(f'{path}, array of {name}', images, num_values)
-    return _image_set(path, splits, num_values if given else None)
+    return _image_set(path, splits, num_values if given else None, names)
+
+
+def _named_splits(path: str, arrays: dict[str, np.ndarray]) -> dict[str, _Arrays]:
+    """Return the splits of an archive; a single array of images is 'train'."""
+    rest = dict(arrays)
+    if not any(name in rest for name in _SPLITS):
+        others = [name for name in rest if not name.endswith('labels')]
+        if 'images' not in rest and len(others) != 1:
+            raise UserError(
+                f'{path} holds {", ".join(sorted(rest)) or "no images"}: name the '
+                f'arrays "train" and "test", or give one array "images".'
+            )
+        rest['train'] = rest.pop('images' if 'images' in rest else others[0])
+    if sum(name in rest for name in _SPLITS) == 1 and 'train_labels' not in rest:
+        rest |= {'train_labels': rest.pop('labels')} if 'labels' in rest else {}
+    splits = {
+        name: (rest.pop(name), rest.pop(f'{name}_labels', None))
+        for name in _SPLITS if name in rest
+    }
+    if rest:
+        raise _unread(path, sorted(rest))
+    return splits
+
+
+def _unread(path: str, names: list[str]) -> UserError:
+    labels = [f'{split}_labels' for split in _SPLITS]
+    unused = [name for name in names if name in ('labels', *labels)]
+    if unused:
+        return UserError(
+            f'{path}: the labels {", ".join(unused)} belong to no images in it: '
+            f'"labels" goes with one array, "train_labels" and "test_labels" with two.'
+        )
+    known = [*_SPLITS, *labels, 'images', 'labels', 'num_values', 'class_names']
+    # Another common name of the split.
+    full = re.sub('^val(id)?(?=_|$)', 'validation', names[0].lower())
+    close = difflib.get_close_matches(full, known, n=1, cutoff=0.85)
+    guess = f'did you mean "{close[0]}"?' if close else (
+        f'take it out, or name it one of {", ".join(known)}.'
+    )
+    return UserError(f'{path}: nothing reads the array "{names[0]}": {guess}')
 
 
 def read_npz(path: str, flag: str = 'dataset') -> dict[str, np.ndarray]:
@@ -216,22 +237,12 @@ def read_npz(path: str, flag: str = 'dataset') -> dict[str, np.ndarray]:
     )
 
 
-def _split(
-    path: str, images: np.ndarray, labels: np.ndarray | None
-) -> dict[str, _Arrays]:
-    if labels is not None:
-        _check_labels(path, images, labels)
-    num = hold_out(len(images), path)
-    if labels is None:
-        return {'train': (images[:num], None), 'test': (images[num:], None)}
-    return {'train': (images[:num], labels[:num]), 'test': (images[num:], labels[num:])}
-
-
 def _check_labels(where: str, images: np.ndarray, labels: np.ndarray) -> None:
-    if labels.ndim != 1 or labels.dtype.kind not in 'ui' or np.any(labels < 0):
+    whole = labels.ndim == 1 and labels.dtype.kind in 'ui'
+    if not whole or not 0 <= labels.min(initial=0) <= labels.max(initial=0) < 2**63:
         raise UserError(
             f'{where} has labels {labels.dtype} of shape {labels.shape}: they are '
-            f'integers from 0, of shape [N].'
+            f'integers from 0 to 2^63 - 1, of shape [N].'
         )
     if len(labels) != len(images):
         raise UserError(
@@ -258,41 +269,90 @@ def _check_images(where: str, images: np.ndarray, num_values: int) -> None:
 
 
 def _image_set(
-    where: str, splits: dict[str, _Arrays], num_values: int | None
+    where: str, splits: dict[str, _Arrays], num_values: int | None,
+    names: np.ndarray | None = None,
 ) -> ImageSet:
-    """Check that the splits and their labels fit each other.
+    """Check that the splits and their labels fit each other, and hold out a test split.
 
     If nothing says how many values pixels have, they have 2 where none is above 1:
     bits that are taken for bytes would all be nearly black.
     """
-    (train, train_labels), (test, test_labels) = splits['train'], splits['test']
-    if train.shape[1:] != test.shape[1:]:
-        raise UserError(
-            f'{where}: the training images are {train.shape[1:]} but the test images '
-            f'are {test.shape[1:]}.'
-        )
-    if (train_labels is None) != (test_labels is None):
-        raise UserError(
-            f'{where} has labels for one of train and test only: give both or none.'
-        )
-    num_classes = 0
-    for name, (images, labels) in splits.items():
-        if labels is not None:
-            _check_labels(f'{where}, {name}', images, labels)
-            num_classes = max(num_classes, int(labels.max()) + 1)
-    examples = {name: _examples(*arrays) for name, arrays in splits.items()}
+    splits = with_test(splits, where)
+    _check_fit(where, splits)
+    class_names, numbers = _classes(where, splits, names)
+    examples = {
+        name: _examples(images, numbers.get(name))
+        for name, (images, _) in splits.items()
+    }
     if num_values is None:
         bits = all(split.images.max() <= 1 for split in examples.values())
         num_values = 2 if bits else 256
+    if 'test' not in examples:
+        whole = examples['train']
+        examples = {
+            name: ArrayExamples(whole.images[rows], whole.labels[rows])
+            for name, rows in zip(('train', 'test'), hold_out(whole.labels, where))
+        }
     return ImageSet(
         name=where, image_shape=examples['train'].images.shape[1:],
-        num_values=num_values, num_classes=num_classes, splits=examples,
+        num_values=num_values, num_classes=len(class_names), splits=examples,
     )
+
+
+def _check_fit(where: str, splits: dict[str, _Arrays]) -> None:
+    train, train_labels = splits['train']
+    for name, (images, labels) in splits.items():
+        if images.shape[1:] != train.shape[1:]:
+            raise UserError(
+                f'{where}: the training images are {train.shape[1:]} but the {name} '
+                f'images are {images.shape[1:]}.'
+            )
+        if (labels is None) != (train_labels is None):
+            raise UserError(
+                f'{where} has labels for one of train and {name} only: give both or '
+                f'none.'
+            )
+        if labels is not None:
+            _check_labels(f'{where}, {name}', images, labels)
+
+
+def _classes(
+    where: str, splits: dict[str, _Arrays], names: np.ndarray | None
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Return the names of the classes and, by split, the numbers of the labels.
+
+    Without names, the labels that the training split has are numbered from 0, and their
+    names are what they were.
+    """
+    labels = {
+        name: found.astype(np.int64)
+        for name, (_, found) in splits.items() if found is not None
+    }
+    if names is None:
+        if not labels:
+            return (), {}
+        found, numbers = number_labels(labels, where)
+        return tuple(map(str, found)), numbers
+    if not labels or names.ndim != 1 or names.dtype.kind != 'U':
+        raise UserError(
+            f'{where}: class_names must be strings of shape [K] that name the labels '
+            f'0 ... K - 1.'
+        )
+    number_labels(labels, where)
+    most = int(labels['train'].max())
+    if most >= len(names) or len(set(names.tolist())) < len(names):
+        raise UserError(
+            f'{where} has {len(set(names.tolist()))} different class_names: labels up '
+            f'to {most} need {most + 1} at least, all different.'
+        )
+    return tuple(names.tolist()), {
+        name: found.astype(np.int32) for name, found in labels.items()
+    }
 
 
 def _examples(images: np.ndarray, labels: np.ndarray | None) -> ArrayExamples:
     if images.ndim == 3:
         images = images[..., None]
     if labels is None:
-        labels = np.full(len(images), -1)
-    return ArrayExamples(images.astype(np.uint8), labels.astype(np.int32))
+        labels = np.full(len(images), -1, np.int32)
+    return ArrayExamples(images.astype(np.uint8), labels)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks import streaming
-from gm_jax.data import sources
+from gm_jax.data import prepared, sources
 from gm_jax.data.image_set import ArrayExamples, StreamedExamples
+from gm_jax.data.splits import hold_out
 from gm_jax.errors import UserError
 
 
@@ -98,13 +99,23 @@ def test_images_of_different_sizes_need_a_size(tfds_set, images, labels):
     (('train', 'validation'), {'train': 40, 'test': 40}),
     (('train', 'validation', 'test'), {'train': 40, 'validation': 40, 'test': 40}),
 ])
-def test_sets_without_a_test_split(tfds_set, images, labels, splits, sizes):
+def test_sets_without_a_test_split(
+    tfds_set, images, labels, splits, sizes, monkeypatch
+):
     """Catch LFW, which has one split, refused or tested on what it trains on."""
-    data = load(tfds_set(parts={name: [(images, labels)] for name in splits}))
+    path = tfds_set(parts={name: [(images, labels)] for name in splits})
+    data = load(path)
     assert {name: len(split) for name, split in data.splits.items()} == sizes
     if len(splits) == 1:
-        np.testing.assert_array_equal(data.splits['train'].images, images[:36])
-        np.testing.assert_array_equal(data.splits['test'].images, images[36:])
+        for name, rows in zip(('train', 'test'), hold_out(labels, 'tiny')):
+            np.testing.assert_array_equal(data.splits[name].images, images[rows])
+            np.testing.assert_array_equal(data.splits[name].labels, labels[rows])
+        # The labels of a large split are not read for it.
+        monkeypatch.setattr(prepared, '_MAX_LABEL_BYTES', 0)
+        for name, rows in zip(('train', 'test'), hold_out(np.full(40, -1), 'tiny')):
+            split = load(path, memory_limit=0).splits[name]
+            batch = split.fetch(np.arange(len(split)))
+            np.testing.assert_array_equal(batch['image'], images[rows])
 
 
 def test_versions_and_configs(tfds_set, images, labels):

@@ -8,6 +8,7 @@ import pytest
 from sklearn import datasets
 
 from gm_jax.data import sources
+from gm_jax.data.splits import hold_out
 from gm_jax.errors import UserError
 
 IDX = {
@@ -150,12 +151,40 @@ def test_npz_with_both_splits(npz, images, labels):
     ('images', 'labels'), ('train', 'train_labels'), ('x', 'labels'),
 ])
 def test_npz_of_one_array(npz, images, labels, name, label_name):
-    """Catch a last tenth that is also trained on, and labels that are not split."""
+    """Catch a tenth that is also trained on, and labels that are not split."""
     data = npz(**{name: images[..., 0].astype(np.int64), label_name: labels})
     assert data.image_shape == (6, 5, 1)
-    for split, part in (('train', slice(36)), ('test', slice(36, 40))):
+    for split, part in zip(('train', 'test'), hold_out(labels, name)):
         np.testing.assert_array_equal(data.splits[split].images, images[part, :, :, :1])
         np.testing.assert_array_equal(data.splits[split].labels, labels[part])
+
+
+@pytest.mark.parametrize('names', [('train', 'validation'), ('train', 'validation',
+                                                             'test')])
+def test_npz_with_a_validation_split(npz, images, labels, names):
+    """Catch a split that is ignored, or taken for the test split although there is one.
+
+    The user's own splits stay as they are, in their order.
+    """
+    arrays = {name: images[i:20 + i] for i, name in enumerate(names)}
+    own = {f'{name}_labels': labels[i:20 + i] for i, name in enumerate(names)}
+    splits = npz(**arrays, **own).splits
+    assert set(splits) == {'train', 'test', *names[:2 * (len(names) - 2)]}
+    for name in names:
+        found = splits[name if name in splits else 'test']
+        np.testing.assert_array_equal(found.images, arrays[name])
+        np.testing.assert_array_equal(found.labels, own[f'{name}_labels'])
+
+
+@pytest.mark.parametrize('values', [[3, 7, 10**8], [0, 1, 2**62]])
+def test_labels_are_numbered(npz, images, labels, values):
+    """Catch 10^8 as the number of classes, and numbers that differ between splits."""
+    sparse = np.array(values, np.uint64)[labels]
+    data = npz(train=images[:30], train_labels=sparse[:30], test=images[30:],
+               test_labels=sparse[30:])
+    assert data.num_classes == 3
+    for name, part in (('train', slice(30)), ('test', slice(30, 40))):
+        np.testing.assert_array_equal(data.splits[name].labels, labels[part])
 
 
 def test_npz_with_fewer_values(npz, images):
@@ -165,6 +194,9 @@ def test_npz_with_fewer_values(npz, images):
     assert npz(images=images > 99, num_values=2).splits['train'].images.max() == 1
     with pytest.raises(UserError, match='values from 0 to 255, not in 0 ... 3'):
         npz(images=images, num_values=4)
+
+
+ZEROS = np.zeros((9, 4, 4), np.uint8)
 
 
 @pytest.mark.parametrize('arrays,sentence', [
@@ -192,6 +224,23 @@ def test_npz_with_fewer_values(npz, images):
     (dict(train=np.zeros((9, 4, 4), int), test=np.zeros((9, 4, 4), int),
           labels=np.zeros(9, int)), 'the labels labels belong to no images'),
     (dict(images=np.array([{}])), 'not a readable .npz file of plain arrays: Object'),
+    (dict(train=ZEROS, test=ZEROS, train_label=np.zeros(9, int)),
+     'nothing reads the array "train_label": did you mean "train_labels"'),
+    (dict(train=ZEROS, val=ZEROS), 'reads the array "val": did you mean "validation"'),
+    (dict(train=ZEROS, test=ZEROS, valid_labels=np.zeros(9, int)),
+     'nothing reads the array "valid_labels": did you mean "validation_labels"'),
+    (dict(images=ZEROS, label=np.zeros(9, int)), '"label": did you mean "labels"'),
+    (dict(train=ZEROS, ids=np.arange(9)),
+     'nothing reads the array "ids": take it out, or name it one of train, valid'),
+    (dict(images=ZEROS, labels=np.zeros(9, int), train_labels=np.zeros(9, int)),
+     'the labels labels belong to no images'),
+    (dict(test=ZEROS), 'has no split "train", only test: a model'),
+    (dict(train=ZEROS, test=ZEROS, validation=np.zeros((9, 5, 4), int)),
+     'are .4, 4. but the validation images are .5, 4.'),
+    (dict(train=ZEROS, test=ZEROS, train_labels=np.arange(9),
+          test_labels=np.full(9, 9)), 'has test images of the label 9 but no training'),
+    (dict(images=ZEROS, labels=np.arange(9)), '9 image.s., each of another class'),
+    (dict(images=ZEROS, labels=np.full(9, 2**63, np.uint64)), 'from 0 to 2.63 - 1'),
 ])
 def test_npz_that_is_wrong(npz, arrays, sentence):
     """Catch floats cut to zero, wrapped values, and labels that don't match."""
@@ -262,4 +311,7 @@ def test_bits_are_not_bytes(kind, npz, images, labels, tmp_path):
     # Whoever says that there are 256 values is believed.
     assert data.num_values == (256 if kind == 'num_values' else 2)
     found = np.concatenate([data.splits[n].images for n in ('train', 'test')])
-    np.testing.assert_array_equal(found[..., 0], bits[..., 0])
+    order = np.arange(40) if kind == 'idx' else np.concatenate(
+        hold_out(np.full(40, -1), kind)
+    )
+    np.testing.assert_array_equal(found[..., 0], bits[order, ..., 0])
