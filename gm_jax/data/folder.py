@@ -1,6 +1,8 @@
 """Image sets in a folder of PNG and JPEG files, with sub-folders as labels."""
 
 import os
+import sys
+from collections.abc import Callable
 
 import numpy as np
 
@@ -21,7 +23,7 @@ _SPLITS = {
 }
 
 
-def read(directory: str, image_size: int) -> ImageSet:
+def read(directory: str, image_size: int, background: str) -> ImageSet:
     """Open a folder of images, which are decoded when they are fetched.
 
     Sub-folders called train, test and val (or valid, or validation) are the splits,
@@ -29,11 +31,13 @@ def read(directory: str, image_size: int) -> ImageSet:
     neither, `splits.hold_out` says which images are. Files in sub-folders (of the
     split) are labelled with the sub-folder's name, and labels are numbered in the order
     of their names. Hidden files are ignored; any other file that is not an image is an
-    error. Images are grey if all files are, and RGB otherwise.
+    error. Images are grey if all files are, and RGB otherwise. If some are transparent,
+    a line on the screen says how many.
 
     Args:
         directory: the folder.
         image_size: N, to resize images to N x N; 0 if they have one size already.
+        background: the colour behind what is transparent: white, black or #rrggbb.
 
     Returns:
         The set; nothing is decoded yet.
@@ -55,13 +59,20 @@ def read(directory: str, image_size: int) -> ImageSet:
             entries[name] = [whole[row] for row in rows]
             labels[name] = numbers[rows]
     paths = [path for split in entries.values() for path, _ in split]
-    shape = _common_shape(paths, image_size)
+    headers = [decoding.read_header(path) for path in paths]
+    shape = _common_shape(paths, headers, image_size)
+    _tell_transparent(headers, background)
+    colour = decoding.background_colour(background)
+
+    def decode(path: str) -> np.ndarray:
+        return decoding.decode_file(path, shape, image_size, colour)
+
     return ImageSet(
         name=os.path.basename(os.path.normpath(directory)),
         image_shape=shape, num_values=256, num_classes=len(classes),
         splits={
             name: _examples(
-                directory, [path for path, _ in split], labels[name], shape, image_size
+                directory, [path for path, _ in split], labels[name], shape, decode
             )
             for name, split in entries.items()
         },
@@ -136,11 +147,11 @@ def _classes(
     return found.tolist(), numbers
 
 
-def _common_shape(paths: list[str], image_size: int) -> tuple[int, int, int]:
-    first, num_channels = decoding.read_header(paths[0]), 1
-    for path in paths:
-        header = decoding.read_header(path)
-        num_channels = max(num_channels, header.num_channels)
+def _common_shape(
+    paths: list[str], headers: list[decoding.Header], image_size: int
+) -> tuple[int, int, int]:
+    first = headers[0]
+    for path, header in zip(paths, headers):
         if not image_size and header[:2] != first[:2]:
             raise UserError(
                 f'{path} is {header.height}x{header.width} but {paths[0]} is '
@@ -148,17 +159,26 @@ def _common_shape(paths: list[str], image_size: int) -> tuple[int, int, int]:
                 f'to one size.'
             )
     height, width = (image_size, image_size) if image_size else first[:2]
-    return height, width, num_channels
+    return height, width, max(header.num_channels for header in headers)
+
+
+def _tell_transparent(headers: list[decoding.Header], background: str) -> None:
+    num = sum(header.transparent for header in headers)
+    if num:
+        print(
+            f'{num} of {len(headers)} images are transparent, or can be: composited on '
+            f'{background} (--background).', file=sys.stderr,
+        )
 
 
 def _examples(
     directory: str, paths: list[str], labels: np.ndarray, shape: tuple[int, int, int],
-    image_size: int,
+    decode: Callable[[str], np.ndarray],
 ) -> StreamedExamples:
     def fetch(indices: np.ndarray) -> dict[str, np.ndarray]:
         images = np.empty((len(indices), *shape), np.uint8)
         for out, index in zip(images, indices):
-            out[...] = decoding.decode_file(paths[index], shape, image_size)
+            out[...] = decode(paths[index])
         return {'image': images, 'label': labels[indices]}
 
     files = '\n'.join(

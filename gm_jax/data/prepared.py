@@ -44,13 +44,14 @@ _CHUNK = 1024
 _NAME = re.compile(r'(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?')
 
 
-def read(spec: str, data_dir: str, image_size: int) -> ImageSet:
+def read(spec: str, data_dir: str, image_size: int, background: str) -> ImageSet:
     """Open a prepared set; if it is missing, prepare it with TensorFlow if installed.
 
     Args:
         spec: the set as TFDS spells it: name[/config][:version].
         data_dir: the directory of prepared sets; empty for TFDS's own default.
         image_size: N, to resize images to N x N; 0 keeps their size.
+        background: the colour behind what is transparent: white, black or #rrggbb.
 
     Returns:
         The set; nothing is read into memory yet.
@@ -75,7 +76,7 @@ def read(spec: str, data_dir: str, image_size: int) -> ImageSet:
         directory = _find(root, **match.groupdict())
     if directory is None:
         raise UserError(f'TFDS prepared {spec}, but it is not in {root}.')
-    return _image_set(tfds, directory, image_size)
+    return _image_set(tfds, directory, image_size, background)
 
 
 def _find(
@@ -138,7 +139,9 @@ def _prepare(tfds: Any, root: str, spec: str, name: str) -> None:
         ) from error
 
 
-def _image_set(tfds: Any, directory: str, image_size: int) -> ImageSet:
+def _image_set(
+    tfds: Any, directory: str, image_size: int, background: str
+) -> ImageSet:
     try:
         with _silence():
             builder = tfds.builder_from_directory(directory)
@@ -160,8 +163,14 @@ def _image_set(tfds: Any, directory: str, image_size: int) -> ImageSet:
     num_classes = 0
     if isinstance(label, tfds.features.ClassLabel):
         num_classes = label.num_classes or 0
+
+    colour = decoding.background_colour(background)
+
+    def decode(data: bytes, where: str) -> np.ndarray:
+        return decoding.decode(data, shape, image_size, where, colour)
+
     splits = {
-        name: _open_split(tfds, builder, name, shape, image_size, bool(num_classes))
+        name: _open_split(tfds, builder, name, decode, shape, bool(num_classes))
         for name in ('train', 'validation', 'test') if name in builder.info.splits
     }
     return ImageSet(
@@ -205,8 +214,8 @@ class _Split(NamedTuple):
 
 
 def _open_split(
-    tfds: Any, builder: Any, name: str, shape: tuple[int, int, int], image_size: int,
-    labelled: bool,
+    tfds: Any, builder: Any, name: str, decode: Callable[[bytes, str], np.ndarray],
+    shape: tuple[int, int, int], labelled: bool,
 ) -> _Split:
     where = f'{builder.data_path}, split {name}'
     num_values = _NUM_VALUES.get(builder.name, 256)
@@ -232,9 +241,7 @@ def _open_split(
         records = read_records(indices)
         images = np.empty((len(records), *shape), np.uint8)
         for out, index, record in zip(images, indices, records):
-            out[...] = decoding.decode(
-                record['image'], shape, image_size, f'{where}, image {index}'
-            )
+            out[...] = decode(record['image'], f'{where}, image {index}')
         if images.max(initial=0) >= num_values:
             raise UserError(
                 f'{where} has values up to {images.max()}; those of {builder.name} are '

@@ -33,6 +33,7 @@ def load(
     *,
     data_dir: str = '',
     image_size: int = 0,
+    background: str = 'white',
     binarize: str = 'none',
     memory_limit: int = 2**30,
 ) -> ImageSet:
@@ -43,6 +44,8 @@ def load(
         data_dir: the directory of prepared TFDS sets; empty for TFDS's own default.
         image_size: N, to resize the images of `images:` and TFDS sets to N x N (the
             shorter side to N, then a crop of the centre); 0 keeps their size.
+        background: what transparent images of `images:` and TFDS sets are composited
+            on: 'white', 'black' or '#rrggbb'.
         binarize: 'none', 'threshold', 'static' or 'dynamic' (by the training step).
         memory_limit: limit in bytes; the images of a larger set are read when fetched.
 
@@ -52,7 +55,8 @@ def load(
     Raises:
         UserError: there is no such set, it is damaged, or an argument does not fit it.
     """
-    data = dataclasses.replace(_open(spec, data_dir, image_size), name=spec)
+    data = _open(spec, data_dir, image_size, background)
+    data = dataclasses.replace(data, name=spec)
     if image_size and data.image_shape[:2] != (image_size, image_size):
         raise UserError(
             f'--image_size resizes images: folders and TFDS sets only: {spec} has '
@@ -67,7 +71,7 @@ def load(
     )
 
 
-def _open(spec: str, data_dir: str, image_size: int) -> ImageSet:
+def _open(spec: str, data_dir: str, image_size: int, background: str) -> ImageSet:
     kind, colon, rest = spec.partition(':')
     if spec == 'digits':
         return readers.digits()
@@ -76,12 +80,12 @@ def _open(spec: str, data_dir: str, image_size: int) -> ImageSet:
     if colon and kind == 'idx':
         return readers.idx(rest)
     if colon and kind == 'images':
-        return folder.read(rest, image_size)
+        return folder.read(rest, image_size, background)
     if colon and kind == 'npz':
         return readers.npz(rest)
     if colon and kind == 'synthetic':
         return synthetic.make(rest)
-    return prepared.read(spec, data_dir, image_size)
+    return prepared.read(spec, data_dir, image_size, background)
 
 
 def _binarized(data: ImageSet, how: str) -> ImageSet:

@@ -72,7 +72,7 @@ def start(
     else:
         data = sources.load(
             config.dataset, data_dir=config.data_dir, image_size=config.image_size,
-            binarize=config.binarize,
+            background=config.background, binarize=config.binarize,
         )
     facts = image_set.facts(data)
     processes.check_alike({'data': facts})

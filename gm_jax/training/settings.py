@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from gm_jax.data import image_set
 from gm_jax.data.binarize import WAYS
+from gm_jax.data.decoding import background_colour
 from gm_jax.data.image_set import SPECS
 from gm_jax.errors import UserError
 
@@ -68,6 +69,10 @@ class Config:
     data_dir: str = field('', 'directory of prepared TFDS sets', free=True)
     image_size: int = field(
         0, 'side to which images:DIR and TFDS sets are resized; 0: not resized', low=0
+    )
+    background: str = field(
+        'white', 'colour behind transparent images of images:DIR and TFDS sets: white, '
+        'black or #rrggbb',
     )
     binarize: str = field(
         'none',
@@ -135,6 +140,7 @@ class Config:
                 object.__setattr__(self, setting.name, value)
             else:
                 _check(setting, value)
+        background_colour(self.background)
 
     @property
     def eval_batch(self) -> int:

@@ -147,6 +147,21 @@ def test_grey_among_colour_becomes_colour(tmp_path, save_image, images):
     ])
 
 
+def test_transparent_among_opaque(tmp_path, save_image, images, capsys):
+    """Catch a background that stays grey among colours, or changes without a word."""
+    save_image('test/0.png', np.dstack([images[0, :, :, 0], 0 * images[0, :, :, 0]]))
+    save_image('train/0.png', images[1])
+    save_image('train/1.png', np.dstack([images[2], images[2, :, :, :1] // 255]))
+    data = load(tmp_path, background='#010203')
+    expected = np.full((6, 5, 3), (1, 2, 3))
+    np.testing.assert_array_equal(data.splits['test'].images[0], expected)
+    np.testing.assert_array_equal(data.splits['train'].images[0], images[1])
+    assert capsys.readouterr().err == (
+        '2 of 3 images are transparent, or can be: composited on #010203 '
+        '(--background).\n'
+    )
+
+
 def test_jpeg(tmp_path, save_image):
     """Catch JPEG files left out; a flat picture survives the compression."""
     for name in ('a.jpg', 'b.jpeg', 'c.JPG'):
@@ -221,7 +236,7 @@ def cut(tmp_path):
     (lambda path: Image.new('RGB', (9, 5)).save(path / 'z.png'),
      'z.png is 5x9 but .*/0.png is 6x5: pass --image_size'),
     (lambda path: Image.new('I;16', (5, 6)).save(path / 'z.png'),
-     'z.png is of mode I;16: convert it'),
+     'z.png has 16 bits per value: convert it to 8-bit grey or RGB'),
     (lambda path: (path / 'z.png').write_bytes(HUGE), 'z.png cannot be read as PNG or'),
     (lambda path: ((path / 'a').mkdir(), Image.new('L', (5, 6)).save(path / 'a/z.png')),
      '0.png lies beside sub-folders, which are labels'),

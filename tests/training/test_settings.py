@@ -87,6 +87,7 @@ def test_json_round_trip(tmp_path):
     (['--rate=inf'], '--rate must be a finite number, got inf'),
     (['--learning_rate=nan'], '--learning_rate must be a finite number'),
     (['--kind=c'], '--kind=c is not one of a, b'),
+    (['--background=red'], '--background=red is not a colour: give white, black'),
     (['--mode=tain'], 'flag --mode=tain'),
     (['--preset=wild'], '--preset=wild is unknown; there are: wide'),
     (['--preset=wide', '--config=FILE'], '--preset and --config exclude each other'),
