@@ -8,7 +8,7 @@ import numpy as np
 
 from gm_jax.data import decoding
 from gm_jax.data.image_set import ImageSet, StreamedExamples
-from gm_jax.data.splits import hold_out, number_labels, with_test
+from gm_jax.data.splits import hold_out, number_labels, proper_names, with_test
 from gm_jax.errors import UserError
 
 __all__ = ['Entry', 'read']
@@ -70,6 +70,7 @@ def read(directory: str, image_size: int, background: str) -> ImageSet:
     return ImageSet(
         name=os.path.basename(os.path.normpath(directory)),
         image_shape=shape, num_values=256, num_classes=len(classes),
+        class_names=proper_names(classes),
         splits={
             name: _examples(
                 directory, [path for path, _ in split], labels[name], shape, decode

@@ -2,9 +2,11 @@
 
 import concurrent.futures
 import dataclasses
+import difflib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -14,14 +16,17 @@ import numpy as np
 from gm_jax.errors import UserError
 
 __all__ = [
-    'ArrayExamples', 'check_facts', 'Examples', 'facts', 'FetchFn', 'ImageSet', 'kind',
-    'num_bytes', 'read_all', 'read_facts', 'SPECS', 'StreamedExamples',
+    'ArrayExamples', 'check_facts', 'class_number', 'Examples', 'facts', 'FetchFn',
+    'ImageSet', 'kind', 'num_bytes', 'read_all', 'read_facts', 'SPECS',
+    'StreamedExamples',
 ]
 
 # Images read at a time when a whole split is read.
 _CHUNK = 1024
 # Images of a streamed split that its digest is made of.
 _SAMPLED = 64
+# Names of classes in a sentence.
+_SHOWN = 20
 
 FetchFn = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -108,6 +113,7 @@ class ImageSet:
         entropy: the true entropy in nats per image; None if it is not known.
         binarize: how the images were binarized; with 'dynamic' they are still grey, and
             the training step draws the pixels.
+        class_names: the names of the labels 0, 1, ...; () if these have no other names.
     """
 
     name: str
@@ -117,10 +123,39 @@ class ImageSet:
     splits: Mapping[str, Examples]
     entropy: float | None = None
     binarize: str = 'none'
+    class_names: tuple[str, ...] = ()
 
 
 # The facts that a model is built from. A model that only generates needs no images.
-_FACTS = ('name', 'image_shape', 'num_values', 'num_classes', 'entropy', 'binarize')
+_FACTS = (
+    'name', 'image_shape', 'num_values', 'num_classes', 'entropy', 'binarize',
+    'class_names',
+)
+
+
+def class_number(data: ImageSet, text: str) -> int:
+    """Return the number of the class that --label names.
+
+    Args:
+        data: the image set, which has labels.
+        text: the name of the class, or else its number.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    if text in data.class_names:
+        return data.class_names.index(text)
+    if re.fullmatch('[0-9]{1,9}', text) and int(text) < data.num_classes:
+        return int(text)
+    close = difflib.get_close_matches(text, data.class_names, n=1)
+    known = ', '.join(data.class_names[:_SHOWN])
+    if len(data.class_names) > _SHOWN:
+        known += ', ...'
+    raise UserError(
+        f'--label={text} is not a class of {data.name}: these are 0 to '
+        f'{data.num_classes - 1}{f" ({known})" if known else ""}'
+        f'{f"; did you mean {close[0]}?" if close else "."}'
+    )
 
 
 def kind(spec: str) -> str:
@@ -191,16 +226,19 @@ def _checked(found: dict[str, Any]) -> dict[str, Any]:
     """Return the facts, each of its type, or raise ValueError."""
     height, width, channels = (int(size) for size in found['image_shape'])
     values, classes = int(found['num_values']), int(found['num_classes'])
-    entropy = found['entropy']
+    entropy, names = found['entropy'], found.get('class_names', [])
     if min(height, width) < 1 or channels not in (1, 3):
         raise ValueError(f'images of {height} x {width} x {channels}')
     if not 2 <= values <= 256 or classes < 0:
         raise ValueError(f'{values} values and {classes} classes')
+    good = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not good or len(names) not in (0, classes):
+        raise ValueError(f'class_names that are not {classes} strings')
     return {
         'name': str(found['name']), 'image_shape': (height, width, channels),
         'num_values': values, 'num_classes': classes,
         'entropy': None if entropy is None else float(entropy),
-        'binarize': str(found['binarize']),
+        'binarize': str(found['binarize']), 'class_names': tuple(names),
     }
 
 
@@ -219,6 +257,8 @@ def check_facts(path: str, now: str) -> None:
         was, is_now = getattr(old, name), getattr(new, name)
         if name == 'name':
             was, is_now = kind(was), kind(is_now)
+        if name == 'class_names' and not was:
+            continue  # an older version did not write them
         if was != is_now:
             raise _changed(new, f'its {name} was {was} and is now {is_now}')
     if not (contents and found):  # sampling reads none

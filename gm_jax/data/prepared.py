@@ -28,7 +28,7 @@ from gm_jax.data.image_set import (
     ImageSet,
     StreamedExamples,
 )
-from gm_jax.data.splits import hold_out, with_test
+from gm_jax.data.splits import hold_out, proper_names, with_test
 from gm_jax.errors import UserError
 
 __all__ = ['read']
@@ -160,9 +160,9 @@ def _image_set(
         )
     shape = _image_shape(tfds, features, directory, image_size)
     label = features.get('label')
-    num_classes = 0
-    if isinstance(label, tfds.features.ClassLabel):
-        num_classes = label.num_classes or 0
+    num_classes, names = 0, []
+    if isinstance(label, tfds.features.ClassLabel) and label.num_classes:
+        num_classes, names = label.num_classes, label.names
 
     colour = decoding.background_colour(background)
 
@@ -178,6 +178,7 @@ def _image_set(
         image_shape=shape,
         num_values=_NUM_VALUES.get(builder.name, 256),
         num_classes=num_classes,
+        class_names=proper_names(names),
         splits=_held_out(with_test(splits, directory), directory),
     )
 

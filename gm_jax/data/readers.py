@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 
 from gm_jax.data.image_set import ArrayExamples, ImageSet
-from gm_jax.data.splits import hold_out, number_labels, with_test
+from gm_jax.data.splits import hold_out, number_labels, proper_names, with_test
 from gm_jax.errors import UserError
 
 __all__ = ['digits', 'idx', 'npz', 'read_npz']
@@ -296,6 +296,7 @@ def _image_set(
     return ImageSet(
         name=where, image_shape=examples['train'].images.shape[1:],
         num_values=num_values, num_classes=len(class_names), splits=examples,
+        class_names=proper_names(class_names),
     )
 
 

@@ -1,13 +1,13 @@
 """The splits of an image set: their names, and which images are tested on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import numpy as np
 
 from gm_jax.errors import UserError
 
-__all__ = ['hold_out', 'number_labels', 'with_test']
+__all__ = ['hold_out', 'number_labels', 'proper_names', 'with_test']
 
 # The seed of the shuffle by which images are held out.
 _SEED = 0
@@ -102,3 +102,9 @@ def number_labels(
         name: np.searchsorted(found, those).astype(np.int32)
         for name, those in labels.items()
     }
+
+
+def proper_names(names: Iterable[object]) -> tuple[str, ...]:
+    """Return the names of classes as strings, but () if they are 0, 1, ... anyway."""
+    found = tuple(map(str, names))
+    return () if found == tuple(map(str, range(len(found)))) else found

@@ -10,7 +10,7 @@ import numpy as np
 
 from gm_jax import plotting
 from gm_jax.data import binarize
-from gm_jax.families import given
+from gm_jax.families import given, setting
 from gm_jax.families.setting import Setting
 from gm_jax.keys import Use, derive, fold_in_each
 from gm_jax.sampling import autoregressive
@@ -65,14 +65,15 @@ def _given(
         found['labels'] = np.asarray(_labels(s, index), np.int32)
     if s.config.given or s.task is not None:
         images, known = (a[index % len(a)] for a in partial)
-        found |= {'given': _levels(s)[np.where(known, images, 0)], 'mask': known}
+        shown = images * known if s.task is None else s.task.shown(jnp.asarray(images))
+        found |= {'given': _levels(s)[shown], 'mask': known}
     return found
 
 
 def _labels(s: Setting, index: Any) -> Any:
     """Return the labels of generated images: all in turn, or that of --label."""
-    labels = index % max(s.data.num_classes, 1)
-    return labels * 0 + s.config.label if s.config.label >= 0 else labels
+    labels, wanted = index % max(s.data.num_classes, 1), setting.label(s.config, s.data)
+    return labels if wanted is None else labels * 0 + wanted
 
 
 def _start(

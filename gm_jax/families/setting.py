@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from gm_jax.data import binarize
+from gm_jax.data import binarize, image_set
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.keys import Use, derive, fold_in_each
@@ -21,10 +21,11 @@ from gm_jax.training.settings import field
 
 __all__ = [
     'ApplyModel', 'by_rows', 'check', 'check_colours', 'Config', 'first_batch',
-    'Incremental', 'InitModel', 'linen_model', 'linen_network', 'MakeNetwork',
+    'Incremental', 'InitModel', 'label', 'linen_model', 'linen_network', 'MakeNetwork',
     'Model', 'pick', 'Setting', 'Task', 'Variables',
 ]
 
+_ALL = '-1'  # the --label of all classes in turn
 _FIRST_BATCH = 64  # images
 # Below this only the most likely value is ever drawn, and logits would overflow.
 _MIN_TEMPERATURE = 1e-3
@@ -58,7 +59,9 @@ class Config(settings.Config):
     temperature: float = field(
         1.0, 'sampling temperature; below 1 likely values become likelier', free=True
     )
-    label: int = field(-1, 'class to generate; -1: all in turn', low=-1, free=True)
+    label: str = field(
+        _ALL, 'class to generate, by its number or name; -1: all in turn', free=True
+    )
     given: str = field(
         '', "npz of partial images to complete: 'images' integers [N, H, W, C], 'mask' "
         '[H, W] or of the shape of images, true where a pixel is given', free=True,
@@ -66,6 +69,8 @@ class Config(settings.Config):
 
     def __post_init__(self) -> None:
         """Raise UserError for the first setting that is not allowed."""
+        if type(self.label) is int:  # as older versions wrote it
+            object.__setattr__(self, 'label', str(self.label))
         super().__post_init__()
         if self.temperature < _MIN_TEMPERATURE:
             raise UserError(
@@ -209,13 +214,14 @@ def check(config: Config, data: ImageSet) -> None:
     """Raise UserError for settings that do not fit the images."""
     if config.class_conditional and not data.num_classes:
         raise UserError(f'--class_conditional needs labels; {data.name} has none.')
-    if config.label >= 0 and not config.class_conditional:
+    if config.label != _ALL and not config.class_conditional:
         raise UserError('--label needs a model trained with --class_conditional.')
-    if config.label >= max(data.num_classes, 1):
-        raise UserError(
-            f'--label={config.label} is not a class of {data.name}: these are 0 to '
-            f'{data.num_classes - 1}.'
-        )
+    label(config, data)
+
+
+def label(config: Config, data: ImageSet) -> int | None:
+    """Return the number of the class to generate; None for all in turn."""
+    return None if config.label == _ALL else image_set.class_number(data, config.label)
 
 
 def check_colours(features: int, channels: int) -> None:

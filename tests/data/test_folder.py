@@ -32,6 +32,7 @@ def test_splits_and_labels_by_folder(tmp_path, save_image, images):
     save_image('test/c/0.PNG', images[7])
     data = load(tmp_path)
     assert (data.image_shape, data.num_values, data.num_classes) == ((6, 5, 3), 256, 3)
+    assert data.class_names == ('a', 'b', 'c')
     train, test = data.splits['train'], data.splits['test']
     np.testing.assert_array_equal(train.images, images[[1, 4, 2, 5, 0, 3]])
     np.testing.assert_array_equal(train.labels, [0, 0, 1, 1, 2, 2])

@@ -81,6 +81,14 @@ def test_stored_bits_are_bits(tfds_set, images):
         load(path, 'binarized_mnist')
 
 
+def test_names_of_classes(tfds_set):
+    """Catch the names that TFDS keeps beside a set, lost; or made up."""
+    path = tfds_set()
+    assert load(path).class_names == ()
+    (path / 'label.labels.txt').write_text('cat\ndog\nbird\n')
+    assert load(path).class_names == ('cat', 'dog', 'bird')
+
+
 def test_images_of_different_sizes_need_a_size(tfds_set, images, labels):
     """Catch sets such as LSUN's, whose metadata gives no size."""
     parts = {

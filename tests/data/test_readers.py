@@ -182,9 +182,22 @@ def test_labels_are_numbered(npz, images, labels, values):
     sparse = np.array(values, np.uint64)[labels]
     data = npz(train=images[:30], train_labels=sparse[:30], test=images[30:],
                test_labels=sparse[30:])
-    assert data.num_classes == 3
+    assert data.num_classes == 3 and data.class_names == tuple(map(str, values))
     for name, part in (('train', slice(30)), ('test', slice(30, 40))):
         np.testing.assert_array_equal(data.splits[name].labels, labels[part])
+
+
+def test_npz_with_names_of_classes(npz, images, labels):
+    """Catch names that are lost, or that belong to other labels."""
+    assert npz(images=images, labels=labels).class_names == ()
+    names = ['cat', 'dog', 'bird', 'none']
+    data = npz(images=images, labels=labels % 3, class_names=names)
+    assert (data.num_classes, data.class_names) == (4, tuple(names))
+    for wrong in (names[:2], ['a', 'a', 'b'], [0, 1, 2], 'cat'):
+        with pytest.raises(UserError, match='set.npz.* class_names'):
+            npz(images=images, labels=labels, class_names=wrong)
+    with pytest.raises(UserError, match='set.npz: class_names must be strings'):
+        npz(images=images, class_names=names)
 
 
 def test_npz_with_fewer_values(npz, images):

@@ -10,7 +10,8 @@ import pytest
 from benchmarks import sampling
 from experiments import gated_pixel_cnn, made, nade, pixel_cnn, pixel_cnn_pp, pixel_rnn
 from gm_jax.data import sources
-from gm_jax.families import autoregressive
+from gm_jax.errors import UserError
+from gm_jax.families import autoregressive, setting
 
 TINY = ('--num_steps=2', '--batch_size=8', '--num_samples=8', '--eval_every=2')
 NARROW = ('--features=4', '--head=4', '--first_kernel=3')
@@ -35,7 +36,9 @@ def data(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp('data') / 'images.npz'
     rng = np.random.default_rng(0)
     images = rng.integers(0, V, (30, 4, 3, 1), dtype=np.uint8)
-    np.savez(path, images=images, labels=rng.integers(0, 2, 30))
+    np.savez(
+        path, images=images, labels=rng.integers(0, 2, 30), class_names=['odd', 'even']
+    )
     return f'--dataset=npz:{path}'
 
 
@@ -79,10 +82,10 @@ def test_three_samplers_give_the_same_images(run, tmp_path, monkeypatch):
     np.savez(given, images=images, mask=mask)
     plain, name = _samples(run)
     assert name == 'incremental'
-    flags = ('--label=1', '--temperature=0.5', f'--given={given}')
-    expected, _ = _samples(run, *flags)
+    flags = ('--temperature=0.5', f'--given={given}')
+    expected, _ = _samples(run, *flags, '--label=1')
     for sampler in ('ancestral', 'fixed_point'):
-        got, name = _samples(run, *flags, f'--sampler={sampler}')
+        got, name = _samples(run, *flags, '--label=even', f'--sampler={sampler}')
         assert name == sampler
         np.testing.assert_array_equal(got, expected)
     assert not np.array_equal(expected, plain)
@@ -153,7 +156,9 @@ def test_samplers_compute_in_float32(monkeypatch):
 @pytest.mark.parametrize('flags, sentence', [
     (('--temperature=0',), 'must be 0.001 or more'),
     (('--temperature=nan',), 'temperature'),
-    (('--label=2',), 'is not a class of'),
+    (('--label=2',), 'are 0 to 1 (odd, even)'),
+    (('--label=',), 'is not a class of'),
+    (('--label=Even',), 'did you mean even?'),
     (('--given=nowhere.npz',), 'There is no file'),
 ])
 def test_mistakes(run, flags, sentence, capfd):
@@ -205,3 +210,11 @@ def test_settings_that_contradict_the_data(data, tmp_path, capfd):
     error = capfd.readouterr().err
     assert '--micro_batch=3 must divide the 1 examples' in error
     assert 'needs labels' in error and 'trained with --class_conditional' in error
+
+
+def test_label_of_an_older_config():
+    """Catch a config.json with a number for --label, refused."""
+    assert setting.Config(label=-1) == setting.Config()
+    assert setting.Config(label=3).label == '3'
+    with pytest.raises(UserError, match='--label must be of type str, got True'):
+        setting.Config(label=True)

@@ -1,0 +1,68 @@
+"""What identifies an image set, and the names of its classes."""
+
+import dataclasses
+import json
+
+import pytest
+
+from gm_jax.data import image_set
+from gm_jax.data.image_set import ArrayExamples, ImageSet
+from gm_jax.errors import UserError
+
+
+@pytest.fixture
+def data(images, labels) -> ImageSet:
+    """Three classes, of which two have numbers for names, but not their own."""
+    return ImageSet(
+        name='npz:set', image_shape=(6, 5, 3), num_values=256, num_classes=3,
+        splits={'train': ArrayExamples(images, labels)}, class_names=('dog', '0', '7'),
+    )
+
+
+@pytest.mark.parametrize('text,number', [
+    ('dog', 0), ('0', 1), ('7', 2), ('1', 1), ('2', 2),
+])
+def test_class_by_name_or_number(data, text, number):
+    """Catch the number 0 for the class that is called 0."""
+    assert image_set.class_number(data, text) == number
+
+
+@pytest.mark.parametrize('text', ['', '3', '-2', 'Dog', '1.0', '9' * 5000, '\u0662'])
+def test_what_is_no_class(data, text):
+    """Catch a traceback, and a class that is none."""
+    with pytest.raises(UserError, match=r'npz:set: these are 0 to 2 \(dog, 0, 7\)'):
+        image_set.class_number(data, text)
+    unnamed = dataclasses.replace(data, class_names=())
+    with pytest.raises(UserError, match=r'npz:set: these are 0 to 2\.'):
+        image_set.class_number(unnamed, text)
+
+
+def test_names_are_facts(tmp_path, data):
+    """Catch names that a sampler cannot see, and classes that changed theirs."""
+    path = tmp_path / 'data.json'
+    path.write_text(image_set.facts(data))
+    assert image_set.read_facts(str(path)).class_names == data.class_names
+    image_set.check_facts(str(path), image_set.facts(data))
+    renamed = dataclasses.replace(data, class_names=('dog', '0', '8'))
+    with pytest.raises(UserError, match='its class_names was'):
+        image_set.check_facts(str(path), image_set.facts(renamed))
+
+
+def test_runs_of_older_versions_go_on(tmp_path, data):
+    """Catch a run that cannot be resumed for want of names."""
+    path = tmp_path / 'data.json'
+    old = json.loads(image_set.facts(data))
+    del old['class_names']
+    path.write_text(json.dumps(old))
+    assert image_set.read_facts(str(path)).class_names == ()
+    image_set.check_facts(str(path), image_set.facts(data))
+
+
+@pytest.mark.parametrize('names', ['abc', ['a', 'b'], ['a', 'b', 3], {'a': 1}, None])
+def test_damaged_names(tmp_path, data, names):
+    """Catch a traceback for data.json that was edited by hand."""
+    path = tmp_path / 'data.json'
+    path.write_text(json.dumps({**json.loads(image_set.facts(data)),
+                                'class_names': names}))
+    with pytest.raises(UserError, match='data.json, which describes'):
+        image_set.read_facts(str(path))
