@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 import numpy as np
 
@@ -31,8 +32,8 @@ def read(directory: str, image_size: int, background: str) -> ImageSet:
     neither, `splits.hold_out` says which images are. Files in sub-folders (of the
     split) are labelled with the sub-folder's name, and labels are numbered in the order
     of their names. Hidden files are ignored; any other file that is not an image is an
-    error. Images are grey if all files are, and RGB otherwise. If some are transparent,
-    a line on the screen says how many.
+    error. Links are followed, to each folder once. Images are grey if all files are,
+    and RGB otherwise. If some are transparent, a line on the screen says how many.
 
     Args:
         directory: the folder.
@@ -49,8 +50,9 @@ def read(directory: str, image_size: int, background: str) -> ImageSet:
     if not os.path.isdir(directory):
         raise UserError(f'There is no directory {directory}: check --dataset.')
     parts = _split_folders(directory) or {'train': directory}
+    seen: set[tuple[int, int]] = set()
     entries = with_test(
-        {name: _scan(part) for name, part in parts.items()}, directory
+        {name: _scan(part, seen) for name, part in parts.items()}, directory
     )
     classes, labels = _classes(directory, entries)
     if 'test' not in entries:
@@ -84,7 +86,11 @@ def _split_folders(directory: str) -> dict[str, str]:
     """Return the folders of the splits, or {} if no sub-folder is called like one."""
     found: dict[str, str] = {}
     others = []
-    for name in sorted(os.listdir(directory)):
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        _fail(error)
+    for name in names:
         path = os.path.join(directory, name)
         split = _SPLITS.get(name.lower()) if os.path.isdir(path) else None
         if split in found:
@@ -111,20 +117,48 @@ def _split_folders(directory: str) -> dict[str, str]:
     return found
 
 
-def _scan(directory: str) -> list[Entry]:
-    """Return all files below a directory, in the order of their paths."""
+def _scan(directory: str, seen: set[tuple[int, int]]) -> list[Entry]:
+    """Return all files below a directory, in the order of their paths.
+
+    Links are followed, but to each directory only once: they may go round in circles.
+
+    Args:
+        directory: the directory.
+        seen: the devices and inodes of directories that are left out; those that are
+            read here are added.
+    """
     entries = []
-    for parent, folders, names in os.walk(directory, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith('.')]
+    for parent, folders, names in os.walk(directory, True, _fail, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # A directory itself comes before the links to it.
+        shown = sorted(name for name in folders if not name.startswith('.'))
+        folders[:] = sorted(
+            shown, key=lambda name: os.path.islink(os.path.join(parent, name))
+        )
         below = os.path.relpath(parent, directory)
         label = '' if below == os.curdir else below.split(os.sep)[0]
         entries += [
             (os.path.join(parent, name), label)
             for name in names if not name.startswith('.')
         ]
+    for path, _ in entries:
+        if not os.path.isfile(path):
+            raise UserError(
+                f'{path} is a pipe, a device or a link to nothing: move it elsewhere.'
+            )
     if not entries:
-        raise UserError(f'{directory} holds no images.')
+        raise UserError(
+            f'{directory} holds no images, or only folders that were read elsewhere.'
+        )
     return sorted(entries)
+
+
+def _fail(error: OSError) -> NoReturn:
+    raise UserError(f'{error.filename} cannot be read: {error.strerror}.')
 
 
 def _classes(

@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 
+from gm_jax.data import files
 from gm_jax.data.image_set import ArrayExamples, ImageSet
 from gm_jax.data.splits import hold_out, number_labels, proper_names, with_test
 from gm_jax.errors import UserError
@@ -91,7 +92,8 @@ def idx(directory: str) -> ImageSet:
 
 def _idx_path(directory: str, name: str) -> str | None:
     paths = [os.path.join(directory, name + ending) for ending in ('', '.gz')]
-    return next(filter(os.path.exists, paths), None)
+    path = next(filter(os.path.exists, paths), None)
+    return None if path is None else files.find(path, 'dataset')
 
 
 def _read_idx(path: str, rank: int) -> np.ndarray:
@@ -211,8 +213,7 @@ def read_npz(path: str, flag: str = 'dataset') -> dict[str, np.ndarray]:
     Raises:
         UserError: the file is missing or damaged, or unpacks to more than 16 GiB.
     """
-    if not os.path.isfile(path):
-        raise UserError(f'There is no file {path}: check --{flag}.')
+    path = files.find(path, flag)
     if not zipfile.is_zipfile(path):
         raise UserError(f'{path} is not an .npz file, or is cut short: get it again.')
     try:

@@ -11,6 +11,7 @@ Usage: `data = sources.load('mnist', data_dir='/data')`.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 
 from gm_jax.data import binarize, folder, prepared, readers, synthetic
@@ -73,6 +74,7 @@ def load(
 
 def _open(spec: str, data_dir: str, image_size: int, background: str) -> ImageSet:
     kind, colon, rest = spec.partition(':')
+    rest = os.path.expanduser(rest)
     if spec == 'digits':
         return readers.digits()
     if kind in ('idx', 'images', 'npz', 'synthetic') and not rest:

@@ -87,6 +87,7 @@ def load(workdir: str, data: ImageSet) -> Trained:
     Raises:
         UserError: there is no such run, or it was on another set.
     """
+    workdir = os.path.expanduser(workdir)
     path = os.path.join(workdir, 'config.json')
     if not os.path.exists(path):
         raise UserError(

@@ -109,7 +109,8 @@ def parse(
         if values[f.name].present
     }
     run = Run(
-        workdir=values.workdir, mode=values.mode, checkpoint=values.checkpoint,
+        workdir=os.path.expanduser(values.workdir), mode=values.mode,
+        checkpoint=values.checkpoint,
         command=f'{program} {shlex.join(argv)}',
         coordinator_address=values.coordinator_address,
         num_processes=values.num_processes, process_id=values.process_id,

@@ -15,7 +15,7 @@ import types
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from gm_jax.data import image_set
+from gm_jax.data import files, image_set
 from gm_jax.data.binarize import WAYS
 from gm_jax.data.decoding import background_colour
 from gm_jax.data.image_set import SPECS
@@ -162,6 +162,7 @@ def load(path: str, config_class: type[ConfigT]) -> ConfigT:
     Raises:
         UserError: the file is missing, damaged or of another experiment.
     """
+    path = files.find(path)
     try:
         with open(path, encoding='utf-8') as file:
             settings = json.load(file)
@@ -170,8 +171,6 @@ def load(path: str, config_class: type[ConfigT]) -> ConfigT:
         unknown = sorted(
             set(settings) - {f.name for f in dataclasses.fields(config_class)}
         )
-    except FileNotFoundError:
-        raise UserError(f'{path} does not exist.') from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'{path} cannot be read as a config: {error}.') from None
     if unknown:

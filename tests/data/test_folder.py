@@ -1,5 +1,6 @@
 """Folders of pictures."""
 
+import os
 import struct
 import zlib
 
@@ -207,6 +208,33 @@ def test_hidden_files_are_left_out(tmp_path, save_image, images):
     assert len(every_image(load(tmp_path))) == 2
 
 
+def test_links_are_followed_once(tmp_path, save_image, images):
+    """Catch links that go round in circles, and images that are read many times."""
+    for i in range(4):
+        save_image(f'set/{"cd"[i % 2]}/{i}.png', images[i])
+    save_image('elsewhere/4.png', images[4])
+    root = tmp_path / 'set'
+    (root / 'c' / 'up').symlink_to(root)
+    (root / 'c' / 'self').symlink_to('../c')
+    (root / 'a').symlink_to('d')  # the directory itself gives the label
+    (root / 'e').symlink_to(tmp_path / 'elsewhere')
+    (root / 'e' / 'back').symlink_to(root / 'e')
+    (root / 'c' / 'link.png').symlink_to(tmp_path / 'elsewhere' / '4.png')
+    data = load(root)
+    assert data.class_names == ('c', 'd', 'e')
+    assert every_image(data) == sorted(
+        images[i].tobytes() for i in (0, 1, 2, 3, 4, 4)
+    )
+
+
+def test_a_link_to_the_training_images_is_no_test(tmp_path, save_image, images):
+    """Catch a test split that is the training split."""
+    save_image('train/0.png', images[0])
+    (tmp_path / 'test').symlink_to('train')
+    with pytest.raises(UserError, match='holds no images, or only folders that were'):
+        load(tmp_path)
+
+
 def put(tmp_path, content):
     """Write a file bad.png of these bytes."""
     (tmp_path / 'bad.png').write_bytes(content)
@@ -239,6 +267,9 @@ def cut(tmp_path):
     (lambda path: Image.new('I;16', (5, 6)).save(path / 'z.png'),
      'z.png has 16 bits per value: convert it to 8-bit grey or RGB'),
     (lambda path: (path / 'z.png').write_bytes(HUGE), 'z.png cannot be read as PNG or'),
+    (lambda path: os.mkfifo(path / 'z.png'), 'z.png is a pipe, a device or a link to'),
+    (lambda path: (path / 'z.png').symlink_to('/dev/zero'), 'z.png is a pipe, a dev'),
+    (lambda path: (path / 'z.png').symlink_to('z.png'), 'z.png is .*a link to nothing'),
     (lambda path: ((path / 'a').mkdir(), Image.new('L', (5, 6)).save(path / 'a/z.png')),
      '0.png lies beside sub-folders, which are labels'),
     (lambda path: [(path / f'{i}.png').unlink() for i in range(3)], 'holds no images'),

@@ -1,10 +1,12 @@
 """Digits, MNIST's format and NumPy archives."""
 
 import gzip
+import os
 import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import datasets
 
 from gm_jax.data import sources
@@ -122,6 +124,16 @@ def test_zipped_idx_that_is_wrong(tmp_path, grey, labels):
         path.write_bytes(content)
         with pytest.raises(UserError, match=f'{path} is damaged'):
             sources.load(f'idx:{tmp_path}')
+
+
+@pytest.mark.parametrize('name', [*IDX['train'], f'{IDX["test"][1]}.gz'])
+def test_idx_of_pipes(tmp_path, grey, labels, name):
+    """Catch a run that waits for a pipe for ever."""
+    write_idx(tmp_path, grey, labels)
+    (tmp_path / name.removesuffix('.gz')).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=f'{name} is a pipe or a device, not a file'):
+        sources.load(f'idx:{tmp_path}')
 
 
 @pytest.fixture
@@ -267,12 +279,34 @@ def test_npz_that_is_damaged(tmp_path, images):
     path = tmp_path / 'set.npz'
     with pytest.raises(UserError, match=f'There is no file {path}'):
         sources.load(f'npz:{path}')
+    for make, what in ((path.mkdir, 'directory'), (lambda: os.mkfifo(path), 'pipe')):
+        make()
+        with pytest.raises(UserError, match=f'{path} is a {what}.*check --dataset'):
+            sources.load(f'npz:{path}')
+        path.rmdir() if what == 'directory' else path.unlink()
     np.savez_compressed(path, images=images)
     whole = path.read_bytes()
     for content in (b'', b'hello', whole[:500], whole[:300] + bytes(9) + whole[309:]):
         path.write_bytes(content)
         with pytest.raises(UserError, match=f'{path} is no'):
             sources.load(f'npz:{path}')
+
+
+@pytest.mark.parametrize('kind', ['npz', 'idx', 'images'])
+def test_home_directory(tmp_path, images, labels, monkeypatch, kind):
+    """Catch ~ taken for a name: a shell leaves it alone after npz: and the like."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    if kind == 'npz':
+        np.savez(tmp_path / 'set', images=images)
+    elif kind == 'idx':
+        (tmp_path / 'set').mkdir()
+        write_idx(tmp_path / 'set', images[..., 0], labels)
+    else:
+        (tmp_path / 'set').mkdir()
+        for i in range(2):
+            Image.fromarray(images[i]).save(tmp_path / 'set' / f'{i}.png')
+    spec = f'{kind}:~/set{".npz" if kind == "npz" else ""}'
+    assert sources.load(spec).name == spec
 
 
 def test_size_belongs_to_folders(tmp_path):

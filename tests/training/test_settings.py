@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -91,7 +92,7 @@ def test_json_round_trip(tmp_path):
     (['--mode=tain'], 'flag --mode=tain'),
     (['--preset=wild'], '--preset=wild is unknown; there are: wide'),
     (['--preset=wide', '--config=FILE'], '--preset and --config exclude each other'),
-    (['--config=/nowhere/config.json'], '/nowhere/config.json does not exist'),
+    (['--config=/nowhere/config.json'], 'There is no file /nowhere/config.json'),
     (['--mode=eval'], '/nowhere holds no run (no config.json): train one there first'),
 ])
 def test_mistake_gets_a_sentence(argv, sentence):
@@ -100,6 +101,21 @@ def test_mistake_gets_a_sentence(argv, sentence):
         _parse(*argv)
     assert sentence in str(caught.value)
     assert str(caught.value).endswith('.') and '\n' not in str(caught.value)
+
+
+def test_home_directory(tmp_path, monkeypatch):
+    """Catch ~ taken for a name, which a shell leaves alone after --workdir=."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'mine.json').write_text(settings.to_json(Config(width=5)))
+    run, config = _parse('--config=~/mine.json', workdir='~/run')
+    assert run.workdir == str(tmp_path / 'run') and config == Config(width=5)
+
+
+def test_config_that_is_a_pipe(tmp_path):
+    """Catch a program that waits for ever."""
+    os.mkfifo(tmp_path / 'config.json')
+    with pytest.raises(UserError, match='config.json is a pipe or a device, not a'):
+        _parse(f'--config={tmp_path}/config.json')
 
 
 def test_directory_is_required():

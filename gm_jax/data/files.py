@@ -1,0 +1,28 @@
+"""Paths that a user has named."""
+
+import os
+
+from gm_jax.errors import UserError
+
+__all__ = ['find']
+
+
+def find(path: str, flag: str = '') -> str:
+    """Return the path of a regular file, with ~ for the home directory expanded.
+
+    A pipe or a device would be read for ever.
+
+    Args:
+        path: the path, which may be that of a link to the file.
+        flag: the flag that names it, for the error message; '' for none.
+
+    Raises:
+        UserError: there is no such file, or it is something else.
+    """
+    path, advice = os.path.expanduser(path), f': check --{flag}.' if flag else '.'
+    if not os.path.exists(path):
+        raise UserError(f'There is no file {path}{advice}')
+    if not os.path.isfile(path):
+        what = 'a directory' if os.path.isdir(path) else 'a pipe or a device'
+        raise UserError(f'{path} is {what}, not a file{advice}')
+    return path
