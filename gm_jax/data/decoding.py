@@ -15,7 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from gm_jax.errors import UserError
 
 __all__ = [
-    'background_colour', 'Colour', 'decode', 'decode_file', 'Header', 'read_header',
+    'background_colour', 'Colour', 'decode', 'decode_file', 'Header', 'is_picture',
+    'opaque_pixels', 'read_header',
 ]
 
 _FORMATS = ('PNG', 'JPEG')
@@ -78,6 +79,12 @@ class Header(NamedTuple):
     width: int
     num_channels: int
     transparent: bool
+
+
+def is_picture(path: str) -> bool:
+    """Return whether a file begins as a PNG or JPEG does, damaged or not."""
+    with open(path, 'rb') as file:
+        return file.read(4).startswith((b'\x89PNG', b'\xff\xd8\xff'))
 
 
 def read_header(path: str) -> Header:
@@ -199,18 +206,38 @@ def _opaque(
 ) -> Image.Image:
     """Convert to L or RGB; what is transparent shows the background."""
     if _is_transparent(image):
-        colour = image.info.get('transparency')
-        if image.mode == 'L' and isinstance(colour, int):
-            # Pillow scales the greys of less than 8 bits, but not the transparent one.
-            image.info['transparency'] = colour * (255 // (2**depth - 1))
         behind = Image.new('RGB', image.size, background)
         if mode == 'L':
             behind = behind.convert('L')
-        image = Image.alpha_composite(behind.convert('RGBA'), image.convert('RGBA'))
+        image = Image.alpha_composite(behind.convert('RGBA'), _with_alpha(image, depth))
     # A conversion to the same mode would copy.
     image = image if image.mode == mode else image.convert(mode)
     image.load()
     return image
+
+
+def _with_alpha(image: Image.Image, depth: int) -> Image.Image:
+    colour = image.info.get('transparency')
+    if image.mode == 'L' and isinstance(colour, int):
+        # Pillow scales the greys of less than 8 bits, but not the transparent one.
+        image.info['transparency'] = colour * (255 // (2**depth - 1))
+    return image.convert('RGBA')
+
+
+def opaque_pixels(path: str) -> np.ndarray:
+    """Return which pixels of an image that `decode_file` reads are wholly opaque.
+
+    Args:
+        path: a PNG or JPEG file.
+
+    Returns:
+        [H, W] bool.
+    """
+    with open(path, 'rb') as file:
+        depth = _bit_depth(file.read(_HEAD))
+        with Image.open(file, formats=_FORMATS) as image:
+            turn, alpha = _turn(image), _with_alpha(image, depth).getchannel('A')
+    return np.asarray(alpha if turn is None else alpha.transpose(turn)) == 255
 
 
 def decode_file(

@@ -17,7 +17,7 @@ def find(path: str, flag: str = '') -> str:
         flag: the flag that names it, for the error message; '' for none.
 
     Raises:
-        UserError: there is no such file, or it is something else.
+        UserError: there is no such file, it is something else, or may not be read.
     """
     path, advice = os.path.expanduser(path), f': check --{flag}.' if flag else '.'
     if not os.path.exists(path):
@@ -25,4 +25,6 @@ def find(path: str, flag: str = '') -> str:
     if not os.path.isfile(path):
         what = 'a directory' if os.path.isdir(path) else 'a pipe or a device'
         raise UserError(f'{path} is {what}, not a file{advice}')
+    if not os.access(path, os.R_OK):
+        raise UserError(f'{path} may not be read{advice}')
     return path

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gm_jax.data import binarize, readers
+from gm_jax.data import binarize, decoding, files, readers
 from gm_jax.errors import UserError
 from gm_jax.families.setting import Config, Setting
 from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
@@ -57,8 +57,8 @@ def _whole_images(
         found = np.asarray(x, np.int32)
     else:
         raise UserError(
-            f'--task={task} needs --given=FILE: an npz with whole images, a part of '
-            f'which is given to the network.'
+            f'--task={task} needs --given=FILE: an npz with whole images, or a PNG or '
+            f'JPEG, a part of which is given to the network.'
         )
     return found, np.broadcast_to(~missing[..., None], found.shape)
 
@@ -67,7 +67,9 @@ def _read(
     config: Config, image_shape: tuple[int, int, int], num_values: int, *, masked: bool
 ) -> PartialImages:
     """Read the file of --given; unless it is `masked`, all of its pixels are known."""
-    path = config.given
+    path = files.find(config.given, flag='given')
+    if decoding.is_picture(path):
+        return _read_picture(path, config, image_shape, num_values, masked)
     arrays = readers.read_npz(path, flag='given')
     if not masked and 'images' in arrays:
         arrays['mask'] = np.ones(image_shape[:2], bool)
@@ -88,6 +90,33 @@ def _read(
     known = _read_mask(path, mask, found.shape)
     _check_values(path, found, known, num_values)
     return PartialImages(np.where(known, found, 0).astype(np.int32), np.array(known))
+
+
+def _read_picture(
+    path: str, config: Config, image_shape: tuple[int, int, int], num_values: int,
+    masked: bool,
+) -> PartialImages:
+    """Read a PNG or JPEG; if it is `masked`, its transparent pixels are not known."""
+    header = decoding.read_header(path)
+    if header[:2] != image_shape[:2]:
+        raise UserError(
+            f'--given={path} is {header.height}x{header.width}, the model makes '
+            f'{image_shape[0]}x{image_shape[1]}: resize the picture.'
+        )
+    background = decoding.background_colour(config.background)
+    image = decoding.decode_file(path, image_shape, 0, background)
+    known = np.ones(image_shape[:2], bool)
+    if masked:
+        known = decoding.opaque_pixels(path)
+        if known.all():
+            raise UserError(
+                f'--given={path} has no transparent pixels: make those transparent '
+                f"that are not known, or give an npz with the arrays 'images' and "
+                f"'mask'."
+            )
+    x = np.rint(image / 255 * (num_values - 1)).astype(np.int32)
+    known = np.broadcast_to(known[..., None], image_shape)
+    return PartialImages(np.where(known, x, 0)[None], np.array(known)[None])
 
 
 def _read_mask(path: str, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

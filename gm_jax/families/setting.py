@@ -64,7 +64,8 @@ class Config(settings.Config):
     )
     given: str = field(
         '', "npz of partial images to complete: 'images' integers [N, H, W, C], 'mask' "
-        '[H, W] or of the shape of images, true where a pixel is given', free=True,
+        '[H, W] or of the shape of images, true where a pixel is given; or a PNG whose '
+        'transparent pixels are not given', free=True,
     )
 
     def __post_init__(self) -> None:
