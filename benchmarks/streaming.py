@@ -18,8 +18,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks import tfds_writer
-from gm_jax.data import pipeline, sources
+from gm_jax.data import pipeline, sources, tfds_writer
 
 NAME = 'generated'
 SHAPE = (32, 32, 3)

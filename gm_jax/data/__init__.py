@@ -14,4 +14,5 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'sources',
     'splits',
     'synthetic',
+    'tfds_writer',
 ))

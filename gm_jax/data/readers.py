@@ -2,11 +2,13 @@
 
 import difflib
 import gzip
+import io
 import math
 import os
 import re
 import zipfile
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from gm_jax.data.image_set import ArrayExamples, ImageSet
 from gm_jax.data.splits import hold_out, number_labels, proper_names, with_test
 from gm_jax.errors import UserError
 
-__all__ = ['digits', 'idx', 'npz', 'read_npz']
+__all__ = ['digits', 'idx', 'npz', 'open_file', 'read_idx', 'read_npz']
 
 # The seed of the shuffle by which the digits are split.
 _DIGITS_SEED = 0
@@ -83,9 +85,9 @@ def idx(directory: str) -> ImageSet:
             raise UserError(
                 f'{directory} has no {prefix}-images-idx3-ubyte, plain or .gz.'
             )
-        images = _read_idx(path, rank=3)[..., None]
+        images = read_idx(path, rank=3)[..., None]
         path = _idx_path(directory, f'{prefix}-labels-idx1-ubyte')
-        labels = None if path is None else _read_idx(path, rank=1)
+        labels = None if path is None else read_idx(path, rank=1)
         splits[name] = images, labels
     return _image_set(directory, splits, num_values=None)
 
@@ -96,10 +98,28 @@ def _idx_path(directory: str, name: str) -> str | None:
     return None if path is None else files.find(path, 'dataset')
 
 
-def _read_idx(path: str, rank: int) -> np.ndarray:
-    """Read a file of bytes 0, 0, type (8: uint8), rank, big-endian sizes and values."""
+def open_file(path: str) -> io.BufferedIOBase:
+    """Open a file for its bytes, which are unpacked if its name ends in .gz."""
+    if path.endswith('.gz'):
+        return gzip.GzipFile(path, 'rb')
+    return open(path, 'rb')
+
+
+def read_idx(
+    path: str, rank: int, opened: Callable[[str], io.BufferedIOBase] = open_file
+) -> np.ndarray:
+    """Read a file of bytes 0, 0, type (8: uint8), rank, big-endian sizes and values.
+
+    Args:
+        path: the file.
+        rank: 3 for images [N, H, W], 1 for labels [N].
+        opened: opens the file at `path`, if it does not lie in a directory.
+
+    Raises:
+        UserError: the file is damaged, or is none of this rank.
+    """
     try:
-        with (gzip.open if path.endswith('.gz') else open)(path, 'rb') as file:
+        with opened(path) as file:
             head = file.read(4)
             if head != bytes((0, 0, 8, rank)):
                 raise UserError(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import tfds_writer
+from gm_jax.data import tfds_writer
 
 
 @pytest.fixture

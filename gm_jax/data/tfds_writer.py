@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
+__all__ = ['example', 'write', 'write_split']
+
 _FEATURE = 'tensorflow_datasets.core.features'
 
 
@@ -39,7 +41,10 @@ def write(
     path = os.path.join(directory, name, version)
     os.makedirs(path, exist_ok=True)
     infos = [
-        _write_split(path, name, split, _records(parts, num_classes), shard_size)
+        _split_info(split, *write_split(
+            path, name, split, _records(parts, num_classes),
+            itertools.repeat(shard_size),
+        ))
         for split, parts in splits.items()
     ]
     _write_metadata(path, name, version, infos, image_shape, num_classes)
@@ -51,18 +56,34 @@ def _records(
 ) -> Iterator[bytes]:
     for images, labels in parts:
         for image, label in zip(images, labels):
-            yield _example(image, int(label) if num_classes else None)
+            label_too = {'label': int(label)} if num_classes else {}
+            yield example({'image': _png(image), **label_too})
 
 
-def _write_split(
-    path: str, name: str, split: str, records: Iterator[bytes], shard_size: int
-) -> dict:
-    """Write the files of a split and return its entry in dataset_info.json."""
+def write_split(
+    path: str, name: str, split: str, records: Iterable[bytes], sizes: Iterable[int]
+) -> tuple[list[int], int]:
+    """Write the files of a split.
+
+    Args:
+        path: the directory of the version.
+        name: the name of the set, without its config.
+        split: the name of the split.
+        records: its serialized examples, in the order in which they will be read.
+        sizes: how many records each file takes; the last may get fewer.
+
+    Returns:
+        The number of records of each file, and the bytes of all records.
+    """
     from array_record.python import array_record_module
 
+    records = iter(records)
     lengths: list[int] = []
     num_bytes = 0
-    while first := list(itertools.islice(records, 1)):
+    for size in sizes:
+        first = list(itertools.islice(records, 1))
+        if not first:
+            break
         # One record per group, because records are read in any order; uncompressed,
         # because PNG does not compress further.
         writer = array_record_module.ArrayRecordWriter(
@@ -70,7 +91,7 @@ def _write_split(
             'group_size:1,uncompressed',
         )
         lengths.append(0)
-        for record in itertools.chain(first, itertools.islice(records, shard_size - 1)):
+        for record in itertools.chain(first, itertools.islice(records, size - 1)):
             writer.write(record)
             lengths[-1] += 1
             num_bytes += len(record)
@@ -81,6 +102,11 @@ def _write_split(
         os.rename(
             os.path.join(path, f'{split}-{place}.tmp'), os.path.join(path, target)
         )
+    return lengths, num_bytes
+
+
+def _split_info(split: str, lengths: list[int], num_bytes: int) -> dict:
+    """Return the entry of a split in dataset_info.json."""
     return {
         'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
         'name': split,
@@ -94,7 +120,7 @@ def _write_metadata(
     image_shape: tuple[int | None, int | None, int], num_classes: int,
 ) -> None:
     info = {
-        'name': name, 'version': version, 'moduleName': 'benchmarks.tfds_writer',
+        'name': name, 'version': version, 'moduleName': 'gm_jax.data.tfds_writer',
         'fileFormat': 'array_record', 'splits': infos,
     }
     dimensions = [str(-1 if side is None else side) for side in image_shape]
@@ -119,12 +145,17 @@ def _write_metadata(
             json.dump(content, file, indent=2)
 
 
-def _example(image: np.ndarray, label: int | None) -> bytes:
-    """Encode a tf.train.Example by hand: nested messages of (field, length, bytes)."""
-    features = _entry(b'image', _field(1, _field(1, _png(image))))
-    if label is not None:
-        features += _entry(b'label', _field(3, _field(1, _varint(label))))
-    return _field(1, features)
+def example(features: Mapping[str, bytes | int]) -> bytes:
+    """Serialize a tf.train.Example by hand: nested messages of (field, length, bytes).
+
+    Args:
+        features: the bytes or the integer of each feature.
+    """
+    return _field(1, b''.join(
+        _entry(key.encode(), _field(1, _field(1, value)) if isinstance(value, bytes)
+               else _field(3, _field(1, _varint(value))))
+        for key, value in features.items()
+    ))
 
 
 def _png(image: np.ndarray) -> bytes:
