@@ -1,5 +1,9 @@
-"""Lists the experiments."""
+"""Lists the experiments, or prepares image sets."""
+
+import sys
 
 from gm_jax import cli
 
+if sys.argv[1:2] == ['prepare']:
+    sys.exit(cli.prepare(sys.argv[2:], f'python -m {__package__} prepare'))
 print(cli.listing(__package__, f'python -m {__package__}.'))

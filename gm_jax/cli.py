@@ -1,26 +1,34 @@
-"""The command gm-jax: lists the experiments, and runs one.
+"""The command gm-jax: lists the experiments, runs one, and prepares image sets.
 
     gm-jax
     gm-jax vae --workdir=/tmp/vae
+    gm-jax prepare mnist --data_dir=/tmp/data
 """
 
+import argparse
 import ast
+import contextlib
 import difflib
 import importlib
 import pathlib
 import sys
+import time
+from collections.abc import Callable, Iterator
 
-__all__ = ['listing', 'main']
+from gm_jax.errors import UserError
+
+__all__ = ['listing', 'main', 'prepare']
 
 # Where the wheel installs the experiments.
 _PACKAGE = 'gm_jax.experiments'
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run an experiment, or list them all.
+    """Run an experiment, list them all, or prepare image sets.
 
     Args:
-        argv: the name of an experiment and its flags; None: the process's arguments.
+        argv: the name of an experiment, or `prepare`, and its flags; None: the
+            process's arguments.
 
     Returns:
         The exit status.
@@ -30,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         print(listing(_PACKAGE, 'gm-jax '))
         return 0
     name, *flags = argv
+    if name == 'prepare':
+        return prepare(flags, 'gm-jax prepare')
     names = importlib.import_module(_PACKAGE).NAMES
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
@@ -54,7 +64,109 @@ def listing(package: str, prefix: str) -> str:
     return '\n'.join([
         'Experiments, in the order of the lecture; each explains itself with --help:',
         '', *lines, '', f'For instance: {prefix}vae --workdir=/tmp/vae',
+        f'Image sets such as MNIST: {prefix[:-1]} prepare lists and downloads them.',
     ])
+
+
+def prepare(argv: list[str], program: str) -> int:
+    """Download image sets and write them where experiments read them.
+
+    Args:
+        argv: the names of the sets and the flags.
+        program: the command, for its sentences.
+
+    Returns:
+        The exit status: 0, 2 for a mistake of the user, 130 after Ctrl-C.
+    """
+    # What argparse would say for itself is longer than a sentence.
+    parser = argparse.ArgumentParser(
+        program, usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False
+    )
+    parser.add_argument('names', nargs='*')
+    parser.add_argument('--data_dir', default='')
+    parser.add_argument('--from', default='', dest='from_dir')
+    parser.add_argument('-h', '--help', action='store_true')
+    args = parser.parse_args(argv)
+    from gm_jax.training import screen
+
+    with screen.tolerant():
+        try:
+            if args.help or not args.names:
+                print(_sets(program))
+            else:
+                _prepare(args.names, args.data_dir, args.from_dir)
+            return 0
+        except UserError as error:
+            message, status = str(error), 2
+        except KeyboardInterrupt:
+            message, status = 'interrupted: the same command goes on from here.', 130
+        print(f'{program}: {message}', file=sys.stderr)
+        return status
+
+
+def _sets(program: str) -> str:
+    """Return the help of `prepare`, with the sets and how much they download."""
+    from gm_jax.data import originals, prepare
+
+    lines = []
+    for name, about in originals.SETS.items():
+        size = sum(file.size for file in prepare.original_files(name))
+        lines.append(f'  {name:<16} {size / 1e6:4.0f} MB  {about}')
+    return '\n'.join([
+        f'{program} NAME [NAME ...] [--data_dir=DIR] [--from=DIR]', '',
+        'Downloads image sets and prepares them for --dataset, without TensorFlow:',
+        '', *lines, '',
+        '  --data_dir=DIR   where to write them: the --data_dir of the experiments',
+        '                   [$TFDS_DATA_DIR, or else ~/tensorflow_datasets]',
+        '  --from=DIR       take the original files from there, download nothing', '',
+        'The same command goes on after an interruption. Downloaded files are kept in',
+        'downloads/ of --data_dir.',
+    ])
+
+
+def _prepare(names: list[str], data_dir: str, from_dir: str) -> None:
+    from gm_jax.data import originals, prepare
+
+    for name in names:
+        if name not in originals.SETS:
+            known = list(originals.SETS)
+            close = difflib.get_close_matches(name, known, n=1)
+            guess = (
+                f'did you mean {close[0]}?' if close
+                else f'there are {", ".join(known)}.'
+            )
+            raise UserError(f'{name!r} is none of the sets: {guess}')
+    for name in names:
+        with _progress() as show:
+            path, new = prepare.prepare(name, data_dir, from_dir=from_dir, show=show)
+        print(f'{path} is {"ready" if new else "there already"}.', flush=True)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show what is done: bars on a terminal, a line every ten seconds elsewhere."""
+    from rich import progress
+
+    if not sys.stdout.isatty():
+        last_line = time.monotonic()
+
+        def line(what: str, done: int, total: int) -> None:
+            nonlocal last_line
+            if time.monotonic() - last_line > 10:
+                last_line = time.monotonic()
+                print(f'{what}: {100 * done // total} %', flush=True)
+
+        yield line
+        return
+    with progress.Progress() as bars:
+        tasks: dict[str, progress.TaskID] = {}
+
+        def bar(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total, completed=done)
+            bars.update(tasks[what], completed=done)
+
+        yield bar
 
 
 def _about(package: str, name: str) -> str:

@@ -14,6 +14,7 @@ import glob
 import importlib.util
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,10 +29,11 @@ from gm_jax.data.image_set import (
     ImageSet,
     StreamedExamples,
 )
+from gm_jax.data.originals import SETS
 from gm_jax.data.splits import hold_out, proper_names, with_test
 from gm_jax.errors import UserError
 
-__all__ = ['read']
+__all__ = ['read', 'root', 'silence']
 
 # Sets whose 8-bit pixels take fewer than 256 values.
 _NUM_VALUES = {'binarized_mnist': 2}
@@ -65,18 +67,23 @@ def read(spec: str, data_dir: str, image_size: int, background: str) -> ImageSet
         raise UserError(
             f'--dataset={spec} is not a set: give one of {", ".join(SPECS)}.'
         )
-    with _silence():
+    with silence():
         import tensorflow_datasets as tfds
-    root = os.path.expanduser(data_dir or os.environ.get(
+    where = root(data_dir)
+    directory = _find(where, **match.groupdict())
+    if directory is None:
+        _prepare(tfds, where, spec, match['name'])
+        directory = _find(where, **match.groupdict())
+    if directory is None:
+        raise UserError(f'TFDS prepared {spec}, but it is not in {where}.')
+    return _image_set(tfds, directory, image_size, background)
+
+
+def root(data_dir: str) -> str:
+    """Return the directory of prepared sets; TFDS's own default if `data_dir` is ''."""
+    return os.path.expanduser(data_dir or os.environ.get(
         'TFDS_DATA_DIR', os.path.join('~', 'tensorflow_datasets')
     ))
-    directory = _find(root, **match.groupdict())
-    if directory is None:
-        _prepare(tfds, root, spec, match['name'])
-        directory = _find(root, **match.groupdict())
-    if directory is None:
-        raise UserError(f'TFDS prepared {spec}, but it is not in {root}.')
-    return _image_set(tfds, directory, image_size, background)
 
 
 def _find(
@@ -115,7 +122,7 @@ def _versions(base: str, version: str | None) -> list[str]:
 def _prepare(tfds: Any, root: str, spec: str, name: str) -> None:
     """Download and write a set that TFDS knows; this needs TensorFlow."""
     missing = f'No prepared TFDS set {spec} in {root}'
-    with _silence():
+    with silence():
         known = name in tfds.list_builders(with_community_datasets=False)
     if not known:
         raise UserError(
@@ -123,6 +130,14 @@ def _prepare(tfds: Any, root: str, spec: str, name: str) -> None:
             f'--data_dir.'
         )
     if importlib.util.find_spec('tensorflow') is None:
+        whole, _, version = spec.partition(':')
+        if whole in SETS and fnmatch.fnmatch(
+            str(tfds.builder_cls(name).VERSION), version or '*'
+        ):
+            raise UserError(
+                f'{missing} (a directory {name} with a version in it). To download and '
+                f'prepare it: gm-jax prepare {whole} --data_dir={shlex.quote(root)}'
+            )
         raise UserError(
             f"{missing} (a directory {name} with a version in it). Reading a set needs "
             f"no TensorFlow but preparing one does: pip install 'gm_jax[tensorflow]', "
@@ -143,7 +158,7 @@ def _image_set(
     tfds: Any, directory: str, image_size: int, background: str
 ) -> ImageSet:
     try:
-        with _silence():
+        with silence():
             builder = tfds.builder_from_directory(directory)
             features = dict(builder.info.features.items())
             file_format = builder.info.file_format
@@ -156,7 +171,8 @@ def _image_set(
     if file_format is None or file_format.value != 'array_record':
         raise UserError(
             f'{directory} is not prepared as array_record: prepare the set in another '
-            f'--data_dir with tfds build --file_format=array_record.'
+            f'--data_dir with gm-jax prepare, or tfds build '
+            f'--file_format=array_record.'
         )
     shape = _image_shape(tfds, features, directory, image_size)
     label = features.get('label')
@@ -223,7 +239,7 @@ def _open_split(
     skip = {'image': tfds.decode.SkipDecoding()}
     _check_shards(builder.info.splits[name])
     try:
-        with _silence():
+        with silence():
             source = builder.as_data_source(name, decoders=skip)
             num_examples = len(source)
     # array_record raises a bare Exception or ValueError, whatever is wrong.
@@ -313,8 +329,8 @@ def _part(whole: StreamedExamples, rows: np.ndarray) -> StreamedExamples:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Hide the warnings of TFDS's imports, which a user can do nothing about."""
+def silence() -> Iterator[None]:
+    """Hide the warnings of TFDS, which a user can do nothing about."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield

@@ -203,13 +203,20 @@ def test_sets_that_cannot_be_used(tfds_set, file, change, sentence):
 def test_not_prepared_and_no_tensorflow(tmp_path, monkeypatch):
     """Catch a sentence that does not say what is not where and what to do."""
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(UserError) as error:
-        sources.load('mnist', data_dir=str(tmp_path))
-    for part in (
-        f'No prepared TFDS set mnist in {tmp_path}', "pip install 'gm_jax[tensorflow]'",
-        f'tfds build mnist --data_dir={tmp_path} --file_format=array_record',
+    for spec, advice in (
+        ('mnist', f'gm-jax prepare mnist --data_dir={tmp_path}'),
+        ('emnist/balanced', f'gm-jax prepare emnist/balanced --data_dir={tmp_path}'),
+        ('mnist:3.*.*', f'gm-jax prepare mnist --data_dir={tmp_path}'),
+        ('mnist:2.0.0', f'tfds build mnist:2.0.0 --data_dir={tmp_path}'),
+        ('lfw', f'tfds build lfw --data_dir={tmp_path} --file_format=array_record'),
     ):
-        assert part in str(error.value)
+        with pytest.raises(UserError) as error:
+            sources.load(spec, data_dir=str(tmp_path))
+        message = str(error.value)
+        assert f'No prepared TFDS set {spec} in {tmp_path}' in message
+        assert advice in message
+        needs_tensorflow = "pip install 'gm_jax[tensorflow]'" in message
+        assert needs_tensorflow == ('tfds build' in advice)
     with pytest.raises(UserError, match='TFDS knows none of this name'):
         sources.load('mnits', data_dir=str(tmp_path))
 
