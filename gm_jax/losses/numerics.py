@@ -36,10 +36,11 @@ def softplus_parts(t: jax.Array) -> tuple[jax.Array, jax.Array]:
     precision. The two take half the time of jax.nn.softplus, whose logaddexp guards
     against infinities, which logits are not.
     """
-    positive = jnp.maximum(t, 0)
-    # t - 2 max(t, 0) is -|t|, but jnp.abs has derivative 1 at 0, where the logits of a
-    # zero-initialised layer are.
-    return positive, jnp.log1p(jnp.exp(t - 2 * positive))
+    # At 0, where the logits of a zero-initialised layer are, jnp.maximum and jnp.abs
+    # would give a wrong second derivative. Here both parts have the derivatives from
+    # the left there, so that those of their sum, which is smooth, are exact.
+    positive = jnp.where(t > 0, t, 0)
+    return positive, jnp.log1p(jnp.exp(t - 2 * positive))  # -|t| = t - 2 max(t, 0)
 
 
 def log_sigmoid(t: jax.Array) -> jax.Array:

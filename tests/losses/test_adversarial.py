@@ -89,6 +89,22 @@ def test_gradients_of_the_lecture_s_picture():
         np.testing.assert_allclose(gradient, expected, rtol=1e-11)
 
 
+def test_second_derivatives_of_the_cross_entropies():
+    """Catch a kink at a logit of 0, where a new discriminator is: D (1 - D) is 1/4."""
+    logits = jnp.array([0.0, -2.0, 3.0])
+    d = _sigmoid(np.asarray(logits, np.float64))
+    for fn, sign in (
+        (adversarial.generator_loss_minimax, -1),
+        (adversarial.generator_loss_non_saturating, 1),
+        (lambda t: adversarial.discriminator_loss(t, jnp.ones(1)), 1),
+        (lambda t: adversarial.discriminator_loss(jnp.ones(1), t), 1),
+    ):
+        expected = np.diag(sign * d * (1 - d)) / 3
+        np.testing.assert_allclose(
+            jax.jit(jax.hessian(fn))(logits), expected, 1e-5, 1e-8
+        )
+
+
 def test_a_player_s_step_leaves_the_other_alone():
     """Catch a loss by which one optimizer trains both players."""
     params = {'d': jnp.array([0.3, -0.2]), 'g': jnp.array(0.7)}

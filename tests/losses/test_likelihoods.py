@@ -137,6 +137,34 @@ def test_bernoulli_extremes(logit, x):
     np.testing.assert_allclose(gradient, np.full((1, 3), x - sigmoid), atol=1e-7)
 
 
+@pytest.mark.parametrize('double', [False, True])
+def test_bernoulli_derivatives(double):
+    """Catch a derivative at a logit of 0, where max and abs have a kink, or far away.
+
+    log p(x) is smooth: its derivatives are x - s(l) and -s(l) (1 - s(l)).
+    """
+    logits = np.array([0, -0.0, 1e-3, 1, -1, 15, -15, 80, -80, 100, -100, 1e4, -1e4])
+    x = np.arange(13) % 2
+    sigmoid, rest = np.exp(-_softplus(-logits)), np.exp(-_softplus(logits))
+    first, second = np.where(x == 1, rest, -sigmoid), -sigmoid * rest
+    with jax.enable_x64(double):
+        t, v = jnp.asarray(logits), jnp.linspace(1, 2, 13)
+
+        def log_prob(t):
+            return likelihoods.bernoulli_log_prob(t[None], x[None])[0]
+
+        gradient = jax.grad(log_prob)
+        rtol, atol = (1e-13, 1e-15) if double else (2e-5, 1e-7)
+        np.testing.assert_allclose(gradient(t), first, rtol, atol)
+        slope = jax.jvp(log_prob, (t,), (v,))[1]
+        np.testing.assert_allclose(slope, np.sum(first * v), rtol)
+        atol = 1e-300 if double else 1e-37
+        hessian = jax.jit(jax.hessian(log_prob))(t)
+        np.testing.assert_allclose(hessian, np.diag(second), rtol, atol)
+        product = jax.vjp(gradient, t)[1](v)[0]
+        np.testing.assert_allclose(product, second * np.asarray(v), rtol, atol)
+
+
 @pytest.mark.parametrize('x', [0, 4])
 @pytest.mark.parametrize('logit', [100.0, -100.0, 1e4, -1e4])
 def test_categorical_extremes(logit, x):

@@ -163,6 +163,26 @@ def test_gradients(x):
         check_grads(value_fn, (mixture,), order=1, modes=['rev'])
 
 
+def test_second_derivative_where_an_edge_is_the_mean():
+    """Catch a kink there: with one component, -sum over edges of s (1 - s) / scale^2.
+
+    Of the values 0 ... 3, value 2 is between the edges 0 and 2/3 on [-1, 1].
+    """
+    def log_prob(mean):
+        mixture = LogisticMixture(
+            jnp.zeros((1, 1, 1, 1)), mean.reshape(1, 1, 1, 1, 1),
+            jnp.full((1, 1, 1, 1, 1), np.log(0.5)),
+        )
+        x = jnp.full((1, 1, 1, 1), 2)
+        return likelihoods.logistic_mixture_log_prob(mixture, x, num_values=4)[0]
+
+    means = np.array([0, 2 / 3, 0.1], np.float32)
+    s = 1 / (1 + np.exp(-(np.array([[0], [2 / 3]]) - means) / 0.5))
+    expected = -np.sum(s * (1 - s), axis=0) / 0.25
+    found = jax.jit(jax.vmap(jax.grad(jax.grad(log_prob))))(means)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def _calls(mixture, x):
     noise = jnp.zeros((*x.shape[:-1], x.shape[-1] + 1))
     return [
