@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
@@ -95,12 +96,14 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
         base = functools.partial(incremental, _network(bound.base), quantile)
         return multiscale.multiscale(base, stages, uniform, x, known)
 
+    rank = module.rank()
     return setting.Model(
         init=lambda rng, x, h: module.init(rng, x[:1]),
         apply=lambda variables, x, h, **mode: module.apply(variables, x),
         incremental=generate,
         distribution=distributions.discrete(num_values, channels),
-        order=module.order(),
+        order=np.argsort(rank, kind='stable'),
+        rank=rank,
     )
 
 

@@ -43,6 +43,9 @@ class Samplers(NamedTuple):
 def samplers(s: Setting) -> Samplers:
     """Return the samplers of a model."""
     partial = given.images(s)
+    warning = given.inexact(s.model, partial.known) if s.task is None else ''
+    if warning:
+        say(f'--given={s.config.given}: {warning}')
     start = functools.partial(_start, s, partial)
 
     def sample(state: TrainState, rngs: jax.Array, index: jax.Array) -> jax.Array:
@@ -146,8 +149,8 @@ def pictures(
     rngs = fold_in_each(rng, batch['index'][rows])
     x = binarize.integers(derive(rngs, Use.PIXELS), batch['image'][rows], s.data)
     if s.task is None:
-        known = np.zeros(x.shape, bool)
-        known[:, :x.shape[1] // 2] = True
+        half = given.first_half(s.model, s.data.image_shape)
+        known = np.broadcast_to(half, x.shape)
         shown = np.asarray(x) * known
     else:
         known = np.broadcast_to(~s.task.missing[..., None], x.shape)

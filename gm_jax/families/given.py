@@ -1,15 +1,16 @@
 """The images that autoregressive samplers start from: --given or test images."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from gm_jax.data import binarize, decoding, files, readers
 from gm_jax.errors import UserError
-from gm_jax.families.setting import Config, Setting
+from gm_jax.families.setting import Config, Model, Setting
 from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
 
-__all__ = ['images', 'PartialImages']
+__all__ = ['first_half', 'images', 'inexact', 'PartialImages']
 
 
 class PartialImages(NamedTuple):
@@ -41,6 +42,58 @@ def images(s: Setting) -> PartialImages:
         shape = (1, *s.data.image_shape)
         return PartialImages(np.zeros(shape, np.int32), np.zeros(shape, bool))
     return _read(s.config, s.data.image_shape, s.num_values, masked=True)
+
+
+def inexact(model: Model, known: np.ndarray) -> str:
+    """Say why samples of the unknown values are not those given all known ones.
+
+    A sampler draws each unknown value given the values before it in the order of the
+    model. That is p(unknown | known) if all known values come first.
+
+    Args:
+        model: the functions of the network.
+        known: [N, H, W, C] bool, the values that are given.
+
+    Returns:
+        One sentence; empty if the samples are those of p(unknown | known).
+    """
+    flat = known.reshape(len(known), -1)
+    rank = _rank(model, flat.shape[1])
+    last = np.where(flat, rank, -1).max(axis=1)
+    if (last > np.where(flat, flat.shape[1], rank).min(axis=1)).any():
+        return (
+            'some given values come after missing ones in the order of the model: each '
+            'missing value is drawn given those before it, not given all that is known.'
+        )
+    partly = known.any(axis=-1) & ~known.all(axis=-1)
+    if partly.any() and model.distribution.num_noise > known.shape[-1]:
+        return (
+            'some pixels are given in part: the component of their mixture is drawn '
+            'without regard to their given colours.'
+        )
+    return ''
+
+
+def first_half(model: Model, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Return [H, W, C] bool, true in the upper half of an image.
+
+    If the order of the model is not raster order, it is the first half in that order,
+    so that the samples of the rest are exact.
+    """
+    height, width, channels = image_shape
+    num = math.prod(image_shape) // 2
+    if model.order is None:
+        num = height // 2 * width * channels
+    known = np.zeros(math.prod(image_shape), bool)
+    known[slice(num) if model.order is None else model.order[:num]] = True
+    return known.reshape(image_shape)
+
+
+def _rank(model: Model, num_dims: int) -> np.ndarray:
+    """Return the rank of every value; see `setting.Model`."""
+    if model.rank is not None:
+        return model.rank
+    return np.arange(num_dims) if model.order is None else np.argsort(model.order)
 
 
 def _whole_images(

@@ -65,7 +65,9 @@ class Config(settings.Config):
     given: str = field(
         '', "npz of partial images to complete: 'images' integers [N, H, W, C], 'mask' "
         '[H, W] or of the shape of images, true where a pixel is given; or a PNG whose '
-        'transparent pixels are not given', free=True,
+        'transparent pixels are not given. Each other value is drawn given those '
+        'before it in the order of the model, which is all that is given if that '
+        'comes first', free=True,
     )
 
     def __post_init__(self) -> None:
@@ -134,6 +136,8 @@ class Model(NamedTuple):
         test_chunks: the number of densities that the evaluation averages.
         order: [D] the flat positions of the values in the order of the model; None:
             raster order.
+        rank: [D] for each flat position a number that rises in this order; values of
+            one rank do not depend on each other. None: every value has its own.
         heavy: whether a step takes so long that on a CPU each step is dispatched alone
             and its gradient is computed for few images at a time.
         micro_batch: the number of images at a time for such gradients.
@@ -145,6 +149,7 @@ class Model(NamedTuple):
     distribution: Distribution
     test_chunks: int = 1
     order: np.ndarray | None = None
+    rank: np.ndarray | None = None
     heavy: bool = True
     micro_batch: int = 2
 

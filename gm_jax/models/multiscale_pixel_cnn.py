@@ -158,15 +158,22 @@ class MultiscalePixelCNN(nn.Module):
             logits = join([logits, *stage(x[:, ::part, ::part])])
         return logits
 
-    def order(self) -> np.ndarray:
-        """Return the flat positions of the values in the order of the factors."""
-        places = np.arange(math.prod(self.image_shape)).reshape(1, *self.image_shape)
+    def rank(self) -> np.ndarray:
+        """Return [D]: for each flat position a number that rises in the order.
+
+        The values of one number are independent given those of lower numbers.
+        """
+        height, width, channels = self.image_shape
         part = 2 ** self.num_stages
-        order: list[np.ndarray] = [places[:, ::part, ::part].ravel()]
-        while part > 1:
-            part //= 2
-            new = quarters(places[:, ::part, ::part])[1:]
-            if not self.parallel:
-                new = [np.sort(np.concatenate([group.ravel() for group in new]))]
-            order += [group.ravel() for group in new]
-        return np.concatenate(order)
+        shape = (1, height // part, width // part, channels)
+        rank = jnp.arange(math.prod(shape)).reshape(shape)
+        for _ in range(self.num_stages):
+            first = rank.max() + 1
+            if self.parallel:
+                colours = first + jnp.arange(3 * channels).reshape(3, channels)
+                new = [jnp.broadcast_to(ranks, rank.shape) for ranks in colours]
+            else:
+                twice = (1, 2 * rank.shape[1], 2 * rank.shape[2], channels)
+                new = quarters(first + jnp.arange(math.prod(twice)).reshape(twice))[1:]
+            rank = join([rank, *new])
+        return np.asarray(rank).ravel()

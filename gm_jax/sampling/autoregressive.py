@@ -16,14 +16,15 @@ where u_i is fixed for each image and position (`noise`). Three ways to solve it
                    https://arxiv.org/abs/2002.03629)
 
 All three take a partial image: the values that `known` marks are kept, the others are
-generated given the values before them. `ancestral` and `fixed_point` call one compiled
-function, so they agree to the last bit. `incremental` sums in another order: its logits
-differ by rounding, and in float32 a draw within rounding of a tie can come out the
-other way. The measured rates (results/bench_samplers_agree.json) for bits are none in
-10 million for each of a trained NADE, MADE, PixelCNN and Gated PixelCNN. For 256
-values, whose edges lie closer, they are none for a Gated PixelCNN, 4 in a million for a
-PixelCNN++ and 7 in a million for a Gated PixelCNN of colour images, each within 1e-5 of
-a tie. In float64 there were none.
+generated given the values before them. These are samples of p(unknown | known) if all
+known values come first, and in general only then. `ancestral` and `fixed_point` call
+one compiled function, so they agree to the last bit. `incremental` sums in another
+order: its logits differ by rounding, and in float32 a draw within rounding of a tie can
+come out the other way. The measured rates (results/bench_samplers_agree.json) for bits
+are none in 10 million for each of a trained NADE, MADE, PixelCNN and Gated PixelCNN.
+For 256 values, whose edges lie closer, they are none for a Gated PixelCNN, 4 in a
+million for a PixelCNN++ and 7 in a million for a Gated PixelCNN of colour images, each
+within 1e-5 of a tie. In float64 there were none.
 
 It is guaranteed that each value is the one that some rounding of its probability draws.
 """

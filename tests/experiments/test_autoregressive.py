@@ -73,8 +73,11 @@ def test_results(run):
     assert again['metrics'] == numbers
 
 
-def test_three_samplers_give_the_same_images(run, tmp_path, monkeypatch):
-    """Catch a flag that a sampler ignores, and given pixels that are not kept."""
+def test_three_samplers_give_the_same_images(run, tmp_path, monkeypatch, capfd):
+    """Catch a flag that a sampler ignores, and given pixels that are not kept.
+
+    The mask has given pixels after missing ones, in every order: the screen says so.
+    """
     monkeypatch.delattr(sources, 'load')
     rng = np.random.default_rng(1)
     images, mask = rng.integers(0, V, (2, 4, 3, 1)), rng.random((4, 3)) < 0.4
@@ -82,8 +85,10 @@ def test_three_samplers_give_the_same_images(run, tmp_path, monkeypatch):
     np.savez(given, images=images, mask=mask)
     plain, name = _samples(run)
     assert name == 'incremental'
+    assert 'not given all that is known' not in capfd.readouterr().out
     flags = ('--temperature=0.5', f'--given={given}')
     expected, _ = _samples(run, *flags, '--label=1')
+    assert capfd.readouterr().out.count('not given all that is known') == 1
     for sampler in ('ancestral', 'fixed_point'):
         got, name = _samples(run, *flags, '--label=even', f'--sampler={sampler}')
         assert name == sampler

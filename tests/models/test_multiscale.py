@@ -74,6 +74,8 @@ def test_sees_the_past_and_nothing_else(stages, channels, num_values):
         # In the small image, and among the colours of a pixel.
         visible |= (groups[:, None] == 0) & (rank[:, None] > rank)
         visible |= (pixels[:, None] == pixels) & (rank[:, None] > rank)
+        assert (model.rank[:, None] > model.rank)[visible].all()
+        assert len(np.unique(model.rank)) < len(rank)
     checks.assert_causal(terms, shape, order=model.order, visible=visible)
 
 
