@@ -43,19 +43,19 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     """
     chex.assert_rank([real, fake], 2)
     chex.assert_equal_shape_suffix([real, fake], 1)
-    (mean_r, cov_r), (mean_f, cov_f) = _moments(real), _moments(fake)
-    # tr (S_r S_f)^(1/2) sums the square roots of the eigenvalues of the symmetric
-    # S_r^(1/2) S_f S_r^(1/2) = C C^T, C = S_r^(1/2) S_f^(1/2): the singular values of
-    # C. They are taken from C itself: the root of an eigenvalue that should be 0 but is
+    (mean_r, root_r), (mean_f, root_f) = _moments(real), _moments(fake)
+    # With S = R^T R for both sides, S_r S_f has the eigenvalues of C C^T, where
+    # C = R_r R_f^T, besides zeros: tr (S_r S_f)^(1/2) sums the singular values of C.
+    # They are taken from C itself: the root of an eigenvalue that should be 0 but is
     # 1e-16 by rounding would add 1e-8, for each dimension that is missing.
-    cross = linalg.svdvals(_square_root(cov_r) @ _square_root(cov_f))
-    means = np.sum(np.square(mean_r - mean_f))
-    distance = means + np.trace(cov_r) + np.trace(cov_f) - 2 * np.sum(cross)
-    return max(float(distance), 0.0)  # Two equal sets may be 1e-15 apart, or -1e-15.
+    cross = linalg.svdvals(root_r @ root_f.T)
+    squares = sum(np.sum(np.square(x)) for x in (mean_r - mean_f, root_r, root_f))
+    # Two equal sets may be 1e-15 apart, or -1e-15.
+    return max(float(squares - 2 * np.sum(cross)), 0.0)
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean [D] and the covariance [D, D], in float64."""
+    """Return the mean [D], and R [min(N, D), D] with covariance R^T R, in float64."""
     if len(features) < 2:
         raise ValueError(f'a covariance needs two vectors, got {len(features)}')
     features = np.asarray(features, np.float64)
@@ -66,10 +66,7 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centred = features - origin
     mean = np.mean(centred, axis=0)
     centred -= mean
-    return origin + mean, centred.T @ centred / (len(features) - 1)
-
-
-def _square_root(cov: np.ndarray) -> np.ndarray:
-    """Return the symmetric square root of a positive semidefinite cov [D, D]."""
-    values, vectors = linalg.eigh(cov)
-    return vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    root = centred / np.sqrt(len(features) - 1)
+    if len(root) > root.shape[1]:
+        root = np.linalg.qr(root, mode='r')
+    return origin + mean, root

@@ -29,7 +29,8 @@ __all__ = [
     'nearest_images', 'PIXELS', 'pixels', 'score',
 ]
 
-# More pixels than this are averaged over blocks: their covariances would take minutes.
+# More pixels than this are averaged over blocks: with as many samples a Frechet
+# distance would take minutes.
 _MOST_PIXELS = 4096
 # At most this many training images, and values of them, are searched for the nearest.
 _SEARCHED, _SEARCHED_VALUES = 60_000, 2**26

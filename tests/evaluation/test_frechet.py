@@ -48,6 +48,27 @@ def test_covariances_that_do_not_commute():
     np.testing.assert_allclose(frechet.frechet_distance(b, a), distance, rtol=1e-12)
 
 
+@pytest.mark.parametrize('num_a, num_b', [(5, 7), (5, 90), (90, 60), (40, 40)])
+def test_any_numbers_of_samples_and_features(num_a, num_b):
+    """Catch a formula that holds only with more, or only with fewer, than features."""
+    rng = np.random.default_rng(7)
+    mix = rng.normal(size=(40, 40))
+    a, b = rng.normal(size=(num_a, 40)) @ mix, 1 + rng.normal(size=(num_b, 40))
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    values, vectors = linalg.eigh(cov_a)
+    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    cross = np.sqrt(np.maximum(linalg.eigvalsh(root @ cov_b @ root), 0)).sum()
+    means = a.mean(axis=0) - b.mean(axis=0)
+    expected = np.sum(means**2) + np.trace(cov_a + cov_b) - 2 * cross
+    np.testing.assert_allclose(frechet.frechet_distance(a, b), expected, rtol=1e-6)
+
+
+def test_few_samples_of_many_features_are_fast():
+    """Catch a matrix of D x D, which would need 80 GB here."""
+    x, y = np.random.default_rng(8).normal(size=(2, 4, 100_000))
+    assert frechet.frechet_distance(x, y) > 0
+
+
 def test_rotating_both_changes_nothing():
     """Catch something taken by coordinate."""
     rng = np.random.default_rng(2)
