@@ -34,7 +34,14 @@ from gm_jax.training.settings import Sizes, field
 class Config(setting.Config):
     """Settings of MADE."""
 
-    hidden: Sizes = field((500,), 'hidden units of each layer, e.g. 500,500')
+    hidden: Sizes = field(
+        (), 'hidden units of each layer, e.g. 500,500; by default one layer of 500, or '
+        'of fewer for large images of many levels'
+    )
+    direct: str = field(
+        'auto', 'connections from the values to the logits of those after them; auto: '
+        'unless they have more than 20 million weights', choices=('auto', 'yes', 'no'),
+    )
     num_masks: int = field(1, 'masks, each with different connections', low=1)
     order: str = field(
         'raster', 'order of the values; random ones are drawn from the seed, one per '
@@ -54,20 +61,28 @@ PRESETS = {
     ),
 }
 
+# More weights of direct connections than these are not made by default.
+_MOST_DIRECT = 20_000_000
+
 
 def make_model(config: Config, data: ImageSet) -> setting.Model:
     """Make the functions of the network."""
     num_values, num_dims = binarize.num_values(data), math.prod(data.image_shape)
     rng, shuffle = np.random.default_rng(config.seed), config.order == 'random'
+    hidden = config.hidden or (setting.hidden_units(500, data),)
+    direct = config.direct == 'yes' or config.direct == 'auto' and (
+        num_dims * setting.num_logits(data) <= _MOST_DIRECT
+    )
     masks = [
-        draw_masks(rng, num_dims, config.hidden, shuffle=shuffle)
+        draw_masks(rng, num_dims, hidden, shuffle=shuffle)
         for _ in range(config.num_masks)
     ]
     masks[0] = ascending(masks[0])
     module = MADE(
         image_shape=data.image_shape,
         num_values=num_values,
-        hidden=config.hidden,
+        hidden=hidden,
+        direct=direct,
         dtype=jnp.dtype(config.dtype),
     )
 

@@ -27,7 +27,9 @@ from gm_jax.training.settings import field
 class Config(setting.Config):
     """Settings of NADE."""
 
-    hidden: int = field(200, 'hidden units', low=1)
+    hidden: int = field(
+        0, 'hidden units; 0: 200, or fewer for large images of many levels', low=0
+    )
     order: str = field(
         'raster', 'order of the values; a random one is drawn from the seed',
         choices=('raster', 'random'),
@@ -52,7 +54,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
     module = NADE(
         image_shape=data.image_shape,
         num_values=num_values,
-        hidden=config.hidden,
+        hidden=config.hidden or setting.hidden_units(200, data),
         order=None if order is None else tuple(order.tolist()),
         dtype=jnp.dtype(config.dtype),
     )

@@ -28,7 +28,9 @@ class Config(setting.Config):
     """Settings of the PixelRNN."""
 
     cell: str = field('diagonal_bilstm', 'kind of LSTM layer', choices=tuple(CELLS))
-    features: int = field(16, 'feature maps of each LSTM', low=1)
+    features: int = field(
+        0, 'feature maps of each LSTM; 0: 16, or 18 for colours', low=0
+    )
     num_layers: int = field(4, 'LSTM layers', low=1)
     first_kernel: int = field(7, 'side of the first kernel, odd', low=3)
     head: int = field(32, 'feature maps before the logits', low=1)
@@ -58,12 +60,13 @@ PRESETS = {
 def make_model(config: Config, data: ImageSet) -> setting.Model:
     """Make the functions of the network."""
     channels, num_values = data.image_shape[2], binarize.num_values(data)
-    setting.check_colours(config.features, channels)
+    features = config.features or setting.feature_maps(channels)
+    setting.check_colours(features, channels)
     module = PixelRNN(
         image_shape=data.image_shape,
         num_values=num_values,
         cell=config.cell,
-        features=config.features,
+        features=features,
         num_layers=config.num_layers,
         first_kernel=config.first_kernel,
         head=config.head,

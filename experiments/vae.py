@@ -15,6 +15,7 @@ k = 5, 84.78 for k = 50.
 
 import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -53,10 +54,12 @@ class Config(settings.Config):
         500, 'steps between checkpoints', low=1, free=True
     )
     network: str = field(
-        'mlp', 'network between x and the first latent layer', choices=('mlp', 'conv')
+        'auto', 'network between x and the first latent layer; auto: mlp for images of '
+        'up to 1024 values, conv for larger ones', choices=('auto', 'mlp', 'conv'),
     )
     hidden: Sizes = field(
-        (256, 256), 'widths of the layers of an mlp, or feature maps of a conv'
+        (), 'widths of the layers of an mlp, by default 256,256, or feature maps of a '
+        'conv, by default 32,64'
     )
     latent_dims: Sizes = field(
         (16,), 'size of z; for two layers the sizes of z1 and z2, e.g. 100,50'
@@ -115,6 +118,8 @@ PRESETS = {
     'manifold': Config(latent_dims=(2,), hidden=(512, 512), num_steps=8000),
 }
 
+# Images of more values have a convolutional network by default; the sizes of each.
+_MLP_VALUES, _HIDDEN = 1024, {'mlp': (256, 256), 'conv': (32, 64)}
 # Importance samples that are decoded together: as many as fit well into the caches.
 TEST_CHUNK = 25
 
@@ -169,12 +174,16 @@ def make_model(config: Config, data: ImageSet) -> VAE:
             f'--likelihood=bernoulli needs pixels of 0 and 1, and {data.name} has '
             f'{data.num_values} values: pass --binarize, or another likelihood.'
         )
+    network = config.network
+    if network == 'auto':
+        # The last layer of an mlp has a weight for each unit and each logit.
+        network = 'mlp' if math.prod(data.image_shape) <= _MLP_VALUES else 'conv'
     return VAE(
         image_shape=data.image_shape,
         num_values=num_values,
         likelihood=choice,
-        network=config.network,
-        hidden=config.hidden,
+        network=network,
+        hidden=config.hidden or _HIDDEN[network],
         hidden2=config.hidden2,
         latent_dims=config.latent_dims,
         activation={'relu': nn.relu, 'tanh': jnp.tanh}[config.activation],

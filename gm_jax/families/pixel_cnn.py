@@ -20,7 +20,8 @@ class Config(setting.Config):
     """Settings of the PixelCNN."""
 
     features: int = field(
-        16, 'feature maps h inside a residual block; 2h between blocks', low=1
+        0, 'feature maps h inside a residual block; 2h between blocks; 0: 16, or 18 '
+        'for colours', low=0,
     )
     num_blocks: int = field(6, 'residual blocks', low=1)
     first_kernel: int = field(7, 'side of the first kernel', low=3)
@@ -37,11 +38,12 @@ class Config(setting.Config):
 def make_model(config: Config, data: ImageSet) -> setting.Model:
     """Make the functions of the network."""
     channels, num_values = data.image_shape[2], binarize.num_values(data)
-    setting.check_colours(config.features, channels)
+    features = config.features or setting.feature_maps(channels)
+    setting.check_colours(features, channels)
     module = PixelCNN(
         image_shape=data.image_shape,
         num_values=num_values,
-        features=config.features,
+        features=features,
         num_blocks=config.num_blocks,
         first_kernel=config.first_kernel,
         kernel_size=config.kernel,

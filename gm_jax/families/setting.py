@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -20,15 +21,18 @@ from gm_jax.training import settings
 from gm_jax.training.settings import field
 
 __all__ = [
-    'ApplyModel', 'by_rows', 'check', 'check_colours', 'Config', 'first_batch',
-    'Incremental', 'InitModel', 'label', 'linen_model', 'linen_network', 'MakeNetwork',
-    'Model', 'pick', 'Setting', 'Task', 'Variables',
+    'ApplyModel', 'by_rows', 'check', 'check_colours', 'Config', 'feature_maps',
+    'first_batch', 'hidden_units', 'Incremental', 'InitModel', 'label', 'linen_model',
+    'linen_network', 'MakeNetwork', 'Model', 'num_logits', 'pick', 'Setting', 'Task',
+    'Variables',
 ]
 
 _ALL = '-1'  # the --label of all classes in turn
 _FIRST_BATCH = 64  # images
 # Below this only the most likely value is ever drawn, and logits would overflow.
 _MIN_TEMPERATURE = 1e-3
+_FEATURES = 16  # feature maps, by default, for grey images
+_MOST_WEIGHTS = 44_000_000
 
 # Parameters and other collections, as flax.linen.Module.apply takes them.
 Variables = dict[str, Any]
@@ -228,6 +232,30 @@ def check(config: Config, data: ImageSet) -> None:
 def label(config: Config, data: ImageSet) -> int | None:
     """Return the number of the class to generate; None for all in turn."""
     return None if config.label == _ALL else image_set.class_number(data, config.label)
+
+
+def feature_maps(channels: int) -> int:
+    """Return the feature maps of a small model, a multiple of the colours."""
+    return -(-_FEATURES // channels) * channels
+
+
+def num_logits(data: ImageSet) -> int:
+    """Return the number of logits that an image has: one for each bit, or V."""
+    num_dims, num_values = math.prod(data.image_shape), binarize.num_values(data)
+    return num_dims * (1 if num_values == 2 else num_values)
+
+
+def hidden_units(most: int, data: ImageSet) -> int:
+    """Return how many hidden units a dense model has by default, at most `most`.
+
+    It is fewer if the layer from them to all logits would have more than 44 million
+    weights, so that no model has more than 50 million parameters by default.
+
+    Args:
+        most: the number of units for images that are small, or of few levels.
+        data: the image set.
+    """
+    return max(1, min(most, _MOST_WEIGHTS // num_logits(data)))
 
 
 def check_colours(features: int, channels: int) -> None:

@@ -10,8 +10,8 @@ the order. With r(i) the number of values before value i,
     M_V[k, i] = m_L(k) <= r(i)       M_A[j, i] = r(j) < r(i)
 
 The same parameters serve any number of orders and masks, and the average of their
-densities is again a density. For V > 2 the input is x / (V - 1) and the output a
-softmax.
+densities is again a density. The direct connections A may be left out. For V > 2 the
+input is x / (V - 1) and the output a softmax.
 
     model = MADE(image_shape=(28, 28, 1), num_values=2, hidden=(500,))
     masks = ascending(draw_masks(np.random.default_rng(0), 784, (500,), shuffle=False))
@@ -105,6 +105,7 @@ class MADE(nn.Module):
     image_shape: tuple[int, int, int]  # H, W, C
     num_values: int  # V
     hidden: Sequence[int] = (500,)  # units of each hidden layer
+    direct: bool = True  # whether there are connections A from x to the logits
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -122,7 +123,8 @@ class MADE(nn.Module):
             self.param(f'b{i}', zeros, (size,)) for i, size in enumerate(self.hidden, 1)
         ]
         self.v = self.param('v', small, (sizes[-1], num_dims * self.outputs))
-        self.a = self.param('a', small, (num_dims, num_dims * self.outputs))
+        if self.direct:
+            self.a = self.param('a', small, (num_dims, num_dims * self.outputs))
         self.c = self.param('c', zeros, (num_dims * self.outputs,))
         # The condition has no place in the order: every unit may depend on it.
         self.condition = nn.Dense(self.hidden[0], use_bias=False)
@@ -151,8 +153,10 @@ class MADE(nn.Module):
             y = jax.nn.relu(y @ self._masked(w, M) + b)
             m = m_l
         r = jnp.repeat(masks.rank, self.outputs)
-        M_V, M_A = mask(m, r), mask(m_x, r)
-        logits = y @ self._masked(self.v, M_V) + x @ self._masked(self.a, M_A) + c
+        logits = y @ self._masked(self.v, mask(m, r))
+        if self.direct:
+            logits = logits + x @ self._masked(self.a, mask(m_x, r))
+        logits = logits + c
         shape = (len(x), *self.image_shape)
         logits = logits.reshape(shape if self.num_values == 2 else (*shape, -1))
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
@@ -202,15 +206,17 @@ class MADE(nn.Module):
             known.append(y)
             m = m_l
         position = jnp.asarray(masks.order)[place]
-        v, a, c = (
-            jax.lax.dynamic_slice_in_dim(
+
+        def here(p: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(
                 p, position * self.outputs, self.outputs, -1
             )
-            for p in (self.v, self.a, c)
-        )
+
         rank = jnp.broadcast_to(place, (self.outputs,))
-        M_V, M_A = mask(m, rank), mask(m_x, rank)
-        logits = y @ self._masked(v, M_V) + x @ self._masked(a, M_A) + c
+        logits = y @ self._masked(here(self.v), mask(m, rank))
+        if self.direct:
+            logits = logits + x @ self._masked(here(self.a), mask(m_x, rank))
+        logits = logits + here(c)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         return tuple(known), logits if self.num_values == 2 else logits[:, None], ()
 

@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'screen',
     'settings',
     'signals',
+    'sizes',
     'train_state',
     'version',
     'watch',

@@ -32,6 +32,7 @@ from gm_jax.training import (
     runs,
     settings,
     signals,
+    sizes,
     version,
     workdir,
 )
@@ -84,22 +85,29 @@ def start(
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
     with workdir.claimed(run, config, facts):
         init = parallel.init(experiment.init)
-        _act(Job(name, run, config, data, experiment, init))
+        _act(
+            Job(name, run, config, data, experiment, init),
+            functools.partial(sizes.advice, config, data, build),
+        )
 
 
-def _act(job: Job) -> None:
-    """Do what the run asks, in a directory that is claimed."""
+def _act(job: Job, advice: Callable[[], str]) -> None:
+    """Do what the run asks, in a directory that is claimed.
+
+    `advice` says how the model would be smaller.
+    """
     run, beginning = job.run, _restore(job)
     if run.mode == 'train':
         say(
-            f'{job.name} on {job.data.name}: '
-            f'{runs.count_parameters(beginning.shapes):,} parameters, '
-            f'{runs.devices()}, work directory {run.workdir}'
+            f'{job.name} on {job.data.name}: {sizes.count(beginning.shapes):,} '
+            f'parameters, {runs.devices()}, work directory {run.workdir}'
         )
         if _is_finished(job, beginning):
             say(f'finished: {job.path("results.json")} has its results. To evaluate it '
                 f'again, add --mode=eval.')
             return
+        if sizes.count(beginning.shapes) > sizes.MANY:
+            say(f'  {advice()}')
         state, note = _train(job, beginning)
     elif beginning.state is None:
         raise UserError(f'{run.workdir} has no checkpoint yet: train there first.')

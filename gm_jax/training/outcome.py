@@ -13,7 +13,15 @@ import numpy as np
 from gm_jax import plotting
 from gm_jax.data import pipeline
 from gm_jax.keys import Stream, stream
-from gm_jax.training import evaluate, parallel, processes, runs, settings, writers
+from gm_jax.training import (
+    evaluate,
+    parallel,
+    processes,
+    runs,
+    settings,
+    sizes,
+    writers,
+)
 from gm_jax.training.contracts import BySamples, Pictures
 from gm_jax.training.progress import doing, reporter, say
 from gm_jax.training.recorder import Note
@@ -85,7 +93,7 @@ def _results(
         'checkpoint': run.checkpoint if run.mode == 'eval' else 'last',
         'best_checkpoint_chosen_on': runs.validation_split(data),
         'num_examples': len(data.splits['test']),
-        'num_parameters': runs.count_parameters(state),
+        'num_parameters': sizes.count(state),
         'metrics': writers.without_nan(numbers),
         'seed': config.seed,
         'noise_seed': job.noise_seed,

@@ -15,7 +15,7 @@ from gm_jax.training.flags import Run
 from gm_jax.training.settings import Config
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['count_parameters', 'devices', 'Job', 'validation_split']
+__all__ = ['devices', 'Job', 'validation_split']
 
 
 class Job(NamedTuple):
@@ -64,11 +64,6 @@ class Job(NamedTuple):
             sample_many, state, num, stream(self.noise_seed, Stream.SAMPLE),
             self.config.batch_size,
         )
-
-
-def count_parameters(state: TrainState) -> int:
-    """Return the number of trained parameters."""
-    return sum(x.size for x in jax.tree.leaves(state.params))
 
 
 def validation_split(data: ImageSet) -> str:

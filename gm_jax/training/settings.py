@@ -23,7 +23,8 @@ from gm_jax.errors import UserError
 
 __all__ = ['alike', 'changed', 'Config', 'field', 'load', 'Sizes', 'text', 'to_json']
 
-# Positive whole numbers, written as 200,200 on the command line and in JSON.
+# Positive whole numbers, written as 200,200 on the command line and in JSON. Where the
+# default is (), the experiment chooses them.
 Sizes = tuple[int, ...]
 
 
@@ -136,7 +137,7 @@ class Config:
         for setting in dataclasses.fields(self):
             value = getattr(self, setting.name)
             if isinstance(setting.default, tuple):
-                value = _sizes(setting.name, value)
+                value = _sizes(setting, value)
                 object.__setattr__(self, setting.name, value)
             else:
                 _check(setting, value)
@@ -218,8 +219,11 @@ def alike(config: Config) -> dict[str, str]:
     return {**found, '--dataset': image_set.kind(config.dataset)}
 
 
-def _sizes(name: str, value: Any) -> Sizes:
+def _sizes(setting: dataclasses.Field[Any], value: Any) -> Sizes:
     """Read sizes such as '200,200'; a tuple is taken as it is."""
+    name = setting.name
+    if value in ('', ()) and not setting.default:
+        return ()
     parts = text(value).split(',') if isinstance(value, (str, tuple)) else ['']
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f'--{name}={text(value)} must be sizes such as 200,200.')

@@ -1,5 +1,6 @@
 """The networks are autoregressive densities, in both of their faces."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -175,6 +176,32 @@ def test_several_masks_of_made():
                 model.apply(variables, x, mask), x
             ), (2, 2, 1), 2,
         )
+
+
+def test_made_without_direct_connections():
+    """Catch a sum that lacks more than A: with A = 0 they may as well be left out."""
+    rng = np.random.default_rng(0)
+    masks = made.ascending(made.draw_masks(rng, 4, (6,), shuffle=True))
+    model = made.MADE((2, 2, 1), 3, hidden=(6,))
+    x = jnp.asarray(rng.integers(0, 3, (5, 2, 2, 1)))
+    variables = jax.tree.map(
+        lambda a: jnp.cos(jnp.arange(a.size)).reshape(a.shape),
+        model.init(jax.random.key(0), x, masks),
+    )
+    without = {k: v for k, v in variables['params'].items() if k != 'a'}
+    results = [
+        (
+            module.apply({'params': params}, x, masks),
+            module.apply(
+                {'params': params}, (jnp.ones((5, 6)),), (), x.reshape(5, 4, 1), 0,
+                jnp.int32(2), masks, method='pixel',
+            )[1],
+        ) for module, params in (
+            (model, {**without, 'a': 0 * variables['params']['a']}),
+            (model.clone(direct=False), without),
+        )
+    ]
+    chex.assert_trees_all_equal(*results)
 
 
 @pytest.mark.parametrize('name', ['pixel_cnn', 'gated_pixel_cnn'])
