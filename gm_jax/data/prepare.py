@@ -158,7 +158,7 @@ def _check(name: str, root: str) -> None:
     reason = 'it has no dataset_info.json.'
     if os.path.isfile(os.path.join(path, 'dataset_info.json')):
         try:
-            prepared.read(f'{name}:{os.path.basename(path)}', root, 0, 'white')
+            prepared.read(f'{name}:{os.path.basename(path)}', root, image_size=0)
             return
         except UserError as error:
             reason = str(error)

@@ -46,7 +46,9 @@ _CHUNK = 1024
 _NAME = re.compile(r'(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?')
 
 
-def read(spec: str, data_dir: str, image_size: int, background: str) -> ImageSet:
+def read(
+    spec: str, data_dir: str, image_size: int, background: str = 'white'
+) -> ImageSet:
     """Open a prepared set; if it is missing, prepare it with TensorFlow if installed.
 
     Args:
