@@ -20,11 +20,12 @@ from gm_jax.errors import UserError
 
 __all__ = [
     'curves', 'fan_charts', 'image_grid', 'labelled_rows', 'manifold',
-    'reconstructions', 'save_png', 'scatter', 'to_uint8',
+    'reconstructions', 'sample_grid', 'save_png', 'scatter', 'to_uint8',
 ]
 
 # Grey between cells shows where a black or a white picture ends.
 _BORDER = 128
+_CAPTION = 24  # letters of the name of a class at most
 
 
 def to_uint8(x: np.ndarray, *, num_values: int = 256) -> np.ndarray:
@@ -151,6 +152,32 @@ def labelled_rows(
         draw.text((4, middle - (top + bottom) // 2), label, fill=0, font=font)
     caption = np.repeat(np.asarray(strip)[..., None], grid.shape[-1], axis=-1)
     return np.concatenate([caption, grid], axis=1)
+
+
+def sample_grid(images: np.ndarray, classes: Sequence[str] = ()) -> np.ndarray:
+    """Lay out generated images, those of each class in a row of their own.
+
+    Args:
+        images: [N, H, W, C] uint8; with classes, image i is of class i mod K.
+        classes: the names of the K classes; () for images without classes.
+
+    Returns:
+        [H', W', C] uint8: an `image_grid` where no class would have two images.
+    """
+    num = math.ceil(len(images) / max(len(classes), 1))
+    if not classes or num < 2:
+        return image_grid(images)
+    blank = num * len(classes) - len(images)
+    fill = ((0, blank), (0, 0), (0, 0), (0, 0))
+    cells = np.pad(images, fill, constant_values=_BORDER)
+    rows = cells.reshape(num, len(classes), *images.shape[1:]).swapaxes(0, 1)
+    return labelled_rows(rows, [_caption(name) for name in classes])
+
+
+def _caption(name: str) -> str:
+    """Shorten a name, and replace what the font cannot draw or measure."""
+    shown = ''.join(letter if letter.isprintable() else '?' for letter in name)
+    return shown if len(shown) <= _CAPTION else f'{shown[:_CAPTION - 3]}...'
 
 
 def reconstructions(

@@ -81,6 +81,25 @@ def test_labelled_rows_keep_the_images():
         assert half.min() < 128 < half.max()
 
 
+def test_samples_of_a_class_are_in_its_row():
+    """Catch rows for columns, images that are dropped, and names that cannot be drawn.
+
+    The names are those of a user's folders.
+    """
+    images = np.random.default_rng(0).integers(256, size=(8, 24, 24, 1), dtype=np.uint8)
+    names = ['cat', 'line\nbreak \udcff \u732b', 'long' * 99]
+    out = plotting.sample_grid(images, names)
+    blank = np.full((1, 24, 24, 1), 128, np.uint8)
+    rows = np.concatenate([images, blank])[[0, 3, 6, 1, 4, 7, 2, 5, 8]]
+    grid = plotting.image_grid(rows, columns=3, padding=2)
+    np.testing.assert_array_equal(out[:, out.shape[1] - grid.shape[1]:], grid)
+    assert out.shape[1] - grid.shape[1] < 400
+    plain = plotting.image_grid(images)
+    np.testing.assert_array_equal(plotting.sample_grid(images), plain)
+    many = [str(number) for number in range(9)]
+    np.testing.assert_array_equal(plotting.sample_grid(images, many), plain)
+
+
 def test_reconstructions_pair_inputs_and_outputs():
     """Catch pairs that are not above each other, and images that are dropped."""
     x = np.arange(5).reshape(5, 1, 1, 1) * np.ones((1, 24, 24, 1), int)

@@ -16,8 +16,8 @@ import numpy as np
 from gm_jax.errors import UserError
 
 __all__ = [
-    'ArrayExamples', 'check_facts', 'class_number', 'Examples', 'facts', 'FetchFn',
-    'ImageSet', 'kind', 'num_bytes', 'read_all', 'read_facts', 'SPECS',
+    'ArrayExamples', 'check_facts', 'class_number', 'classes', 'Examples', 'facts',
+    'FetchFn', 'ImageSet', 'kind', 'num_bytes', 'read_all', 'read_facts', 'SPECS',
     'StreamedExamples',
 ]
 
@@ -156,6 +156,11 @@ def class_number(data: ImageSet, text: str) -> int:
         f'{data.num_classes - 1}{f" ({known})" if known else ""}'
         f'{f"; did you mean {close[0]}?" if close else "."}'
     )
+
+
+def classes(data: ImageSet) -> tuple[str, ...]:
+    """Return the names of all classes; their numbers where they have no others."""
+    return data.class_names or tuple(map(str, range(data.num_classes)))
 
 
 def kind(spec: str) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from gm_jax import plotting
-from gm_jax.data import binarize, pipeline, synthetic
+from gm_jax.data import binarize, image_set, pipeline, synthetic
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.evaluation import inception
@@ -189,6 +189,7 @@ def build(
         sample=functools.partial(sample, g),
         sampler='z from the prior, G(z)',
         given=functools.partial(_given, g),
+        classes=image_set.classes(data) if config.class_conditional else (),
         pictures=functools.partial(make_pictures, g, features),
         finish=functools.partial(compare_attributes, g, trained) if trained else None,
         alarms=functools.partial(

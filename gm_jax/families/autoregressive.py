@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gm_jax.data import binarize
+from gm_jax.data import binarize, image_set
 from gm_jax.data.image_set import ImageSet
 from gm_jax.families import density, generation, setting
 from gm_jax.families.density import Mode
@@ -69,7 +69,11 @@ def assemble(s: Setting) -> Experiment:
         single_steps=s.model.heavy,
         micro_batch=micro_batch_size(s.config, s.model),
     )
-    return experiment._replace(given=samplers.given)
+    in_turn = s.config.class_conditional and setting.label(s.config, s.data) is None
+    return experiment._replace(
+        given=samplers.given,
+        classes=image_set.classes(s.data) if in_turn and s.task is None else (),
+    )
 
 
 def make_setting(

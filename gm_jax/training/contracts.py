@@ -190,6 +190,7 @@ class Experiment(NamedTuple):
         sampler: how it samples, in words, for samples.npz.
         given: (indices [N]) -> arrays [N, ...] that images of these indices are
             generated from, such as 'labels' and 'mask', for samples.npz.
+        classes: the names of K classes if sample i is of class i mod K.
         host_sampler: makes a sampler that loops on the host, in place of `sample`.
         pictures: draws the pictures of a trained model.
         alarms: finds what is wrong with a line of metrics.
@@ -206,6 +207,7 @@ class Experiment(NamedTuple):
     sample: Sample | None = None
     sampler: str = ''
     given: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
+    classes: tuple[str, ...] = ()
     host_sampler: Callable[[], HostSampler] | None = None
     pictures: MakePictures | None = None
     alarms: Alarms | None = None

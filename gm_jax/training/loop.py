@@ -361,6 +361,8 @@ def _evaluate(
         images = job.draw_samples(evaluator.sample_many, state, job.config.num_samples)
         if processes.is_primary():
             path = job.picture(f'samples_{step:08d}')
-            plotting.save_png(path, plotting.image_grid(images))
+            plotting.save_png(
+                path, plotting.sample_grid(images, job.experiment.classes)
+            )
     recorder.restart_clock(step)
     return scalars['loss']

@@ -178,6 +178,7 @@ def sample(job: Job, state: TrainState) -> None:
         given = experiment.given(np.arange(len(images)))
     made: dict[str, Any] = {
         'images': images, 'seconds': seconds, 'sampler': experiment.sampler, **given,
+        'classes': np.array(experiment.classes, str),
         'seed': job.noise_seed, 'step': int(state.step), 'command': job.run.command,
     }
     path = job.path(f'samples{own}.npz')
@@ -185,6 +186,7 @@ def sample(job: Job, state: TrainState) -> None:
         with open(name + '.tmp', 'wb') as file:
             np.savez_compressed(file, **made)
         os.replace(name + '.tmp', name)
+    grid = plotting.sample_grid(images, experiment.classes)
     for name in (f'generated{own}', 'generated'):
-        plotting.save_png(job.picture(name), plotting.image_grid(images))
+        plotting.save_png(job.picture(name), grid)
     say(f'{len(images)} samples in {seconds:.2f} s: {path}')

@@ -295,7 +295,7 @@ def test_samples_do_not_depend_on_how_many(whole, finished, monkeypatch):
         assert vae.main([f'--workdir={finished}', *flags]) == 0
         with np.load(finished / 'samples.npz') as file:
             assert set(file.files) == {
-                'images', 'seconds', 'sampler', 'seed', 'step', 'command'
+                'images', 'seconds', 'sampler', 'classes', 'seed', 'step', 'command'
             }
             assert (file['seed'], file['step']) == (0, 36)
             assert file['images'].shape == (num, 8, 8, 1)
