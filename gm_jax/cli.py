@@ -130,7 +130,10 @@ def _prepare(names: list[str], data_dir: str, from_dir: str) -> None:
     for name in names:
         if name not in originals.SETS:
             known = list(originals.SETS)
-            close = difflib.get_close_matches(name, known, n=1)
+            close = [
+                *(each for each in known if each.startswith(f'{name}/')),
+                *difflib.get_close_matches(name, known, n=1),
+            ]
             guess = (
                 f'did you mean {close[0]}?' if close
                 else f'there are {", ".join(known)}.'

@@ -120,6 +120,7 @@ def download(
     paths = {}
     for file in files:
         def append(url: str, target: str, _: Any, file: Original = file) -> None:
+            os.remove(target)  # empty, it would outlive a process that is killed
             part = os.path.join(directory, f'{file.name}.part')
             _complete(file, part, show)
             os.replace(part, target)
@@ -252,7 +253,8 @@ def _verify(file: Original, path: str) -> None:
             if found == file.unpacked:
                 return
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f'{path} cannot be read: {error}. Get {file.url}.') from None
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(f'{path} cannot be read: {reason}. Get {file.url}.') from None
     if not file.unpacked and not path.endswith('.gz') and file.name.endswith('.gz'):
         raise UserError(
             f'{path} lies unpacked, and only the SHA-256 of {file.name} is known: get '

@@ -475,6 +475,8 @@ def test_command(monkeypatch, tmp_path, capsys):
     assert cli.main(['prepare', 'mnist', 'mnits']) == 2
     error = capsys.readouterr().err
     assert error == "gm-jax prepare: 'mnits' is none of the sets: did you mean mnist?\n"
+    assert cli.main(['prepare', 'emnist']) == 2
+    assert 'did you mean emnist/balanced?' in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         cli.main(['prepare', 'mnist', '--datadir=x'])
     assert ended.value.code == 2
