@@ -83,7 +83,8 @@ class Config(settings.Config):
         0.0, 'nats of KL per latent unit that cost nothing', low=0.0
     )
     test_samples: int = field(
-        5000, 'importance samples per image in the final evaluation', low=1, free=True
+        0, 'importance samples per image in the final evaluation; 0: up to 5000, as '
+        'many as take ten minutes or a tenth of the time of training', low=0, free=True,
     )
 
     def __post_init__(self) -> None:
@@ -107,21 +108,25 @@ PRESETS = {
         dataset='mnist', binarize='dynamic', hidden=(200, 200), latent_dims=(50,),
         activation='tanh', objective='iwae', batch_size=20, num_steps=9_840_000,
         schedule='stages', adam_eps=1e-4, eval_every=60_000, log_every=3_000,
-        checkpoint_every=15_000, eval_batch_size=100,
+        checkpoint_every=15_000, eval_batch_size=100, test_samples=5000,
     ),
     'iwae_2l': Config(
         dataset='mnist', binarize='dynamic', hidden=(200, 200), hidden2=(100, 100),
         latent_dims=(100, 50), activation='tanh', objective='iwae', batch_size=20,
         num_steps=9_840_000, schedule='stages', adam_eps=1e-4, eval_every=60_000,
         log_every=3_000, checkpoint_every=15_000, eval_batch_size=100,
+        test_samples=5000,
     ),
     'manifold': Config(latent_dims=(2,), hidden=(512, 512), num_steps=8000),
 }
 
 # Images of more values have a convolutional network by default; the sizes of each.
 _MLP_VALUES, _HIDDEN = 1024, {'mlp': (256, 256), 'conv': (32, 64)}
-# Importance samples that are decoded together: as many as fit well into the caches.
-TEST_CHUNK = 25
+# Importance samples that are decoded together: as many as fit well into the caches, and
+# fewer of images of more logits than these.
+TEST_CHUNKS, CHUNK_LOGITS = (25, 5, 1), 25 * 784 * 256
+# The numbers of importance samples among which an evaluation chooses.
+TEST_SAMPLES = (5000, 2500, 1000, 500, 250, 100, 50, 25, 10, 5, 1)
 
 
 class Setting(NamedTuple):
@@ -141,6 +146,7 @@ class Setting(NamedTuple):
 def build(config: Config, data: ImageSet) -> Experiment:
     """Make the experiment."""
     s = Setting(config, data, make_model(config, data))
+    chunk = chunk_size(s)
     bound = Density(
         init=functools.partial(init, s),
         terms=functools.partial(compute_terms, s),
@@ -148,7 +154,11 @@ def build(config: Config, data: ImageSet) -> Experiment:
         numbers=functools.partial(numbers, s),
         estimates=estimates,
         report=functools.partial(report, s),
-        num_chunks=-(-config.test_samples // TEST_CHUNK),
+        num_chunks=-(-(config.test_samples or TEST_SAMPLES[0]) // chunk),
+        fewer_chunks=() if config.test_samples else tuple(
+            num // chunk for num in TEST_SAMPLES[1:] if num % chunk == 0
+        ),
+        chunk_size=chunk,
     )
     return density.build(
         config,
@@ -193,6 +203,14 @@ def make_model(config: Config, data: ImageSet) -> VAE:
     )
 
 
+def chunk_size(s: Setting) -> int:
+    """Return how many importance samples the final evaluation decodes together."""
+    outputs = {'bernoulli': 1, 'gaussian': 2, 'categorical': s.model.num_values}
+    logits = math.prod(s.data.image_shape) * outputs[s.model.likelihood]
+    fit = next((n for n in TEST_CHUNKS if n * logits <= CHUNK_LOGITS), TEST_CHUNKS[-1])
+    return min(fit, s.config.test_samples or fit)
+
+
 def init(s: Setting, rng: jax.Array) -> dict[str, Any]:
     """Make the variables; the output starts from the mean image."""
     variables = dict(s.model.init(rng, jnp.zeros((1, *s.data.image_shape))))
@@ -231,7 +249,7 @@ def compute_terms(
 ) -> tuple[Terms, ModelState]:
     """Compute the terms of the bounds of a batch; see `density.TermsFn`."""
     if not mode.train:
-        num = min(TEST_CHUNK, s.config.test_samples) if mode.final else s.config.k
+        num = chunk_size(s) if mode.final else s.config.k
         return evaluate(s, variables, batch, rngs, num, mode.chunk), {}
     x, target = prepare(s, batch['image'], rngs)
     return nn.apply(posterior_terms, s.model, mutable=['batch_stats'])(
@@ -294,12 +312,13 @@ def report(s: Setting, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return the numbers of results.json."""
     kl = arrays['kl'].mean(axis=0, dtype=np.float64)
     activity = arrays['mean'].var(axis=0, dtype=np.float64)
-    samples = arrays['log_w'].shape[1] * min(TEST_CHUNK, s.config.test_samples)
+    samples = arrays['log_w'].shape[1] * chunk_size(s)
     log_px = likelihood.combine(arrays['log_w'])
     num_dims = int(np.prod(s.data.image_shape))
     expected = float(arrays['log_px'].mean(dtype=np.float64))
     return {
         **likelihood.report(log_px, num_dims, f'iwae-{samples}'),
+        'importance_samples': samples,
         'elbo_nats': float(kl.sum()) - expected,
         'reconstruction_nats': -expected,
         'kl_nats': float(kl.sum()),

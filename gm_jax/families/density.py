@@ -105,6 +105,8 @@ class Density(NamedTuple, Generic[T]):
         report: computes the numbers of results.json from these arrays for the whole
             test set.
         num_chunks: the number of estimates per image in the final evaluation.
+        fewer_chunks: see `ByExample`, as for the next.
+        chunk_size: the samples that one estimate is made of.
     """
 
     init: Callable[[jax.Array], dict[str, Any]]
@@ -114,6 +116,8 @@ class Density(NamedTuple, Generic[T]):
     estimates: Callable[[T], dict[str, jax.Array]]
     report: Summarize
     num_chunks: int = 1
+    fewer_chunks: tuple[int, ...] = ()
+    chunk_size: int = 1
 
 
 def plain(
@@ -189,6 +193,8 @@ def build(
             functools.partial(_test_step, density),
             density.report,
             density.num_chunks,
+            density.fewer_chunks,
+            density.chunk_size,
         ),
         sample=sample,
         sampler=sampler,

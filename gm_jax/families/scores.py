@@ -36,6 +36,11 @@ _MOST_PIXELS = 4096
 _SEARCHED, _SEARCHED_VALUES = 60_000, 2**26
 
 
+# During training a Frechet distance, whose cost is about that of N F^2, is one of fewer
+# samples where there are many features: it must not take longer than training.
+_QUICK, _QUICK_COST = 1_000, 10**10
+
+
 class Features(NamedTuple):
     """The features by which samples and images are compared.
 
@@ -110,7 +115,8 @@ def score(
     Args:
         draw: n -> [n, H, W, C] uint8.
         examples: a split of the image set.
-        last: whether to compute also the numbers that take long.
+        last: whether to compute also the numbers that take long, and to compare
+            `most` samples however many features they have.
         most: the largest number of samples, and of images.
         data: the image set.
         features: the features to compare.
@@ -123,6 +129,10 @@ def score(
     """
     num = min(most, len(examples))
     rows = pipeline.example_order(0, 0, num, len(examples))
+    if not last:
+        size = features.compute(as_seen(examples, rows[:2], data)).shape[1]
+        num = min(num, max(_QUICK, _QUICK_COST // size**2))
+        rows = rows[:num]
     fake = draw(num)
     real_features = features.compute(as_seen(examples, np.sort(rows), data))
     fake_features = features.compute(fake)

@@ -158,12 +158,18 @@ class ByExample(NamedTuple):
         summarize: computes the numbers of results.json from those of `test_step`.
         test_chunks: how often `test_step` is called with each batch; batch['chunk']
             counts the calls.
+        fewer_chunks: smaller numbers of calls, from large to small, for when
+            `test_chunks` of them take too long; () if all are needed. An experiment
+            that has them has a flag --test_samples too.
+        chunk_size: the random samples of each example that one call draws.
     """
 
     eval_step: EvalStep
     test_step: EvalStep
     summarize: Summarize
     test_chunks: int = 1
+    fewer_chunks: tuple[int, ...] = ()
+    chunk_size: int = 1
 
 
 class BySamples(NamedTuple):

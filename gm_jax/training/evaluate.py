@@ -1,18 +1,28 @@
 """Runs a pure evaluation or sampling function over a whole set, on all devices."""
 
+import time
 from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from gm_jax.data import pipeline
-from gm_jax.data.image_set import Examples
+from gm_jax.data.image_set import ArrayExamples, Examples, StreamedExamples
 from gm_jax.training import parallel, signals
 from gm_jax.training.contracts import SampleMany
 from gm_jax.training.parallel import EvalMany
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['over_examples', 'samples']
+__all__ = ['first', 'over_examples', 'samples']
+
+
+def first(examples: Examples, num: int) -> Examples:
+    """Return the first `num` examples of a split; 0: all."""
+    if not 0 < num < len(examples):
+        return examples
+    if isinstance(examples, ArrayExamples):
+        return ArrayExamples(examples.images[:num], examples.labels[:num])
+    return StreamedExamples(num, examples.fetch)
 
 
 def over_examples(
@@ -22,7 +32,8 @@ def over_examples(
     rng: jax.Array,
     batch_size: int,
     num_chunks: int = 1,
-    report: Callable[[int], None] = lambda done: None,
+    report: Callable[[float], None] = lambda done: None,
+    choose: Callable[[float], int] | None = None,
 ) -> dict[str, np.ndarray]:
     """Evaluate every example exactly once, whatever the batch size and the devices.
 
@@ -35,7 +46,10 @@ def over_examples(
         batch_size: examples at a time; rounded up to a multiple of the devices.
         num_chunks: calls of `step` per batch, with batch['chunk'] = 0, 1, ...: a loop
             over samples that is not a loop on the device.
-        report: called with the number of examples done.
+        report: called after every call of `step` with the number of examples done,
+            where one of whose chunks some are done counts as a part.
+        choose: called once, with the seconds that each chunk takes for all examples;
+            returns how many of the chunks there shall be.
 
     Returns:
         A dict in the order of the set. An output [B] becomes [N, num_chunks]; an output
@@ -46,19 +60,26 @@ def over_examples(
     batches = pipeline.eval_batches(
         examples, batch_size, jax.process_index(), jax.process_count()
     )
-    for first, batch in zip(range(0, len(examples), batch_size), batches):
-        real = slice(len(examples) - first)  # the rest is padding
-        outputs = []
-        for chunk in range(num_chunks):
+    for begin, batch in zip(range(0, len(examples), batch_size), batches):
+        size = min(batch_size, len(examples) - begin)
+        real = slice(size)  # the rest is padding
+        outputs: list[dict[str, np.ndarray]] = []
+        while len(outputs) < num_chunks:
             signals.check()
-            batch['chunk'] = np.full_like(batch['index'], chunk)
+            started = time.monotonic()
+            batch['chunk'] = np.full_like(batch['index'], len(outputs))
             outputs.append(parallel.join(step(state, parallel.split(batch), rng)))
+            # The first call compiles.
+            if choose is not None and len(outputs) == 2:
+                each = time.monotonic() - started
+                num_chunks = choose(each * -(-len(examples) // batch_size))
+                outputs, choose = outputs[:num_chunks], None
+            report(begin + size * len(outputs) / num_chunks)
         for name in outputs[0]:
             value = np.stack([output[name] for output in outputs], axis=1)[real]
             # All chunks of an array per example would take gigabytes.
             value = value if value.ndim == 2 else value.mean(axis=1)
             parts.setdefault(name, []).append(value)
-        report(min(first + batch_size, len(examples)))
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 

@@ -52,6 +52,9 @@ __all__ = ['MAX_ROLLBACKS', 'MAX_SKIPPED', 'start']
 # before it gives up.
 MAX_SKIPPED = 10
 MAX_ROLLBACKS = 2
+# An evaluation during training takes the first examples of a split, this many or as
+# many as were trained on since the last one.
+_MOST_EVALUATED = 10_000
 
 
 class _Diverged(Exception):
@@ -355,7 +358,10 @@ def _evaluate(
 ) -> float:
     """Write the line of an evaluation and a picture of samples; return the loss."""
     split = runs.validation_split(job.data)
-    scalars = evaluator.scalars(state, job.data.splits[split])
+    # So that it takes no longer than the training before it.
+    most = max(_MOST_EVALUATED, job.config.eval_every * job.config.batch_size)
+    examples = evaluate.first(job.data.splits[split], most)
+    scalars = evaluator.scalars(state, examples)
     recorder.eval_line(step, split, scalars)
     if evaluator.sample_many is not None:
         images = job.draw_samples(evaluator.sample_many, state, job.config.num_samples)

@@ -6,12 +6,14 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gm_jax import plotting
 from gm_jax.data import pipeline
+from gm_jax.data.image_set import Examples
 from gm_jax.keys import Stream, stream
 from gm_jax.training import (
     evaluate,
@@ -22,7 +24,7 @@ from gm_jax.training import (
     sizes,
     writers,
 )
-from gm_jax.training.contracts import BySamples, Pictures
+from gm_jax.training.contracts import ByExample, BySamples, Pictures
 from gm_jax.training.progress import doing, reporter, say
 from gm_jax.training.recorder import Note
 from gm_jax.training.runs import Job
@@ -32,6 +34,8 @@ __all__ = ['sample', 'test']
 
 # Characters of a file's name that say what made it; more are abridged.
 _LONGEST = 120
+# The final evaluation may take this long, or this share of the time of training.
+_SECONDS, _SHARE = 600.0, 0.1
 
 
 def test(job: Job, state: TrainState, note: Note) -> None:
@@ -41,7 +45,9 @@ def test(job: Job, state: TrainState, note: Note) -> None:
     """
     experiment = job.experiment
     started = time.monotonic()
-    numbers = _test_numbers(job, state)
+    examples = evaluate.first(job.data.splits['test'], job.config.test_examples)
+    allowed = max(_SECONDS, _SHARE * note.seconds)
+    numbers = _test_numbers(job, state, examples, allowed)
     pictures: Pictures = {}
     if experiment.finish is not None:
         more, pictures = experiment.finish(parallel.local(state), say)
@@ -54,7 +60,7 @@ def test(job: Job, state: TrainState, note: Note) -> None:
     own = '' if job.run.mode == 'train' else _ending(job, int(state.step), 'eval')
     _save_pictures(job, state, pictures, own)
     path = job.path(f'results{own}.json')
-    results = _results(job, state, numbers, seconds)
+    results = _results(job, state, numbers, seconds, len(examples))
     text = json.dumps(results, indent=2, allow_nan=False)
     writers.write_atomically(path, text + '\n')
     for name, value in numbers.items():
@@ -64,23 +70,82 @@ def test(job: Job, state: TrainState, note: Note) -> None:
     say(f'results in {path}')
 
 
-def _test_numbers(job: Job, state: TrainState) -> dict[str, Any]:
-    """Evaluate the whole test set, or samples against it."""
+def _test_numbers(
+    job: Job, state: TrainState, examples: Examples, allowed: float
+) -> dict[str, Any]:
+    """Evaluate the test set, or samples against it, in some `allowed` seconds."""
     evaluation, config = job.experiment.evaluation, job.config
-    examples = job.data.splits['test']
     if isinstance(evaluation, BySamples):
         draw = functools.partial(job.draw_samples, job.sample_many(), state)
         numbers = evaluation.score(draw, examples, True)
         return {name: value for name, value in numbers.items() if name != 'loss'}
+    choose = functools.partial(_choose_chunks, evaluation, allowed)
     return evaluation.summarize(evaluate.over_examples(
         parallel.eval_many(evaluation.test_step), state, examples,
         stream(job.noise_seed, Stream.EVAL), config.eval_batch, evaluation.test_chunks,
-        reporter('images evaluated', len(examples)),
+        _warning(reporter('images evaluated', len(examples)), len(examples), allowed),
+        choose if evaluation.fewer_chunks else None,
     ))
 
 
+def _choose_chunks(evaluation: ByExample, allowed: float, each: float) -> int:
+    """Return the most chunks that take `allowed` seconds, or the fewest there can be.
+
+    Args:
+        evaluation: what is evaluated.
+        allowed: seconds.
+        each: seconds that a chunk takes here; that of the primary process counts.
+    """
+    each = float(processes.from_primary(np.array(each, np.float32)))
+    most, size = evaluation.test_chunks, evaluation.chunk_size
+    choices = (most, *evaluation.fewer_chunks)
+    num = next((n for n in choices if n * each <= allowed), choices[-1])
+    if num < most:
+        say(
+            f'{num * size} samples of each image, which take about '
+            f'{_duration(num * each)}: --test_samples={most * size} would take '
+            f'{_duration(most * each)}.'
+        )
+    return num
+
+
+def _warning(
+    report: Callable[[float], None], total: int, allowed: float
+) -> Callable[[float], None]:
+    """Return `report` that also says, once, if all examples will take long."""
+    beginning: list[tuple[float, float]] = []  # when the first were done, and how many
+    told = False
+
+    def telling(done: float) -> None:
+        nonlocal told
+        report(done)
+        beginning.append((time.monotonic(), done))
+        (then, before), (now, _) = beginning[0], beginning[-1]
+        del beginning[1:]
+        if not told and done > before:
+            told = True
+            seconds = (now - then) / (done - before) * total
+            if seconds > allowed:
+                say(
+                    f'the evaluation of {total:,} images takes about '
+                    f'{_duration(seconds)}: --test_examples=N evaluates the first N.'
+                )
+
+    return telling
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds in words."""
+    if seconds < 100:
+        return f'{seconds:.0f} seconds'
+    if seconds < 6000:
+        return f'{seconds / 60:.0f} minutes'
+    return f'{seconds / 3600:.0f} hours'
+
+
 def _results(
-    job: Job, state: TrainState, numbers: dict[str, Any], seconds: float
+    job: Job, state: TrainState, numbers: dict[str, Any], seconds: float,
+    num_examples: int,
 ) -> dict[str, Any]:
     """Return the contents of results.json."""
     run, config, data = job.run, job.config, job.data
@@ -92,7 +157,7 @@ def _results(
         'step': int(state.step),
         'checkpoint': run.checkpoint if run.mode == 'eval' else 'last',
         'best_checkpoint_chosen_on': runs.validation_split(data),
-        'num_examples': len(data.splits['test']),
+        'num_examples': num_examples,
         'num_parameters': sizes.count(state),
         'metrics': writers.without_nan(numbers),
         'seed': config.seed,

@@ -71,15 +71,14 @@ class Progress:
             self._bar.start()
             _on_screen.append(self._bar)
 
-    def update(self, step: int, text: str = '', seconds_left: float = 0.0) -> None:
+    def update(self, step: float, text: str = '', seconds_left: float = 0.0) -> None:
         """Move to `step`; `text` (if any) is shown, or printed as a line."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
             if text:
                 self._bar.update(self._task, text=text)
         elif text:
-            left = f'{int(seconds_left) // 60}:{int(seconds_left) % 60:02d} left'
-            say(f'step {step}/{self._total}  {text}  {left}')
+            say(f'step {step}/{self._total}  {text}  {_clock(seconds_left)} left')
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
@@ -96,20 +95,32 @@ class Progress:
             self._bar = None
 
 
-def reporter(what: str, total: int) -> Callable[[int], None]:
+def _clock(seconds: float) -> str:
+    return f'{int(seconds) // 60}:{int(seconds) % 60:02d}'
+
+
+def reporter(what: str, total: int) -> Callable[[float], None]:
     """Return a function that shows how many of `total` are done.
 
-    It shows a bar on a terminal, and elsewhere prints a line every ten seconds.
+    It shows a bar on a terminal, and elsewhere prints a line every ten seconds. The
+    number done need not be whole.
     """
     bar, last_line = Progress(total, 0, what), time.monotonic()
+    first: tuple[float, float] | None = None  # when it was reported, and what
 
-    def report(done: int) -> None:
-        nonlocal last_line
+    def report(done: float) -> None:
+        nonlocal first, last_line
         signals.check()
         bar.update(done)
-        if not bar.shown and time.monotonic() - last_line > 10:
-            last_line = time.monotonic()
-            say(f'{what}: {done} of {total}')
+        now = time.monotonic()
+        first = first or (now, done)  # the time before has compilation in it
+        if not bar.shown and now - last_line > 10:
+            last_line = now
+            left = ''
+            if done > first[1]:
+                seconds = (now - first[0]) / (done - first[1]) * (total - done)
+                left = f'  {_clock(seconds)} left'
+            say(f'{what}: {int(done)} of {total}{left}')
         if done >= total:
             bar.close()
 

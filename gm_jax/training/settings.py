@@ -95,6 +95,10 @@ class Config:
     eval_batch_size: int = field(
         0, 'examples per evaluation step; 0: the batch size', low=0, free=True
     )
+    test_examples: int = field(
+        0, 'examples of the test set in the final evaluation, the first ones; 0: all',
+        low=0, free=True,
+    )
     steps_per_dispatch: int = field(
         0, 'training steps in one compiled loop; 0: chosen by model and backend',
         low=0, free=True,

@@ -36,6 +36,29 @@ def test_the_data_score_better_than_noise():
     assert 'precision' not in noise
 
 
+def test_fewer_of_wide_features_during_training(monkeypatch):
+    """Catch Frechet distances in training that take longer than the training."""
+    monkeypatch.setattr(scores, '_QUICK', 10)
+    monkeypatch.setattr(scores, '_QUICK_COST', 100 * 64**2)
+    data = sources.load('digits')
+    train, drawn = data.splits['train'], []
+
+    def draw(num):
+        drawn.append(num)
+        return train.images[:num] * np.uint8(15)
+
+    wide = scores.Features('wide', lambda x: np.tile(scores.pixels(x), 8))
+    narrow = scores.Features('narrow', lambda x: scores.pixels(x)[:, :8])
+    for features, last in (
+        (wide, False), (scores.PIXELS, False), (narrow, False), (wide, True)
+    ):
+        found = scores.score(
+            draw, train, last, most=150, data=data, features=features
+        )
+        assert found['num_real'] == found['num_fake'] == drawn[-1]
+    assert drawn == [10, 100, 150, 150]
+
+
 def test_samples_that_miss_classes_are_precise():
     """Catch precision and recall exchanged."""
     data = sources.load('digits')

@@ -24,6 +24,7 @@ from gm_jax.data import sources
 from gm_jax.training import (
     checkpoints,
     loop,
+    outcome,
     parallel,
     recorder,
     sealed,
@@ -266,6 +267,21 @@ def test_stop_while_reading_a_checkpoint_damages_none(finished, monkeypatch):
     before = _content(finished)
     assert vae.main([f'--workdir={finished}', *tiny.FLAGS]) == 143
     assert _content(finished) == before
+
+
+def test_number_of_samples_that_fits(finished, monkeypatch):
+    """Catch a number that no file records, or that cannot be asked for again."""
+    monkeypatch.setattr(outcome, '_SECONDS', 0.0)
+    monkeypatch.setattr(outcome, '_SHARE', 0.0)
+    found = []
+    for samples in (0, 25):
+        flags = ['--mode=eval', f'--test_samples={samples}', '--test_examples=40']
+        assert vae.main([f'--workdir={finished}', *flags]) == 0
+        found.append(tiny.results(finished))
+    assert found[0]['metrics']['estimator'] == 'iwae-25'
+    assert found[0]['metrics']['importance_samples'] == 25
+    assert found[0]['num_examples'] == 40
+    assert found[0]['metrics'] == found[1]['metrics']
 
 
 @pytest.mark.parametrize('eval_batch_size', [7, 297])
