@@ -38,7 +38,7 @@ from gm_jax.training import (
 )
 from gm_jax.training.contracts import BySamples, Experiment, SampleMany, Score
 from gm_jax.training.flags import Run
-from gm_jax.training.progress import doing, say
+from gm_jax.training.progress import doing, reporter, say
 from gm_jax.training.recorder import MAX_IN_FLIGHT, Note, Recorder
 from gm_jax.training.runs import Job
 from gm_jax.training.settings import ConfigT
@@ -225,7 +225,7 @@ def _means(
 ) -> dict[str, float]:
     arrays = evaluate.over_examples(
         eval_many, state, examples, stream(job.config.seed, Stream.EVAL),
-        job.config.eval_batch,
+        job.config.eval_batch, report=reporter('images evaluated', len(examples)),
     )
     return {
         name: float(np.mean(values[:, 0], dtype=np.float64))

@@ -102,9 +102,11 @@ def _clock(seconds: float) -> str:
 def reporter(what: str, total: int) -> Callable[[float], None]:
     """Return a function that shows how many of `total` are done.
 
-    It shows a bar on a terminal, and elsewhere prints a line every ten seconds. The
-    number done need not be whole.
+    It shows a bar on a terminal or, if there is one already, a text beside it, and
+    elsewhere prints a line every ten seconds. The number done need not be whole.
     """
+    if _on_screen:
+        return _beside_the_bar(what, total)
     bar, last_line = Progress(total, 0, what), time.monotonic()
     first: tuple[float, float] | None = None  # when it was reported, and what
 
@@ -123,5 +125,19 @@ def reporter(what: str, total: int) -> Callable[[float], None]:
             say(f'{what}: {int(done)} of {total}{left}')
         if done >= total:
             bar.close()
+
+    return report
+
+
+def _beside_the_bar(what: str, total: int) -> Callable[[float], None]:
+    """Return a function that shows in the bar on the screen how many are done."""
+    bar = _on_screen[-1]
+    task = bar.tasks[-1]
+    before = task.fields['text']
+
+    def report(done: float) -> None:
+        signals.check()
+        text = f'{what}: {int(done)} of {total}' if done < total else before
+        bar.update(task.id, text=text)
 
     return report

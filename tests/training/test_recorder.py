@@ -253,3 +253,17 @@ def test_reporter_is_a_bar_on_a_terminal(monkeypatch, capsys):
         report(done)
     out = capsys.readouterr().out
     assert 'values drawn' in out and '3/3' in out
+
+
+def test_reporter_leaves_the_bar_of_training(monkeypatch, capsys):
+    """Catch a second bar, which rich refuses, and a text that stays."""
+    monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True)
+    monkeypatch.setenv('TERM', 'xterm')
+    bar = progress.Progress(10, 0)
+    bar.update(5, 'loss 1.0')
+    report, shown = progress.reporter('images evaluated', 3), []
+    for done in (1.5, 3):
+        report(done)
+        shown.append(progress._on_screen[-1].tasks[-1].fields['text'])
+    bar.close()
+    assert shown == ['images evaluated: 1 of 3', 'loss 1.0']
