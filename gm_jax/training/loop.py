@@ -45,7 +45,7 @@ from gm_jax.training.settings import ConfigT
 from gm_jax.training.signals import Stopped
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['MAX_ROLLBACKS', 'MAX_SKIPPED', 'start']
+__all__ = ['MAX_ROLLBACKS', 'MAX_SKIPPED', 'MOST_EVALUATED', 'start']
 
 # Steps skipped in a row for a non-finite loss (or half of the steps between two lines
 # of metrics) before a run goes back to its last checkpoint, and how often it goes back
@@ -54,7 +54,7 @@ MAX_SKIPPED = 10
 MAX_ROLLBACKS = 2
 # An evaluation during training takes the first examples of a split, this many or as
 # many as were trained on since the last one.
-_MOST_EVALUATED = 10_000
+MOST_EVALUATED = 10_000
 
 
 class _Diverged(Exception):
@@ -359,7 +359,7 @@ def _evaluate(
     """Write the line of an evaluation and a picture of samples; return the loss."""
     split = runs.validation_split(job.data)
     # So that it takes no longer than the training before it.
-    most = max(_MOST_EVALUATED, job.config.eval_every * job.config.batch_size)
+    most = max(MOST_EVALUATED, job.config.eval_every * job.config.batch_size)
     examples = evaluate.first(job.data.splits[split], most)
     scalars = evaluator.scalars(state, examples)
     recorder.eval_line(step, split, scalars)

@@ -30,12 +30,12 @@ from gm_jax.training.recorder import Note
 from gm_jax.training.runs import Job
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['sample', 'test']
+__all__ = ['choose_chunks', 'sample', 'SECONDS', 'SHARE', 'test']
 
 # Characters of a file's name that say what made it; more are abridged.
 _LONGEST = 120
 # The final evaluation may take this long, or this share of the time of training.
-_SECONDS, _SHARE = 600.0, 0.1
+SECONDS, SHARE = 600.0, 0.1
 
 
 def test(job: Job, state: TrainState, note: Note) -> None:
@@ -46,7 +46,7 @@ def test(job: Job, state: TrainState, note: Note) -> None:
     experiment = job.experiment
     started = time.monotonic()
     examples = evaluate.first(job.data.splits['test'], job.config.test_examples)
-    allowed = max(_SECONDS, _SHARE * note.seconds)
+    allowed = max(SECONDS, SHARE * note.seconds)
     numbers = _test_numbers(job, state, examples, allowed)
     pictures: Pictures = {}
     if experiment.finish is not None:
@@ -79,7 +79,7 @@ def _test_numbers(
         draw = functools.partial(job.draw_samples, job.sample_many(), state)
         numbers = evaluation.score(draw, examples, True)
         return {name: value for name, value in numbers.items() if name != 'loss'}
-    choose = functools.partial(_choose_chunks, evaluation, allowed)
+    choose = functools.partial(choose_chunks, evaluation, allowed)
     return evaluation.summarize(evaluate.over_examples(
         parallel.eval_many(evaluation.test_step), state, examples,
         stream(job.noise_seed, Stream.EVAL), config.eval_batch, evaluation.test_chunks,
@@ -88,7 +88,7 @@ def _test_numbers(
     ))
 
 
-def _choose_chunks(evaluation: ByExample, allowed: float, each: float) -> int:
+def choose_chunks(evaluation: ByExample, allowed: float, each: float) -> int:
     """Return the most chunks that take `allowed` seconds, or the fewest there can be.
 
     Args:

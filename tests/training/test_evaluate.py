@@ -61,7 +61,7 @@ def test_as_many_chunks_as_fit(fits, chosen, monkeypatch, capsys):
 
     def choose(each):
         seconds.append(each)
-        return outcome._choose_chunks(by_example, fits, each / seconds[0])
+        return outcome.choose_chunks(by_example, fits, each / seconds[0])
 
     compiled, rng = parallel.eval_many(step), jax.random.key(0)
     all_chunks = evaluate.over_examples(compiled, (), examples, rng, 8, num_chunks=6)

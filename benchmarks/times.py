@@ -1,0 +1,306 @@
+"""How long the defaults of every experiment train and evaluate, by image set.
+
+Each pair is measured in a process of its own on a few steps, batches and samples, and
+extrapolated to the numbers of the defaults. Rows are written as they are measured, and
+pairs that are in the file already are not measured again:
+
+    python -m benchmarks.times --data_dir=DIR
+    python -m benchmarks.times --data_dir=DIR --names=vae --datasets=digits,mnist
+
+Seconds of a row, compilation and reading left out:
+
+    train_seconds        the steps of training
+    validation_seconds   the evaluations during training, each with its samples
+    test_seconds         the final evaluation, without what follows
+    finish_seconds       what an experiment measures after that, such as classifiers
+"""
+
+import argparse
+import dataclasses
+import importlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import machine
+from experiments import NAMES
+from gm_jax.data import sources
+from gm_jax.data.image_set import ArrayExamples, Examples, ImageSet
+from gm_jax.keys import Stream, stream
+from gm_jax.training import dispatch, evaluate, loop, outcome, parallel, sizes
+from gm_jax.training.contracts import BySamples, Experiment
+from gm_jax.training.settings import Config
+from gm_jax.training.train_state import TrainState
+
+DATASETS = ('digits', 'binarized_mnist', 'mnist', 'fashion_mnist', 'cifar10_jpeg')
+# Images of each split that are read, and samples that are scored.
+_READ, _SCORED = 2_048, 2_000
+# Seconds for which the steps of training are measured.
+_MEASURED = 5.0
+# Steps of the classifiers at the end that are measured.
+_PROBE_STEPS = 20
+
+
+def measure(name: str, dataset: str, data_dir: str) -> Iterator[dict[str, Any]]:
+    """Yield the fields of a row, those that are measured first first."""
+    command = importlib.import_module(f'experiments.{name}').main
+    config = command.config_class(dataset=dataset, data_dir=data_dir)
+    data = sources.load(dataset, data_dir=data_dir, memory_limit=0)
+    lengths = {split: len(examples) for split, examples in data.splits.items()}
+    splits = {split: _in_memory(examples) for split, examples in data.splits.items()}
+    data = dataclasses.replace(data, splits=splits)
+    experiment = command.build(config, data)
+    state = parallel.replicate(
+        parallel.init(experiment.init)(stream(config.seed, Stream.INIT))
+    )
+    yield {
+        'image_shape': list(data.image_shape), 'num_parameters': sizes.count(state),
+        'num_steps': config.num_steps, 'batch_size': config.batch_size,
+    }
+    state, step, measured = _train(experiment, config, data, state)
+    train = step * config.num_steps
+    yield {'train_seconds': _round(train), 'measured_steps': measured}
+    yield from _test(experiment, config, data, lengths['test'], state, train)
+    split = 'validation' if 'validation' in splits else 'test'
+    num = min(
+        lengths[split], max(loop.MOST_EVALUATED, config.eval_every * config.batch_size)
+    )
+    times = -(-config.num_steps // config.eval_every)
+    each = _validate(experiment, config, splits[split], num, state)
+    if experiment.sample is not None:
+        each += _seconds_to_draw(experiment, config, state, config.num_samples)
+    yield {'validations': times, 'validation_seconds': _round(times * each)}
+    if experiment.finish is not None:
+        seconds = _finish(command.build, experiment, config, data, state)
+        yield {'finish_seconds': _round(seconds)}
+
+
+def _in_memory(examples: Examples) -> ArrayExamples:
+    found = examples.fetch(np.arange(min(_READ, len(examples))))
+    return ArrayExamples(found['image'], found['label'])
+
+
+def _round(seconds: float) -> float:
+    return float(f'{seconds:.3g}')
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    """Return the seconds of a second call, since the first one compiles."""
+    jax.block_until_ready(function())
+    started = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - started
+
+
+def _train(
+    experiment: Experiment, config: Config, data: ImageSet, state: TrainState
+) -> tuple[TrainState, float, int]:
+    """Return the state, the seconds of a step, and on how many these were measured."""
+    per_dispatch = dispatch.steps_per_dispatch(config, experiment.single_steps)
+    train_many = parallel.train_many(experiment.train_step, per_dispatch)
+    feed = dispatch.make_feed(
+        config, data.splits['train'], config.seed, 0, per_dispatch,
+        experiment.minibatches,
+    )
+    rng = stream(config.seed, Stream.TRAIN)
+    num, done, seconds = 1, 0, 0.0
+    compiled = False
+    for _, batches in feed.dispatches:
+        started = time.perf_counter()
+        state, metrics = train_many(state, feed.resident, batches, np.int32(num), rng)
+        jax.block_until_ready(metrics)
+        if compiled:
+            seconds, done = seconds + time.perf_counter() - started, done + num
+            if seconds >= _MEASURED:
+                break
+            num = max(1, min(per_dispatch, int((_MEASURED - seconds) * done / seconds)))
+        compiled = True
+    feed.dispatches.close()
+    return state, seconds / done, done
+
+
+def _test(
+    experiment: Experiment, config: Config, data: ImageSet, num_test: int,
+    state: TrainState, train_seconds: float,
+) -> Iterator[dict[str, Any]]:
+    """Yield the time of the final evaluation of `num_test` images."""
+    evaluation, examples = experiment.evaluation, data.splits['test']
+    if isinstance(evaluation, BySamples):
+        num = min(num_test, getattr(config, 'score_samples'))
+        seconds = _score(experiment, examples, num, True)
+        seconds += _seconds_to_draw(experiment, config, state, num)
+        yield {'num_samples': num, 'test_seconds': _round(seconds)}
+        return
+    each = _by_batch(evaluation.test_step, config, examples, num_test, state)
+    allowed = max(outcome.SECONDS, outcome.SHARE * train_seconds)
+    chunks = evaluation.test_chunks
+    if evaluation.fewer_chunks:
+        chunks = outcome.choose_chunks(evaluation, allowed, each)
+        yield {'num_samples': chunks * evaluation.chunk_size}
+    yield {'test_seconds': _round(chunks * each)}
+
+
+def _validate(
+    experiment: Experiment, config: Config, examples: Examples, num: int,
+    state: TrainState,
+) -> float:
+    """Return the seconds of an evaluation of `num` images during training."""
+    evaluation = experiment.evaluation
+    if not isinstance(evaluation, BySamples):
+        return _by_batch(evaluation.eval_step, config, examples, num, state)
+    num = min(num, getattr(config, 'score_samples'))
+    return _score(experiment, examples, num, False) + _seconds_to_draw(
+        experiment, config, state, num
+    )
+
+
+def _by_batch(
+    step: Any, config: Config, examples: Examples, num: int, state: TrainState
+) -> float:
+    """Return the seconds that a function of a batch takes for `num` examples."""
+    compiled, rng = parallel.eval_many(step), stream(config.seed, Stream.EVAL)
+    some = evaluate.first(examples, config.eval_batch)
+
+    def one() -> Any:
+        return evaluate.over_examples(compiled, state, some, rng, config.eval_batch)
+
+    return _seconds(one) * -(-num // config.eval_batch)
+
+
+def _score(
+    experiment: Experiment, examples: Examples, num: int, last: bool
+) -> float:
+    """Return the seconds to score `num` samples, which are taken from the images.
+
+    Those of fewer samples are measured, and taken to grow like their square, which is
+    an upper bound.
+    """
+    few = evaluate.first(examples, min(num, _SCORED))
+    images = few.fetch(np.arange(len(few)))['image']
+    evaluation = experiment.evaluation
+    assert isinstance(evaluation, BySamples)
+    drawn = 0
+
+    def draw(num: int) -> np.ndarray:
+        nonlocal drawn
+        drawn = num
+        return images[:num]
+
+    seconds = _seconds(lambda: evaluation.score(draw, few, last))
+    return seconds * (num / len(few))**2 if drawn == len(few) else seconds
+
+
+def _seconds_to_draw(
+    experiment: Experiment, config: Config, state: TrainState, num: int
+) -> float:
+    """Return the seconds that `num` samples take."""
+    assert experiment.sample is not None
+    compiled = parallel.sample_many(experiment.sample)
+    rng = stream(config.seed, Stream.SAMPLE)
+    seconds = _seconds(
+        lambda: evaluate.samples(compiled, state, 1, rng, config.batch_size)
+    )
+    return seconds * -(-num // config.batch_size)
+
+
+def _finish(
+    build: Any, experiment: Experiment, config: Config, data: ImageSet,
+    state: TrainState,
+) -> float:
+    """Return the seconds of `Experiment.finish`, compilation included."""
+
+    def seconds(experiment: Experiment) -> float:
+        assert experiment.finish is not None
+        started = time.perf_counter()
+        experiment.finish(parallel.local(state), lambda *parts: None)
+        return time.perf_counter() - started
+
+    steps = getattr(config, 'probe_steps', 0)
+    if not steps:
+        return seconds(experiment)
+    shorter: list[dict[str, Any]] = [
+        {'probe_steps': num} for num in (_PROBE_STEPS, 3 * _PROBE_STEPS)
+    ]
+    few, more = (
+        seconds(build(dataclasses.replace(config, **few), data)) for few in shorter
+    )
+    per_step = max(0.0, more - few) / (2 * _PROBE_STEPS)
+    return more + per_step * (steps - 3 * _PROBE_STEPS)
+
+
+def _row(name: str, dataset: str, data_dir: str, limit: float) -> dict[str, Any]:
+    """Measure a pair in a process of its own, for `limit` seconds at most."""
+    command = [
+        sys.executable, '-m', 'benchmarks.times', f'--names={name}',
+        f'--datasets={dataset}', f'--data_dir={data_dir}', '--here',
+    ]
+    row: dict[str, Any] = {'experiment': name, 'dataset': dataset}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            err = f'not measured within {limit:.0f} seconds: all that is missing here'
+    for line in out.splitlines():
+        if line.startswith('{'):
+            row |= json.loads(line)
+    if process.returncode:
+        row['error'] = err.strip().splitlines()[-1:]
+    row['load_average'] = round(os.getloadavg()[0], 1)  # over the last minute
+    return row
+
+
+def main(argv: list[str]) -> None:
+    """Measure what is not in the file yet, and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--names', default=','.join(NAMES))
+    parser.add_argument('--datasets', default=','.join(DATASETS))
+    parser.add_argument('--data_dir', default='', help='where the TFDS sets are')
+    parser.add_argument('--out', default='results/default_times.json')
+    parser.add_argument(
+        '--limit', type=float, default=120.0, help='seconds for each row at most'
+    )
+    parser.add_argument('--here', action='store_true', help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.here:
+        for fields in measure(args.names, args.datasets, args.data_dir):
+            print(json.dumps(fields), flush=True)
+        return
+    common = {
+        'device': machine.cpu_name(), 'python': platform.python_version(),
+        'jax': importlib.metadata.version('jax'),
+        'command': shlex.join(['python', '-m', 'benchmarks.times', *argv]),
+    }
+    path = pathlib.Path(args.out)
+    rows = json.loads(path.read_text()) if path.exists() else []
+    done = {(row['experiment'], row['dataset']) for row in rows}
+    for name in args.names.split(','):
+        sets = args.datasets.split(',')
+        if name == 'time_series':
+            sets = ['synthetic:lorenz'] if args.datasets == ','.join(DATASETS) else []
+        for dataset in sets:
+            if (name, dataset) in done:
+                continue
+            row = _row(name, dataset, args.data_dir, args.limit)
+            rows.append({**row, **common})
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(rows, indent=2) + '\n')
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])
