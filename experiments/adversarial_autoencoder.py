@@ -46,7 +46,7 @@ from gm_jax.models.players import Player
 from gm_jax.sampling import latent
 from gm_jax.training import command, game, optimizer, settings, train_state
 from gm_jax.training.contracts import ByExample, Experiment, Pictures, Say
-from gm_jax.training.settings import Sizes, field
+from gm_jax.training.settings import MOST_DECAY, MOST_UNITS, Sizes, field
 from gm_jax.training.train_state import (
     Batch,
     LossFn,
@@ -69,7 +69,7 @@ class Config(settings.Config):
     num_steps: int = field(3000, 'training steps', low=1)
     eval_every: int = field(1000, 'steps between evaluations', low=1, free=True)
     hidden: Sizes = field((256, 256), 'widths of every network')
-    latent_dim: int = field(8, 'size of z', low=1)
+    latent_dim: int = field(8, 'size of z', low=1, high=MOST_UNITS)
     prior: str = field(
         'normal', 'prior of z; mixture: ten Gaussians on a ring, for --latent_dim=2',
         choices=('normal', 'mixture'),
@@ -80,12 +80,14 @@ class Config(settings.Config):
     )
     adversarial_b1: float = field(
         0.5, 'decay of the average of gradients in the adversarial optimizers',
-        low=0.0, high=1.0,
+        low=0.0, high=MOST_DECAY,
     )
     num_labels: int = field(
         0, 'labelled training images, balanced over the classes; 0: none', low=0
     )
-    num_clusters: int = field(0, 'clusters, learned without labels; 0: none', low=0)
+    num_clusters: int = field(
+        0, 'clusters, learned without labels; 0: none', low=0, high=MOST_UNITS
+    )
     category_noise: float = field(
         0.0, 'initial standard deviation of the noise on the categories that a '
         'discriminator sees; it falls to zero by the last step, unless the learning '

@@ -34,7 +34,7 @@ from gm_jax.models.autoencoder import Autoencoder, Classifier
 from gm_jax.sampling import latent
 from gm_jax.training import command, optimizer, train_state
 from gm_jax.training.contracts import ByExample, Experiment, HostBatch, Pictures
-from gm_jax.training.settings import Sizes, field
+from gm_jax.training.settings import MOST_UNITS, Sizes, field
 from gm_jax.training.train_state import (
     Batch,
     LossOutput,
@@ -62,7 +62,7 @@ class Config(probes.Config):
         (256, 256), 'widths of the layers from x to the code, or feature maps for '
         'conv; linear has none'
     )
-    latent_dim: int = field(16, 'size of the code', low=1)
+    latent_dim: int = field(16, 'size of the code', low=1, high=MOST_UNITS)
 
 
 _MNIST = Config(

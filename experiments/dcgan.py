@@ -23,7 +23,7 @@ from gm_jax.losses.adversarial import (
     hinge_loss,
 )
 from gm_jax.training import command
-from gm_jax.training.settings import Sizes, field
+from gm_jax.training.settings import MOST_SIDE, Sizes, field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Config(adversarial.Config):
     features: Sizes = field(
         (32, 64), 'feature maps of each strided convolution; the generator mirrors them'
     )
-    kernel_size: int = field(4, 'side of every kernel', low=2)
+    kernel_size: int = field(4, 'side of every kernel', low=2, high=MOST_SIDE)
     loss: str = field(
         'non_saturating', 'losses: cross-entropy, with -log D(G(z)) or '
         'log(1 - D(G(z))) for the generator, or the hinge loss',

@@ -19,18 +19,20 @@ from gm_jax.families import conditional, setting
 from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
 from gm_jax.sampling import distributions
 from gm_jax.training import command
-from gm_jax.training.settings import Sizes, field
+from gm_jax.training.settings import MOST_LAYERS, MOST_SIDE, MOST_UNITS, Sizes, field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(conditional.Config):
     """Settings of the Gated PixelCNN."""
 
-    features: int = field(24, 'feature maps of each layer', low=1)
-    num_layers: int = field(5, 'layers after the first', low=1)
-    first_kernel: int = field(7, 'side of the first kernel', low=3)
-    kernels: Sizes = field((3,), 'sides of the other kernels in turn, e.g. 5,3')
-    head: int = field(64, 'feature maps before the logits', low=1)
+    features: int = field(24, 'feature maps of each layer', low=1, high=MOST_UNITS)
+    num_layers: int = field(5, 'layers after the first', low=1, high=MOST_LAYERS)
+    first_kernel: int = field(7, 'side of the first kernel', low=3, high=MOST_SIDE)
+    kernels: Sizes = field(
+        (3,), 'sides of the other kernels in turn, e.g. 5,3', high=MOST_SIDE
+    )
+    head: int = field(64, 'feature maps before the logits', low=1, high=MOST_UNITS)
 
     def __post_init__(self) -> None:
         """Raise UserError for settings that are not allowed."""

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gm_jax import memory
 from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
 from gm_jax.families import autoregressive, setting
@@ -27,7 +28,7 @@ from gm_jax.families.setting import Variables
 from gm_jax.models.made import MADE, Masks, ascending, draw_masks
 from gm_jax.sampling import distributions
 from gm_jax.training import command
-from gm_jax.training.settings import Sizes, field
+from gm_jax.training.settings import Sizes, field, text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,9 @@ class Config(setting.Config):
         'auto', 'connections from the values to the logits of those after them; auto: '
         'unless they have more than 20 million weights', choices=('auto', 'yes', 'no'),
     )
-    num_masks: int = field(1, 'masks, each with different connections', low=1)
+    num_masks: int = field(
+        1, 'masks, each with different connections', low=1, high=10_000
+    )
     order: str = field(
         'raster', 'order of the values; random ones are drawn from the seed, one per '
         'mask',
@@ -72,6 +75,10 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
     hidden = config.hidden or (setting.hidden_units(500, data),)
     direct = config.direct == 'yes' or config.direct == 'auto' and (
         num_dims * setting.num_logits(data) <= _MOST_DIRECT
+    )
+    memory.check(
+        f'--num_masks={config.num_masks} with --hidden={text(hidden)}',
+        8 * config.num_masks * (num_dims + sum(hidden)),
     )
     masks = [
         draw_masks(rng, num_dims, hidden, shuffle=shuffle)

@@ -28,7 +28,7 @@ from gm_jax.sampling import distributions, multiscale
 from gm_jax.sampling.autoregressive import Network, incremental
 from gm_jax.sampling.distributions import Quantile
 from gm_jax.training import command
-from gm_jax.training.settings import field
+from gm_jax.training.settings import MOST_LAYERS, MOST_UNITS, field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,14 @@ class Config(setting.Config):
         'parallel', 'how a stage adds pixels: in groups, or one by one in raster order',
         choices=('parallel', 'raster'),
     )
-    num_stages: int = field(1, 'how often the sides of the image are doubled', low=1)
-    features: int = field(24, 'feature maps of each layer', low=1)
-    num_layers: int = field(4, 'layers, or residual blocks, of each network', low=1)
-    head: int = field(64, 'feature maps before the logits', low=1)
+    num_stages: int = field(
+        1, 'how often the sides of the image are doubled', low=1, high=30
+    )
+    features: int = field(24, 'feature maps of each layer', low=1, high=MOST_UNITS)
+    num_layers: int = field(
+        4, 'layers, or residual blocks, of each network', low=1, high=MOST_LAYERS
+    )
+    head: int = field(64, 'feature maps before the logits', low=1, high=MOST_UNITS)
     # The step takes long to compile, so the first line of metrics must come soon after.
     log_every: int = field(25, 'steps between lines of metrics', low=1, free=True)
 

@@ -20,7 +20,7 @@ from gm_jax.families import autoregressive, setting
 from gm_jax.models.nade import NADE
 from gm_jax.sampling import distributions
 from gm_jax.training import command
-from gm_jax.training.settings import field
+from gm_jax.training.settings import MOST_UNITS, field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class Config(setting.Config):
     """Settings of NADE."""
 
     hidden: int = field(
-        0, 'hidden units; 0: 200, or fewer for large images of many levels', low=0
+        0, 'hidden units; 0: 200, or fewer for large images of many levels', low=0,
+        high=MOST_UNITS,
     )
     order: str = field(
         'raster', 'order of the values; a random one is drawn from the seed',

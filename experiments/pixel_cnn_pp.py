@@ -25,19 +25,22 @@ from gm_jax.models.pixel_cnn_pp import PixelCNNpp
 from gm_jax.sampling import distributions
 from gm_jax.sampling.autoregressive import Network
 from gm_jax.training import command
-from gm_jax.training.settings import field
+from gm_jax.training.settings import MOST_LAYERS, MOST_UNITS, field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(conditional.Config):
     """Settings of PixelCNN++."""
 
-    features: int = field(20, 'feature maps of each layer', low=1)
+    features: int = field(20, 'feature maps of each layer', low=1, high=MOST_UNITS)
     num_resnets: int = field(
-        1, 'layers of each level on the way down, and again on the way up', low=1
+        1, 'layers of each level on the way down, and again on the way up', low=1,
+        high=MOST_LAYERS
     )
-    num_levels: int = field(2, 'resolutions, each half of the one before', low=1)
-    num_mixtures: int = field(5, 'components of each mixture', low=1)
+    num_levels: int = field(
+        2, 'resolutions, each half of the one before', low=1, high=30
+    )
+    num_mixtures: int = field(5, 'components of each mixture', low=1, high=MOST_UNITS)
     dropout: float = field(
         0.0, 'share of features dropped in training', low=0.0, high=0.99
     )

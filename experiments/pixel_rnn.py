@@ -20,7 +20,7 @@ from gm_jax.families import autoregressive, setting
 from gm_jax.models.pixel_rnn import CELLS, PixelRNN
 from gm_jax.sampling import distributions
 from gm_jax.training import command
-from gm_jax.training.settings import field
+from gm_jax.training.settings import MOST_LAYERS, MOST_SIDE, MOST_UNITS, field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,11 @@ class Config(setting.Config):
 
     cell: str = field('diagonal_bilstm', 'kind of LSTM layer', choices=tuple(CELLS))
     features: int = field(
-        0, 'feature maps of each LSTM; 0: 16, or 18 for colours', low=0
+        0, 'feature maps of each LSTM; 0: 16, or 18 for colours', low=0, high=MOST_UNITS
     )
-    num_layers: int = field(4, 'LSTM layers', low=1)
-    first_kernel: int = field(7, 'side of the first kernel, odd', low=3)
-    head: int = field(32, 'feature maps before the logits', low=1)
+    num_layers: int = field(4, 'LSTM layers', low=1, high=MOST_LAYERS)
+    first_kernel: int = field(7, 'side of the first kernel, odd', low=3, high=MOST_SIDE)
+    head: int = field(32, 'feature maps before the logits', low=1, high=MOST_UNITS)
 
     def __post_init__(self) -> None:
         """Raise UserError for settings that are not allowed."""

@@ -76,7 +76,7 @@ class Config(settings.Config):
         'elbo', 'bound to maximise: elbo averages k samples, iwae weights them',
         choices=('elbo', 'iwae'),
     )
-    k: int = field(1, 'posterior samples per image in training', low=1)
+    k: int = field(1, 'posterior samples per image in training', low=1, high=10_000)
     beta: float = field(1.0, 'weight of the KL term', low=0.0)
     kl_warmup_steps: int = field(0, 'steps over which beta rises from 0', low=0)
     free_bits: float = field(

@@ -23,7 +23,7 @@ from gm_jax.families.adversarial import Losses, Networks
 from gm_jax.losses.adversarial import critic_generator_loss, critic_loss
 from gm_jax.models import gan
 from gm_jax.training import command
-from gm_jax.training.settings import Sizes, field
+from gm_jax.training.settings import MOST_DECAY, MOST_SIDE, Sizes, field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,11 @@ class Config(adversarial.Config):
 
     learning_rate: float = field(1e-4, 'peak learning rate', low=0.0)
     adam_b2: float = field(
-        0.9, 'decay of the average of squared gradients', low=0.0, high=1.0
+        0.9, 'decay of the average of squared gradients', low=0.0, high=MOST_DECAY
     )
     k: int = field(
-        5, 'critic steps per generator step, each on a minibatch of its own', low=1
+        5, 'critic steps per generator step, each on a minibatch of its own', low=1,
+        high=100,
     )
     lipschitz: str = field(
         'gradient_penalty', "what bounds the critic's slope: clipped weights, a "
@@ -53,7 +54,9 @@ class Config(adversarial.Config):
         (32, 64), 'feature maps of each strided convolution, or widths of the dense '
         'layers; the generator mirrors them'
     )
-    kernel_size: int = field(4, 'side of every kernel of --network=dcgan', low=2)
+    kernel_size: int = field(
+        4, 'side of every kernel of --network=dcgan', low=2, high=MOST_SIDE
+    )
 
     def __post_init__(self) -> None:
         """Raise UserError where nothing bounds the slope."""

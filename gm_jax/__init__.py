@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'keys',
     'layers',
     'losses',
+    'memory',
     'models',
     'plotting',
     'sampling',

@@ -17,11 +17,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ALLOWED_IMPORTS = {
     'losses': {'keys'},
     'layers': {'keys'},
-    'data': {'errors', 'keys'},
+    'data': {'errors', 'keys', 'memory'},
     'models': {'layers', 'losses'},
     'sampling': {'keys', 'layers', 'losses'},
     'evaluation': {'data', 'errors', 'losses'},
-    'training': {'data', 'errors', 'keys', 'plotting'},
+    'training': {'data', 'errors', 'keys', 'memory', 'plotting'},
     'families': {
         'data', 'errors', 'evaluation', 'keys', 'layers', 'losses', 'models',
         'plotting', 'sampling', 'training',

@@ -45,11 +45,13 @@ def example_order(
         [B] int64, or [K, B] with `num_steps`.
     """
     count = batch_size * (1 if num_steps is None else num_steps)
-    epochs, places = np.divmod(step * batch_size + np.arange(count), num_examples)
     order = np.empty(count, np.int64)
-    for epoch in range(epochs[0], epochs[-1] + 1):
-        here = epochs == epoch
-        order[here] = _permutation(seed, epoch, num_examples)[places[here]]
+    epoch, place = divmod(step * batch_size, num_examples)
+    done = 0
+    while done < count:
+        part = _permutation(seed, epoch, num_examples)[place:place + count - done]
+        order[done:done + len(part)] = part
+        done, epoch, place = done + len(part), epoch + 1, 0
     return order if num_steps is None else order.reshape(num_steps, batch_size)
 
 

@@ -11,9 +11,11 @@ Usage: `data = sources.load('mnist', data_dir='/data')`.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 
+from gm_jax import memory
 from gm_jax.data import binarize, folder, prepared, readers, synthetic
 from gm_jax.data.binarize import WAYS
 from gm_jax.data.image_set import (
@@ -63,6 +65,9 @@ def load(
             f'--image_size resizes images: folders and TFDS sets only: {spec} has '
             f'{data.image_shape[0]}x{data.image_shape[1]} images; leave the flag out.'
         )
+    # Several images are read at a time, if only to digest the set.
+    size = ' x '.join(map(str, data.image_shape))
+    memory.check(f'images of {size} values', 64 * math.prod(data.image_shape))
     data = _binarized(data, binarize)
     keep: Callable[[Examples], Examples] = _streamed
     if num_bytes(data) <= memory_limit:

@@ -34,7 +34,7 @@ from gm_jax.models.players import Discriminator, Generator
 from gm_jax.sampling import latent
 from gm_jax.training import game, optimizer, settings, train_state
 from gm_jax.training.contracts import BySamples, Experiment, HostBatch, Pictures, Say
-from gm_jax.training.settings import field
+from gm_jax.training.settings import MOST_DECAY, MOST_UNITS, field
 from gm_jax.training.train_state import (
     Batch,
     LossOutput,
@@ -67,16 +67,16 @@ class Config(settings.Config):
         choices=('constant', 'cosine', 'stages'),
     )
     adam_b1: float = field(
-        0.5, 'decay of the average of gradients', low=0.0, high=1.0
+        0.5, 'decay of the average of gradients', low=0.0, high=MOST_DECAY
     )
     discriminator_learning_rate: float = field(
         0.0, 'learning rate of the discriminator; 0: that of the generator', low=0.0
     )
     k: int = field(
         1, 'discriminator steps per generator step, each on a minibatch of its own',
-        low=1,
+        low=1, high=100,
     )
-    latent_dim: int = field(64, 'size of z', low=1)
+    latent_dim: int = field(64, 'size of z', low=1, high=MOST_UNITS)
     prior: str = field(
         'uniform', 'distribution of each unit of z: uniform on (-1, 1), or normal',
         choices=('uniform', 'normal'),

@@ -16,7 +16,7 @@ from gm_jax.errors import UserError
 from gm_jax.keys import Stream, stream
 from gm_jax.models.classifier import Classifier
 from gm_jax.training import checkpoints, optimizer, settings, train_state
-from gm_jax.training.settings import Sizes, field
+from gm_jax.training.settings import MOST_UNITS, Sizes, field
 from gm_jax.training.train_state import TrainState
 
 __all__ = ['Config', 'init', 'load', 'make_model', 'OfImages', 'Trained']
@@ -32,7 +32,9 @@ class Config(settings.Config):
     num_steps: int = field(3000, 'training steps', low=1)
     eval_every: int = field(1000, 'steps between evaluations', low=1, free=True)
     maps: Sizes = field((32, 64), 'feature maps of each strided convolution')
-    num_features: int = field(128, 'units before the softmax layer', low=1)
+    num_features: int = field(
+        128, 'units before the softmax layer', low=1, high=MOST_UNITS
+    )
     dropout: float = field(
         0.5, 'share of features dropped in training', low=0.0, high=0.99
     )

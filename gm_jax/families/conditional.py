@@ -22,7 +22,7 @@ from gm_jax.keys import Use, derive
 from gm_jax.layers.observer import Observer
 from gm_jax.sampling import conditional
 from gm_jax.training.contracts import Experiment
-from gm_jax.training.settings import field
+from gm_jax.training.settings import MOST_LAYERS, field
 
 __all__ = ['build', 'Config', 'make_task', 'observed']
 
@@ -44,7 +44,8 @@ class Config(setting.Config):
         4, 'side of the blocks whose means are given by --task=super_resolution', low=2
     )
     observer_blocks: int = field(
-        3, 'residual blocks of the network that reads the given part', low=0
+        3, 'residual blocks of the network that reads the given part', low=0,
+        high=MOST_LAYERS
     )
 
     def __post_init__(self) -> None:

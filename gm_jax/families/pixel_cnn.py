@@ -10,7 +10,7 @@ from gm_jax.errors import UserError
 from gm_jax.families import setting
 from gm_jax.models.pixel_cnn import PixelCNN
 from gm_jax.sampling import distributions
-from gm_jax.training.settings import field
+from gm_jax.training.settings import MOST_LAYERS, MOST_SIDE, MOST_UNITS, field
 
 __all__ = ['Config', 'make_model']
 
@@ -21,12 +21,12 @@ class Config(setting.Config):
 
     features: int = field(
         0, 'feature maps h inside a residual block; 2h between blocks; 0: 16, or 18 '
-        'for colours', low=0,
+        'for colours', low=0, high=MOST_UNITS,
     )
-    num_blocks: int = field(6, 'residual blocks', low=1)
-    first_kernel: int = field(7, 'side of the first kernel', low=3)
-    kernel: int = field(3, 'side of the kernels in the blocks', low=3)
-    head: int = field(64, 'feature maps before the logits', low=1)
+    num_blocks: int = field(6, 'residual blocks', low=1, high=MOST_LAYERS)
+    first_kernel: int = field(7, 'side of the first kernel', low=3, high=MOST_SIDE)
+    kernel: int = field(3, 'side of the kernels in the blocks', low=3, high=MOST_SIDE)
+    head: int = field(64, 'feature maps before the logits', low=1, high=MOST_UNITS)
 
     def __post_init__(self) -> None:
         """Raise UserError for settings that are not allowed."""

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Generic, NamedTuple
 
+from gm_jax import memory
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.training import (
@@ -104,15 +105,29 @@ def _exit_status(name: str, argv: list[str], act: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         message, status = 'interrupted: the same command resumes the run.', 130
     except Exception as error:
-        if not orbax_errors.disk_is_full(error):
+        found = _what_ran_out(error)
+        if found is None:
             if processes.several():
                 watch.fail()
             raise
-        message, status = (
-            'there is no space left on the disk: make some, and the same command '
-            'resumes from the last checkpoint.'
-        ), 2
+        message, status = found, 2
     print(f'{name}: {message}', file=sys.stderr, flush=True)
     if status == 2:
         distributed.report(flags.place(argv), message)
     return watch.leave(status)
+
+
+def _what_ran_out(error: Exception) -> str | None:
+    """Return a sentence for an error that says that the disk or the memory is full."""
+    if orbax_errors.disk_is_full(error):
+        return (
+            'there is no space left on the disk: make some, and the same command '
+            'resumes from the last checkpoint.'
+        )
+    if memory.is_exhausted(error):
+        reason = (str(error).splitlines() or ['MemoryError'])[0].rstrip('.')
+        return (
+            f'there is too little memory ({reason[:200]}): lower --batch_size, '
+            f'--eval_batch_size, --num_samples or the sizes of the network.'
+        )
+    return None

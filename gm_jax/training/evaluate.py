@@ -43,7 +43,8 @@ def over_examples(
         examples: a split of an image set, N examples.
         rng: the key of the evaluation; an example's noise is keyed by its place in
             the set.
-        batch_size: examples at a time; rounded up to a multiple of the devices.
+        batch_size: examples at a time, if there are as many; rounded up to a multiple
+            of the devices.
         num_chunks: calls of `step` per batch, with batch['chunk'] = 0, 1, ...: a loop
             over samples that is not a loop on the device.
         report: called after every call of `step` with the number of examples done,
@@ -55,7 +56,7 @@ def over_examples(
         A dict in the order of the set. An output [B] becomes [N, num_chunks]; an output
         [B, ...] becomes [N, ...], averaged over the chunks.
     """
-    batch_size = _round_up(batch_size)
+    batch_size = _round_up(min(batch_size, len(examples)))
     parts: dict[str, list[np.ndarray]] = {}
     batches = pipeline.eval_batches(
         examples, batch_size, jax.process_index(), jax.process_count()

@@ -26,6 +26,7 @@ from gm_jax.training import (
     checkpoints,
     dispatch,
     evaluate,
+    fits,
     outcome,
     parallel,
     processes,
@@ -86,8 +87,10 @@ def start(
     if run.mode == 'train':
         parallel.check_batch_size(config.batch_size)
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
+    init = parallel.init(experiment.init)
+    shapes = jax.eval_shape(init, stream(config.seed, Stream.INIT))
+    fits.check(config, data, experiment, shapes, run.mode)
     with workdir.claimed(run, config, facts):
-        init = parallel.init(experiment.init)
         _act(
             Job(name, run, config, data, experiment, init),
             functools.partial(sizes.advice, config, data, build),
@@ -111,7 +114,11 @@ def _act(job: Job, advice: Callable[[], str]) -> None:
             return
         if sizes.count(beginning.shapes) > sizes.MANY:
             say(f'  {advice()}')
-        state, note = _train(job, beginning)
+        try:
+            state, note = _train(job, beginning)
+        except Exception:
+            workdir.withdraw(run.workdir)
+            raise
     elif beginning.state is None:
         raise UserError(f'{run.workdir} has no checkpoint yet: train there first.')
     else:

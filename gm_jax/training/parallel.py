@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gm_jax import memory
 from gm_jax.errors import UserError
 from gm_jax.keys import fold_in_each
 from gm_jax.training import processes, progress
@@ -22,9 +23,9 @@ from gm_jax.training.contracts import EvalStep, HostBatch, Sample, SampleMany
 from gm_jax.training.train_state import Batch, Metrics, TrainState, TrainStep
 
 __all__ = [
-    'Agreement', 'AXIS', 'check_batch_size', 'check_micro_batch', 'eval_many',
-    'EvalMany', 'for_each_image', 'init', 'join', 'local', 'my_part', 'replicate',
-    'replicated', 'sample_many', 'split', 'train_many', 'TrainMany',
+    'Agreement', 'AXIS', 'check_batch_size', 'check_micro_batch', 'device_memory',
+    'eval_many', 'EvalMany', 'for_each_image', 'init', 'join', 'local', 'my_part',
+    'replicate', 'replicated', 'sample_many', 'split', 'train_many', 'TrainMany',
 ]
 
 AXIS = 'devices'
@@ -65,6 +66,14 @@ def check_batch_size(batch_size: int) -> None:
             f'--batch_size={batch_size} cannot be split evenly over {devices} devices: '
             f'make it a multiple of {devices}.'
         )
+
+
+def device_memory() -> tuple[int, int]:
+    """Return bytes of memory, and how many devices of this process share them."""
+    if jax.default_backend() == 'cpu':
+        return memory.of_host(), jax.local_device_count()
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get('bytes_limit', memory.of_host()), 1
 
 
 def check_micro_batch(batch_size: int, micro_batch: int) -> None:
@@ -248,12 +257,23 @@ class _Program(Generic[T]):
         if self._ready:
             return self._compiled(*args)
         with progress.doing(f'compiling {self._what}'):
+            # JAX cannot compile ahead for several processes.
+            if not processes.several():
+                self.compile(*args)
             self._ready = True
             return self._compiled(*args)
 
     def compile(self, *args: Any) -> None:
-        self._compiled.lower(*args).compile()
+        """Compile; raise UserError for a program that this machine cannot hold."""
+        found = self._compiled.lower(*args).compile().memory_analysis()
         self._ready = True
+        if found is not None:
+            limit, copies = device_memory()
+            num_bytes = found.temp_size_in_bytes + found.argument_size_in_bytes
+            memory.check(
+                f'{self._what}, with these sizes of the batch and of the network,',
+                copies * num_bytes, limit,
+            )
 
 
 class Agreement:

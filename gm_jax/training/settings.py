@@ -21,11 +21,25 @@ from gm_jax.data.decoding import background_colour
 from gm_jax.data.image_set import SPECS
 from gm_jax.errors import UserError
 
-__all__ = ['alike', 'changed', 'Config', 'field', 'load', 'Sizes', 'text', 'to_json']
+__all__ = [
+    'alike', 'changed', 'Config', 'field', 'load', 'MOST_DECAY', 'MOST_LAYERS',
+    'MOST_SIDE', 'MOST_UNITS', 'Sizes', 'text', 'to_json',
+]
 
 # Positive whole numbers, written as 200,200 on the command line and in JSON. Where the
 # default is (), the experiment chooses them.
 Sizes = tuple[int, ...]
+
+# Far more than any network has: a mistyped number must not fill the memory, or the
+# time, in which a network is built.
+MOST_LAYERS = 1000  # or blocks
+MOST_UNITS = 2**20  # or feature maps, of a layer
+MOST_SIDE = 255  # of a kernel
+# Adam divides by 1 - decay, which is 0 in float32 from here on.
+MOST_DECAY = 0.9999999
+# Steps and indices are int32 in programs, and other numbers float32.
+_MOST = 2**31 - 1
+_LEAST_FLOAT, _MOST_FLOAT = 1.2e-38, 3.4e38
 
 
 def field(
@@ -46,7 +60,8 @@ def field(
         help: one phrase for `--help`.
         choices: the only values allowed, for a string.
         low: the least number allowed.
-        high: the greatest number allowed.
+        high: the greatest number allowed; None: what int32 or float32 holds, and for
+            `Sizes` the most units of a layer.
         free: whether it may change when a run is resumed or evaluated, because the
             trained parameters do not depend on it.
         evaluation_only: whether it may change with --mode=eval but not when a run is
@@ -55,6 +70,8 @@ def field(
     Returns:
         A dataclass field.
     """
+    if high is None:
+        high = {int: _MOST, tuple: MOST_UNITS}.get(type(default))
     metadata = dict(
         help=help, choices=choices, low=low, high=high, free=free,
         evaluation_only=evaluation_only,
@@ -69,7 +86,8 @@ class Config:
     dataset: str = field('digits', ' | '.join(SPECS))
     data_dir: str = field('', 'directory of prepared TFDS sets', free=True)
     image_size: int = field(
-        0, 'side to which images:DIR and TFDS sets are resized; 0: not resized', low=0
+        0, 'side to which images:DIR and TFDS sets are resized; 0: not resized', low=0,
+        high=2**14,
     )
     background: str = field(
         'white', 'colour behind transparent images of images:DIR and TFDS sets: white, '
@@ -116,12 +134,12 @@ class Config:
         choices=('adam', 'muon'),
     )
     adam_b1: float = field(
-        0.9, 'decay of the average of gradients', low=0.0, high=1.0
+        0.9, 'decay of the average of gradients', low=0.0, high=MOST_DECAY
     )
     adam_b2: float = field(
-        0.999, 'decay of the average of squared gradients', low=0.0, high=1.0
+        0.999, 'decay of the average of squared gradients', low=0.0, high=MOST_DECAY
     )
-    adam_eps: float = field(1e-8, 'constant in the denominator of Adam', low=0.0)
+    adam_eps: float = field(1e-8, 'constant in the denominator of Adam', low=1e-30)
     weight_decay: float = field(
         0.0, 'each step shrinks kernels by the share learning_rate * weight_decay',
         low=0.0,
@@ -225,29 +243,54 @@ def alike(config: Config) -> dict[str, str]:
 
 def _sizes(setting: dataclasses.Field[Any], value: Any) -> Sizes:
     """Read sizes such as '200,200'; a tuple is taken as it is."""
-    name = setting.name
+    name, high = setting.name, setting.metadata['high']
     if value in ('', ()) and not setting.default:
         return ()
     parts = text(value).split(',') if isinstance(value, (str, tuple)) else ['']
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f'--{name}={text(value)} must be sizes such as 200,200.')
-    return tuple(int(part) for part in parts)
+    given = f'--{name}={_shown(text(value))}'
+    if len(parts) > MOST_LAYERS:
+        raise UserError(f'--{name} has {len(parts)} sizes: at most {MOST_LAYERS}.')
+    # By their length first: Python refuses to read a number of many digits.
+    digits = [part.lstrip('0') for part in parts if _is_whole(part)]
+    if len(digits) < len(parts) or not all(digits):
+        raise UserError(f'{given} must be sizes such as 200,200.')
+    if any(len(part) > len(str(high)) or int(part) > high for part in digits):
+        raise UserError(f'{given}: a size is at most {high}.')
+    return tuple(map(int, digits))
+
+
+def _is_whole(part: str) -> bool:
+    return part.isascii() and part.isdecimal()
+
+
+def _shown(value: Any) -> str:
+    """Return a value as text that fits into a sentence."""
+    found = str(value)
+    return found if len(found) <= 60 else f'{found[:57]}...'
 
 
 def _check(setting: dataclasses.Field[Any], value: Any) -> None:
     name, rule = setting.name, setting.metadata
     kind = type(setting.default)
+    given, low, high = _shown(value), rule['low'], rule['high']
     right_type = isinstance(value, (int, float) if kind is float else kind)
     if not right_type or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f'--{name} must be of type {kind.__name__}, got {value!r}.')
+        raise UserError(
+            f'--{name} must be of type {kind.__name__}, got {_shown(repr(value))}.'
+        )
     # Whole numbers may be too large to be a float at all.
     if kind is float and not abs(value) <= sys.float_info.max:
-        raise UserError(f'--{name} must be a finite number, got {value}.')
+        raise UserError(f'--{name} must be a finite number, got {given}.')
     if rule['choices'] and value not in rule['choices']:
         raise UserError(
-            f'--{name}={value} is not one of {", ".join(rule["choices"])}.'
+            f'--{name}={given} is not one of {", ".join(rule["choices"])}.'
         )
-    if rule['low'] is not None and value < rule['low']:
-        raise UserError(f'--{name} must be at least {rule["low"]}, got {value}.')
-    if rule['high'] is not None and value > rule['high']:
-        raise UserError(f'--{name} must be at most {rule["high"]}, got {value}.')
+    if low is not None and value < low:
+        raise UserError(f'--{name} must be at least {low}, got {given}.')
+    if high is not None and value > high:
+        raise UserError(f'--{name} must be at most {high}, got {given}.')
+    if kind is float and value and not _LEAST_FLOAT <= abs(value) <= _MOST_FLOAT:
+        raise UserError(
+            f'--{name}={given} is not a number of float32: these are 0, and '
+            f'{_LEAST_FLOAT} to {_MOST_FLOAT}.'
+        )

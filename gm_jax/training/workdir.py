@@ -20,7 +20,7 @@ from gm_jax.training import processes, settings, writers
 from gm_jax.training.flags import Run
 from gm_jax.training.settings import Config
 
-__all__ = ['claimed', 'facts_path', 'is_finished']
+__all__ = ['claimed', 'facts_path', 'is_finished', 'withdraw']
 
 # What file systems without locks answer.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -80,9 +80,9 @@ def _check_same_run(run: Run, config: Config, facts: str) -> None:
             )
     if os.path.exists(facts_path(run.workdir)):
         image_set.check_facts(facts_path(run.workdir), facts)
-    checkpoints = os.path.join(run.workdir, 'checkpoints')
-    if os.path.lexists(checkpoints) and not os.path.isdir(checkpoints):
-        raise UserError(f'{checkpoints} is not a directory: choose another --workdir.')
+    saved = os.path.join(run.workdir, 'checkpoints')
+    if os.path.lexists(saved) and not os.path.isdir(saved):
+        raise UserError(f'{saved} is not a directory: choose another --workdir.')
 
 
 @contextlib.contextmanager
@@ -109,6 +109,23 @@ def _lock(workdir: str) -> Iterator[None]:
 def _holder(file: IO[str]) -> str:
     file.seek(0)
     return file.read(200).strip() or 'another process'
+
+
+def withdraw(workdir: str) -> None:
+    """Delete what a run has written that failed before it had anything to tell.
+
+    It may be too large for the memory: with other settings it is another run.
+    """
+    log, saved = (os.path.join(workdir, name) for name in ('metrics.jsonl', 'checkpoints'))
+    begun = os.path.exists(log) and os.path.getsize(log)
+    if not processes.is_primary() or begun or os.path.isdir(saved) and os.listdir(saved):
+        return
+    for name in ('config.json', 'data.json', 'metrics.jsonl', '.lock'):
+        with contextlib.suppress(OSError):
+            os.remove(os.path.join(workdir, name))
+    for name in ('samples', 'checkpoints', ''):
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.join(workdir, name))
 
 
 def is_finished(workdir: str, step: int) -> bool:

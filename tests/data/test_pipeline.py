@@ -187,3 +187,11 @@ def test_threads_end_with_evaluation():
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert threading.active_count() <= before
+
+
+def test_order_of_many_epochs_takes_no_longer_than_the_epochs():
+    """Catch a large batch of a small set that takes the square of its epochs."""
+    order = pipeline.example_order(3, 2, 100_000, 7)
+    assert order.shape == (100_000,)
+    parts = [pipeline.example_order(3, s, 1, 7) for s in range(200_000, 200_014)]
+    np.testing.assert_array_equal(order[:14], np.concatenate(parts))
