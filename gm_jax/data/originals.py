@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from gm_jax.data import readers
 from gm_jax.errors import UserError
 
-__all__ = ['download', 'find', 'listed', 'Original', 'Show', 'SETS']
+__all__ = ['download', 'find', 'listed', 'Original', 'SETS', 'Show']
 
 # What `gm_jax.data.prepare` can prepare, as TFDS spells it, and what is in it.
 SETS = {

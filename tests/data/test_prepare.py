@@ -9,6 +9,7 @@ import http.server
 import io
 import os
 import pathlib
+import sys
 import tarfile
 import threading
 import time
@@ -489,5 +490,8 @@ def test_command(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(prepare, 'prepare', act)
     for result, status in ((UserError('No.'), 2), (KeyboardInterrupt(), 130)):
+        monkeypatch.setattr(sys.stdout, 'isatty', lambda: status == 130)
         assert cli.main(['prepare', 'mnist', '--data_dir=x', '--from=y']) == status
-        assert capsys.readouterr().err.startswith('gm-jax prepare: ')
+        out, error = capsys.readouterr()
+        assert error.startswith('gm-jax prepare: ')
+        assert ('a file' in out) == (status == 130)  # a bar
