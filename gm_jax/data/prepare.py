@@ -93,7 +93,7 @@ def prepare(
                 files = sources or original_files(name)
                 downloads = os.path.join(root, 'downloads', family)
                 paths = (
-                    originals.find(files, from_dir) if from_dir
+                    originals.find(files, os.path.expanduser(from_dir)) if from_dir
                     else originals.download(files, downloads, show)
                 )
                 _write(_builder(name, work), _read(name, paths), show)
