@@ -116,9 +116,13 @@ def withdraw(workdir: str) -> None:
 
     It may be too large for the memory: with other settings it is another run.
     """
-    log, saved = (os.path.join(workdir, name) for name in ('metrics.jsonl', 'checkpoints'))
-    begun = os.path.exists(log) and os.path.getsize(log)
-    if not processes.is_primary() or begun or os.path.isdir(saved) and os.listdir(saved):
+    log = os.path.join(workdir, 'metrics.jsonl')
+    saved = os.path.join(workdir, 'checkpoints')
+    begun = (
+        os.path.exists(log) and os.path.getsize(log)
+        or os.path.isdir(saved) and os.listdir(saved)
+    )
+    if begun or not processes.is_primary():
         return
     for name in ('config.json', 'data.json', 'metrics.jsonl', '.lock'):
         with contextlib.suppress(OSError):
