@@ -99,6 +99,7 @@ def read_header(path: str) -> Header:
     """
     try:
         with warnings.catch_warnings(), open(path, 'rb') as file:
+            warnings.simplefilter('ignore')  # such as of an APNG that is none
             warnings.simplefilter('error', Image.DecompressionBombWarning)
             depth = _bit_depth(file.read(_HEAD))
             with Image.open(file, formats=_FORMATS) as image:

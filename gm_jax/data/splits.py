@@ -31,9 +31,9 @@ def with_test(splits: Mapping[str, SplitT], where: str) -> dict[str, SplitT]:
     """
     found = dict(splits)
     if 'train' not in found:
+        others = f', only {" and ".join(sorted(found))}' if found else ''
         raise UserError(
-            f'{where} has no split "train", only {" and ".join(sorted(found))}: a '
-            f'model needs images to train on.'
+            f'{where} has no split "train"{others}: a model needs images to train on.'
         )
     if 'test' not in found and 'validation' in found:
         found['test'] = found.pop('validation')

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from gm_jax.data import decoding, readers
+from gm_jax.data import decoding, readers, splits
 from gm_jax.errors import UserError
 from gm_jax.training import settings
 
@@ -49,6 +49,7 @@ def _read_image(path: str) -> None:
         return  # good, but slow
     shape = (8, 8, header.num_channels)
     decoding.decode(pathlib.Path(path).read_bytes(), shape, 8, path)
+    decoding.opaque_pixels(path)
 
 
 def _read_setting(path: str) -> None:
@@ -82,18 +83,26 @@ def good_files(name: str) -> list[bytes]:
         return [head + images.tobytes(), gzip.compress(head + images.tobytes())]
     if name == 'npz':
         files = []
-        for save in (np.savez, np.savez_compressed):
-            file = io.BytesIO()
-            save(file, images=images, labels=np.arange(20) % 3)
-            files.append(file.getvalue())
-        return files
-    files = []
-    for mode in ('L', 'RGB', 'P', '1'):
-        for kind in ('PNG', 'JPEG'):
-            file = io.BytesIO()
-            if kind == 'PNG' or mode in ('L', 'RGB'):
-                Image.fromarray(images[0].repeat(3, 0)).convert(mode).save(file, kind)
+        labels = np.arange(20) % 3
+        own = {
+            'train': images, 'train_labels': labels, 'validation': images,
+            'validation_labels': labels, 'class_names': ['a', 'b', 'c'],
+        }
+        for arrays in ({'images': images, 'labels': 5 * labels}, own):
+            for save in (np.savez, np.savez_compressed):
+                file = io.BytesIO()
+                save(file, **arrays)
                 files.append(file.getvalue())
+        return files
+    files, exif = [], Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    for mode in ('L', 'RGB', 'P', '1', 'LA', 'RGBA'):
+        for kind in ('PNG', 'JPEG') if mode in ('L', 'RGB') else ('PNG',):
+            picture = Image.fromarray(images[0].repeat(3, 0)).convert(mode)
+            more = {'transparency': 1} if mode in ('L', 'P') and kind == 'PNG' else {}
+            file = io.BytesIO()
+            picture.save(file, kind, exif=exif, **more)
+            files.append(file.getvalue())
     return files
 
 
@@ -116,7 +125,7 @@ def main(argv: list[str]) -> None:
     name, *rest = argv
     corpus = CORPUS / name
     corpus.mkdir(parents=True, exist_ok=True)
-    for module in (readers, decoding, settings):
+    for module in (readers, decoding, splits, settings):
         for value in list(vars(module).values()):
             if getattr(value, '__module__', '') == module.__name__ and hasattr(
                 value, '__code__'
