@@ -120,31 +120,32 @@ def _split_folders(directory: str) -> dict[str, str]:
 def _scan(directory: str, seen: set[tuple[int, int]]) -> list[Entry]:
     """Return all files below a directory, in the order of their paths.
 
-    Links are followed, but to each directory only once: they may go round in circles.
+    Links are followed, but each directory is read only once: they may go in circles.
 
     Args:
         directory: the directory.
         seen: the devices and inodes of directories that are left out; those that are
             read here are added.
     """
-    entries = []
-    for parent, folders, names in os.walk(directory, True, _fail, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        # A directory itself comes before the links to it.
-        shown = sorted(name for name in folders if not name.startswith('.'))
-        folders[:] = sorted(
-            shown, key=lambda name: os.path.islink(os.path.join(parent, name))
-        )
-        below = os.path.relpath(parent, directory)
-        label = '' if below == os.curdir else below.split(os.sep)[0]
-        entries += [
-            (os.path.join(parent, name), label)
-            for name in names if not name.startswith('.')
-        ]
+    entries, starts = [], [directory]
+    for start in starts:
+        # Links to directories are not followed here: each becomes a start of its own,
+        # after all directories that are there themselves.
+        for parent, folders, names in os.walk(start, onerror=_fail):
+            status = os.stat(parent)
+            folders[:] = sorted(name for name in folders if not name.startswith('.'))
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            paths = [os.path.join(parent, name) for name in folders]
+            starts += filter(os.path.islink, paths)
+            below = os.path.relpath(parent, directory)
+            label = '' if below == os.curdir else below.split(os.sep)[0]
+            entries += [
+                (os.path.join(parent, name), label)
+                for name in names if not name.startswith('.')
+            ]
     for path, _ in entries:
         if not os.path.isfile(path):
             raise UserError(

@@ -217,6 +217,7 @@ def test_links_are_followed_once(tmp_path, save_image, images):
     (root / 'c' / 'up').symlink_to(root)
     (root / 'c' / 'self').symlink_to('../c')
     (root / 'a').symlink_to('d')  # the directory itself gives the label
+    (root / 'c' / 'other').symlink_to(root / 'd')
     (root / 'e').symlink_to(tmp_path / 'elsewhere')
     (root / 'e' / 'back').symlink_to(root / 'e')
     (root / 'c' / 'link.png').symlink_to(tmp_path / 'elsewhere' / '4.png')
