@@ -1,5 +1,9 @@
 """One short module per model, each a command: `python -m experiments` lists them."""
 
+import sys
+
+from gm_jax import entry
+
 # In the order of the lecture; `classifier` serves the other experiments.
 NAMES = (
     'autoencoder',
@@ -18,3 +22,7 @@ NAMES = (
     'adversarial_autoencoder',
     'classifier',
 )
+
+# Python imports this package first when it is to run one of its modules with `-m`.
+if sys.argv[:1] == ['-m'] and any(f'{__name__}.' in arg for arg in sys.orig_argv):
+    entry.begin()

@@ -13,6 +13,7 @@ __version__ = '0.1.0'
 __getattr__, __dir__, __all__ = attach(__name__, (
     'cli',
     'data',
+    'entry',
     'errors',
     'evaluation',
     'families',

@@ -15,7 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from gm_jax.errors import UserError
+from gm_jax import entry
+from gm_jax.errors import UserError, did_you_mean
 
 __all__ = ['listing', 'main', 'prepare']
 
@@ -33,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        entry.begin()
+        argv = sys.argv[1:]
     if not argv or argv[0] in ('-h', '--help'):
         print(listing(_PACKAGE, 'gm-jax '))
         return 0
@@ -42,10 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         return prepare(flags, 'gm-jax prepare')
     names = importlib.import_module(_PACKAGE).NAMES
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        known = ', '.join(names)
-        guess = f'did you mean {close[0]}?' if close else f'there are {known}.'
-        print(f'gm-jax: there is no experiment {name!r}: {guess}', file=sys.stderr)
+        guess = did_you_mean(name, names) or f': there are {", ".join(names)}.'
+        print(f'gm-jax: there is no experiment {name!r}{guess}', file=sys.stderr)
         return 2
     module = importlib.import_module(f'{_PACKAGE}.{name}')
     return module.main(flags, program=f'gm-jax {name}')

@@ -31,7 +31,7 @@ from gm_jax.data.image_set import (
 )
 from gm_jax.data.originals import SETS
 from gm_jax.data.splits import hold_out, proper_names, with_test
-from gm_jax.errors import UserError
+from gm_jax.errors import UserError, did_you_mean
 
 __all__ = ['read', 'root', 'silence']
 
@@ -125,11 +125,12 @@ def _prepare(tfds: Any, root: str, spec: str, name: str) -> None:
     """Download and write a set that TFDS knows; this needs TensorFlow."""
     missing = f'No prepared TFDS set {spec} in {root}'
     with silence():
-        known = name in tfds.list_builders(with_community_datasets=False)
-    if not known:
+        builders = tfds.list_builders(with_community_datasets=False)
+    if name not in builders:
+        guess = did_you_mean(name, ['digits', *builders])
         raise UserError(
-            f'{missing}, and TFDS knows none of this name: check --dataset and '
-            f'--data_dir.'
+            f'{missing}, and TFDS knows none of this name'
+            f'{guess or ": check --dataset and --data_dir."}'
         )
     if importlib.util.find_spec('tensorflow') is None:
         whole, _, version = spec.partition(':')

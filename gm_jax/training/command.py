@@ -13,6 +13,7 @@ from gm_jax.training import (
     flags,
     loop,
     orbax_errors,
+    parallel,
     processes,
     screen,
     signals,
@@ -30,14 +31,14 @@ class Command(NamedTuple, Generic[ConfigT]):
 
     Attributes:
         name: the name of the module, such as 'vae'.
-        about: its docstring, for `--help`.
+        about: its docstring, for `--help`; None with `python -OO`.
         config_class: the class of its settings.
         presets: its named settings.
         build: makes the experiment from settings and an image set.
     """
 
     name: str
-    about: str
+    about: str | None
     config_class: type[ConfigT]
     presets: Mapping[str, ConfigT]
     build: Callable[[ConfigT, ImageSet], Experiment]
@@ -58,8 +59,9 @@ class Command(NamedTuple, Generic[ConfigT]):
 
     def _run(self, argv: list[str], program: str) -> None:
         program = program or _module_command(self.name)
+        about = self.about or ''  # `python -OO` drops docstrings
         # The commands in the docstring are those in a clone of the repository.
-        about = self.about.replace(f'python -m experiments.{self.name}', program)
+        about = about.replace(f'python -m experiments.{self.name}', program)
         here = program.removesuffix(self.name)
         if here.endswith(('.', ' ')):
             about = about.replace('python -m experiments.', here)
@@ -70,6 +72,7 @@ class Command(NamedTuple, Generic[ConfigT]):
             distributed.initialize(
                 run.coordinator_address, run.num_processes, run.process_id
             )
+            parallel.check_devices()
             try:
                 loop.start(run, config, self.name, self.build)
             except Stopped as stopped:

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from gm_jax.errors import UserError
+from gm_jax.errors import UserError, did_you_mean
 from gm_jax.training import settings
 from gm_jax.training.settings import Config, ConfigT
 
@@ -59,6 +59,18 @@ _RUN_FLAGS: tuple[tuple[str, str | int, str], ...] = (
 )
 
 
+# What other programs call these flags.
+_MEANT = {
+    'lr': ('learning_rate',), 'bs': ('batch_size',), 'wd': ('weight_decay',),
+    'steps': ('num_steps',), 'max_steps': ('num_steps',), 'iterations': ('num_steps',),
+    'batch': ('batch_size',), 'output_dir': ('workdir',), 'out': ('workdir',),
+    'output': ('workdir',), 'logdir': ('workdir',), 'dir': ('workdir',),
+    'data': ('dataset',), 'n': ('num_samples',), 'samples': ('num_samples',),
+    'clip': ('grad_clip',), 'warmup': ('warmup_steps',), 'z': ('latent_dim',),
+    'z_dim': ('latent_dim', 'latent_dims'), 'epsilon': ('adam_eps',),
+    'eps': ('adam_eps',), 'beta1': ('adam_b1',), 'beta2': ('adam_b2',),
+    'log_interval': ('log_every',), 'save_every': ('checkpoint_every',),
+}
 _CHOICES = {'mode': ['train', 'eval', 'sample'], 'checkpoint': ['last', 'best']}
 
 
@@ -92,8 +104,12 @@ def parse(
         SystemExit: after `--help`.
     """
     values = _define(config_class)
+    for arg in argv:
+        settings.check_utf8(arg)
     try:
         rest = values([program, *argv])[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_unknown(error.flagname, [*values])) from None
     except flags.Error as error:
         raise UserError(f'{str(error).rstrip(".")}. See --help.') from None
     if values.help:
@@ -162,17 +178,51 @@ def _define(config_class: type[Config]) -> flags.FlagValues:
                 name, str(default), _CHOICES[name], '', flag_values=values
             )
         elif isinstance(default, int):
-            flags.DEFINE_integer(name, default, '', flag_values=values)
+            _define_whole(name, default, '', flag_values=values)
         else:
             flags.DEFINE_string(name, default, '', flag_values=values)
     define: dict[type, Callable[..., Any]] = {
-        bool: flags.DEFINE_boolean, int: flags.DEFINE_integer,
+        bool: flags.DEFINE_boolean, int: _define_whole,
         float: flags.DEFINE_float, str: flags.DEFINE_string,
     }
     for f in dataclasses.fields(config_class):
         default = settings.text(f.default)
         define[type(default)](f.name, default, '', flag_values=values)
     return values
+
+
+class _WholeNumber(flags.IntegerParser):
+    """Reads 1000 and 1e3, but not 1.5."""
+
+    def convert(self, argument: Any) -> int:
+        try:
+            return super().convert(argument)
+        except ValueError:
+            number = float(argument)
+            if not number.is_integer():
+                raise ValueError(f'{argument} is not a whole number') from None
+            return int(number)
+
+
+def _define_whole(
+    name: str, default: int, help: str, flag_values: flags.FlagValues
+) -> None:
+    flags.DEFINE(
+        _WholeNumber(), name, default, help, flag_values, flags.ArgumentSerializer()
+    )
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    """Return a sentence for a flag that is not there, with the one that was meant."""
+    start = f'Unknown command line flag {name!r}'
+    if 'epoch' in name:
+        return (
+            f'{start}: --num_steps counts steps, and an epoch is as many steps as '
+            f'there are training images, divided by --batch_size.'
+        )
+    meant = next((new for new in _MEANT.get(name, ()) if new in known), name)
+    guess = did_you_mean(meant, known).replace('mean ', 'mean --')
+    return f'{start}{guess or ". See --help."}'
 
 
 def _base_config(
@@ -185,7 +235,10 @@ def _base_config(
         raise UserError('--preset and --config exclude each other: pass one of them.')
     if values.preset and values.preset not in presets:
         known = ', '.join(sorted(presets)) or 'none here'
-        raise UserError(f'--preset={values.preset} is unknown; there are: {known}.')
+        guess = did_you_mean(values.preset, presets) or '.'
+        raise UserError(
+            f'--preset={values.preset} is unknown; there are: {known}{guess}'
+        )
     if values.config:
         return settings.load(values.config, config_class)
     if values.preset:
@@ -225,14 +278,15 @@ def _help(
     common = [f.name for f in dataclasses.fields(Config)]
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     parts = [
-        f'{program} --workdir=DIR [flags]', '', about.strip(), '',
+        f'{program} --workdir=DIR [flags]', '', _paragraphs(about.strip(), width), '',
         'The run:', *(_entry(*flag, width) for flag in _RUN_FLAGS), '',
         'Every experiment:', *_settings([fields[name] for name in common], width), '',
         'This experiment:',
         *_settings([f for f in fields.values() if f.name not in common], width),
     ]
     if presets:
-        parts += ['', 'Presets (their settings that differ from the defaults):']
+        title = 'Presets (their settings that differ from the defaults):'
+        parts += ['', *_wrap(title, width)]
     for name, preset in presets.items():
         base = config_class()
         differences = ' '.join(
@@ -255,8 +309,28 @@ def _settings(fields: Sequence[dataclasses.Field], width: int) -> list[str]:
 
 
 def _entry(name: str, default: Any, explained: str, width: int) -> str:
+    """Return a flag with its explanation beside it or, on a narrow screen, below it."""
     head = f'  --{name}={default}'
-    lines = textwrap.wrap(explained, width - 34) or ['']
-    first = f'{head:<33} {lines[0]}' if len(head) < 33 else head
-    rest = lines[1:] if len(head) < 33 else lines
-    return '\n'.join([first, *(' ' * 34 + line for line in rest)])
+    margin = 34 if width >= 72 else 6
+    lines = [' ' * margin + line for line in _wrap(explained, width - margin)]
+    if lines and len(head) < margin - 1:
+        lines[0] = head + lines[0][len(head):]
+        return '\n'.join(lines)
+    return '\n'.join([head, *lines])
+
+
+def _paragraphs(text: str, width: int) -> str:
+    """Wrap paragraphs that are too wide; commands, which are indented, stay."""
+    parts = text.split('\n\n')
+    for place, part in enumerate(parts):
+        too_wide = max(map(len, part.splitlines()), default=0) > width
+        if too_wide and not part.startswith(' '):
+            parts[place] = '\n'.join(_wrap(' '.join(part.split()), width))
+    return '\n\n'.join(parts)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Break lines between words only."""
+    return textwrap.wrap(
+        text, max(width, 1), break_long_words=False, break_on_hyphens=False
+    )

@@ -7,6 +7,7 @@ number of devices.
 """
 
 import collections
+import os
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -23,9 +24,10 @@ from gm_jax.training.contracts import EvalStep, HostBatch, Sample, SampleMany
 from gm_jax.training.train_state import Batch, Metrics, TrainState, TrainStep
 
 __all__ = [
-    'Agreement', 'AXIS', 'check_batch_size', 'check_micro_batch', 'device_memory',
-    'eval_many', 'EvalMany', 'for_each_image', 'init', 'join', 'local', 'my_part',
-    'replicate', 'replicated', 'sample_many', 'split', 'train_many', 'TrainMany',
+    'Agreement', 'AXIS', 'check_batch_size', 'check_devices', 'check_micro_batch',
+    'device_memory', 'eval_many', 'EvalMany', 'for_each_image', 'init', 'join',
+    'local', 'my_part', 'replicate', 'replicated', 'sample_many', 'split',
+    'train_many', 'TrainMany',
 ]
 
 AXIS = 'devices'
@@ -56,6 +58,23 @@ class EvalMany(Protocol):
         self, state: TrainState, batch: HostBatch, rng: jax.Array, /
     ) -> dict[str, jax.Array]:
         """Evaluate a batch."""
+
+
+def check_devices() -> None:
+    """Raise UserError if JAX cannot use the devices that the environment asks for."""
+    try:
+        jax.block_until_ready(jax.device_put(0))
+    # JAX raises errors of many types here, some without a text.
+    except Exception as error:
+        reason = (str(error).splitlines() or [''])[0].rstrip('.')
+        asked = ' '.join(
+            f'{name}={value}' for name, value in sorted(os.environ.items())
+            if name.startswith('JAX_')
+        )
+        raise UserError(
+            f'JAX cannot use its devices: {reason or type(error).__name__}; the '
+            f'environment has {asked or "no JAX_ variables"}.'
+        ) from None
 
 
 def check_batch_size(batch_size: int) -> None:

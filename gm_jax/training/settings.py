@@ -19,11 +19,11 @@ from gm_jax.data import files, image_set
 from gm_jax.data.binarize import WAYS
 from gm_jax.data.decoding import background_colour
 from gm_jax.data.image_set import SPECS
-from gm_jax.errors import UserError
+from gm_jax.errors import UserError, did_you_mean
 
 __all__ = [
-    'alike', 'changed', 'Config', 'field', 'load', 'MOST_DECAY', 'MOST_LAYERS',
-    'MOST_SIDE', 'MOST_UNITS', 'Sizes', 'text', 'to_json',
+    'alike', 'changed', 'check_utf8', 'Config', 'field', 'load', 'MOST_DECAY',
+    'MOST_LAYERS', 'MOST_SIDE', 'MOST_UNITS', 'Sizes', 'text', 'to_json',
 ]
 
 # Positive whole numbers, written as 200,200 on the command line and in JSON. Where the
@@ -162,6 +162,10 @@ class Config:
                 value = _sizes(setting, value)
                 object.__setattr__(self, setting.name, value)
             else:
+                if type(setting.default) is int and isinstance(value, float):
+                    # 1000.0 in JSON is a whole number.
+                    value = int(value) if value.is_integer() else value
+                    object.__setattr__(self, setting.name, value)
                 _check(setting, value)
         background_colour(self.background)
 
@@ -241,6 +245,18 @@ def alike(config: Config) -> dict[str, str]:
     return {**found, '--dataset': image_set.kind(config.dataset)}
 
 
+def check_utf8(given: str) -> None:
+    """Raise UserError for text from bytes that are not UTF-8, such as an old path."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        shown = given.encode(errors='backslashreplace').decode()
+        raise UserError(
+            f"'{_shown(shown)}' is not UTF-8, which the files of a run are written in: "
+            f'rename it.'
+        ) from None
+
+
 def _sizes(setting: dataclasses.Field[Any], value: Any) -> Sizes:
     """Read sizes such as '200,200'; a tuple is taken as it is."""
     name, high = setting.name, setting.metadata['high']
@@ -278,12 +294,15 @@ def _check(setting: dataclasses.Field[Any], value: Any) -> None:
         raise UserError(
             f'--{name} must be of type {kind.__name__}, got {_shown(repr(value))}.'
         )
+    if kind is str:
+        check_utf8(value)
     # Whole numbers may be too large to be a float at all.
     if kind is float and not abs(value) <= sys.float_info.max:
         raise UserError(f'--{name} must be a finite number, got {given}.')
     if rule['choices'] and value not in rule['choices']:
         raise UserError(
-            f'--{name}={given} is not one of {", ".join(rule["choices"])}.'
+            f'--{name}={given} is not one of {", ".join(rule["choices"])}'
+            f'{did_you_mean(value, rule["choices"]) or "."}'
         )
     if low is not None and value < low:
         raise UserError(f'--{name} must be at least {low}, got {given}.')

@@ -7,6 +7,8 @@ calls `check` between its batches.
 """
 
 import contextlib
+import os
+import select
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +16,10 @@ from typing import Any
 __all__ = ['check', 'ending', 'noting', 'Stopped']
 
 _NUMBERS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+
+_STOPPING = (
+    'stopping: finishing this step and saving a checkpoint; once more ends at once.'
+)
 
 # The signals that have told this process to end; there is one process.
 _received: list[int] = []
@@ -59,9 +65,23 @@ def noting() -> Iterator[list[int]]:
     def note(number: int, frame: Any) -> None:
         received.append(number)
         signal.signal(number, _end)
+        _acknowledge()
 
     with _handling(note):
         yield received
+
+
+def _acknowledge() -> None:
+    """Say at once that the signal has come; a step may take long.
+
+    A handler must not print: it may have interrupted a print. Nor must it wait for a
+    pipe that nobody reads.
+    """
+    # A bar of progress leaves the cursor in its own line.
+    start = '\n' if os.isatty(2) else ''
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f'{start}{_STOPPING}\n'.encode())
 
 
 def _end(number: int, frame: Any) -> None:

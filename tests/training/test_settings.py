@@ -79,6 +79,17 @@ def test_json_round_trip(tmp_path):
 
 @pytest.mark.parametrize('argv, sentence', [
     (['--widht=4'], "Unknown command line flag 'widht'"),
+    (['--batchsize=4'], "'batchsize': did you mean --batch_size?"),
+    (['--lr=4'], "'lr': did you mean --learning_rate?"),
+    (['--steps=4'], "'steps': did you mean --num_steps?"),
+    (['--epochs=4'], "'epochs': --num_steps counts steps, and an epoch is as many"),
+    (['--qqq=4'], "'qqq'. See --help."),
+    (['--preset=wied'], 'unknown; there are: wide: did you mean wide?'),
+    (['--schedule=cosin'], 'constant, cosine, stages: did you mean cosine?'),
+    (['--width=1.5e0'], '1.5e0 is not a whole number'),
+    (['--width=inf'], 'inf is not a whole number'),
+    (['--width=1e3'], '--width must be at most 9, got 1000'),
+    (['--data_dir=/tmp/\udcff'], "'--data_dir=/tmp/\\udcff' is not UTF-8"),
     (['width=4'], "'width=4' is not a flag"),
     (['--width=four'], "flag --width=four"),
     (['--width=4.5'], "flag --width=4.5"),
@@ -100,7 +111,7 @@ def test_mistake_gets_a_sentence(argv, sentence):
     with pytest.raises(UserError) as caught:
         _parse(*argv)
     assert sentence in str(caught.value)
-    assert str(caught.value).endswith('.') and '\n' not in str(caught.value)
+    assert str(caught.value)[-1] in '.?' and '\n' not in str(caught.value)
 
 
 def test_home_directory(tmp_path, monkeypatch):
@@ -133,6 +144,14 @@ def test_directory_is_required():
     ('{"width": 99}', '--width must be at most 9'),
     ('{"rate": NaN}', '--rate must be a finite number'),
     ('{"deep": 1}', '--deep must be of type bool'),
+    ('{"width": 4.5}', '--width must be of type int, got 4.5'),
+    ('{"width": Infinity}', '--width must be of type int, got inf'),
+    ('{"width": 1e400}', '--width must be of type int, got inf'),
+    ('{"width": null}', '--width must be of type int, got None'),
+    ('{"width": [4]}', '--width must be of type int'),
+    ('{"dataset": "\\ud800"}', 'is not UTF-8'),
+    ('{"width": ' + '[' * 9999 + ']' * 9999 + '}', 'cannot be read as a config'),
+    ('{"width": ' + '9' * 5000 + '}', 'cannot be read as a config'),
 ])
 def test_damaged_config_gets_a_sentence(tmp_path, content, sentence):
     """Catch a file that is half-written, edited by hand, or another experiment's."""
@@ -140,6 +159,33 @@ def test_damaged_config_gets_a_sentence(tmp_path, content, sentence):
     path.write_text(content)
     with pytest.raises(UserError, match=sentence):
         _parse(f'--config={path}')
+
+
+def test_whole_numbers_may_have_an_exponent(tmp_path):
+    """Catch 1e3 steps that are refused, or that become a float."""
+    config = _parse('--num_steps=1e3', '--batch_size=1_000')[1]
+    assert config == Config(num_steps=1000, batch_size=1000)
+    path = tmp_path / 'config.json'
+    path.write_text('{"num_steps": 1000.0, "seed": 2e3}')
+    config = settings.load(str(path), Config)
+    assert (config.num_steps, config.seed) == (1000, 2000)
+    assert type(config.num_steps) is type(config.seed) is int
+
+
+@pytest.mark.parametrize('width', range(20, 201, 9))
+def test_help_fits_every_screen(width, monkeypatch, capsys):
+    """Catch help that a narrow terminal cannot show, and words that are cut."""
+    texts = []
+    for columns in (width, 110):
+        monkeypatch.setenv('COLUMNS', str(columns))
+        with pytest.raises(SystemExit):
+            vae.main(['--help'])
+        texts.append(capsys.readouterr().out)
+    assert texts[0].split() == texts[1].split()
+    for line in texts[0].splitlines():
+        # A word that is wider than the screen, a flag, a command or a heading.
+        alone = len(line.split()) == 1 or '--' in line or line.startswith('python -m')
+        assert len(line) <= width or alone, line
 
 
 def test_a_preset_cannot_change_a_run(tmp_path):

@@ -26,11 +26,15 @@ def test_swallowed_signal_is_found_again(number):
     signals.check()
 
 
-def test_training_notes_the_first_and_ends_at_the_second():
-    """Catch a first signal that loses the steps, and a second one that is ignored."""
+def test_training_notes_the_first_and_ends_at_the_second(capfd):
+    """Catch a first signal that loses the steps, and a second one that is ignored.
+
+    The first one is acknowledged before the step has ended.
+    """
     with signals.ending(), signals.noting() as received:
         signal.raise_signal(signal.SIGTERM)
         assert received == [signal.SIGTERM]
+        assert capfd.readouterr().err.startswith('stopping: finishing this step and')
         signals.check()  # the loop stops by itself
         with pytest.raises(signals.Stopped):
             signal.raise_signal(signal.SIGTERM)
