@@ -19,6 +19,11 @@ NOTE: the paper trains by gradient descent with momentum and falling learning ra
 here the optimizer is Adam. The paper has no noise on the categories (--category_noise).
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import dataclasses
 import functools
 import operator

@@ -13,6 +13,11 @@ with a softmax layer, trained from the autoencoder's parameters (fine-tuned) or 
 scratch. The last two have the same labels, batches, optimizer and number of steps.
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import dataclasses
 import functools
 import sys

@@ -9,6 +9,11 @@ The Frechet distance in these features is called a classifier Frechet distance. 
 not FID, which is defined on the features of one particular Inception network.
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import functools
 import sys
 from typing import NamedTuple

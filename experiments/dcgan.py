@@ -8,6 +8,11 @@ Convolutional GANs.
     python -m experiments.dcgan --workdir=/tmp/dcgan --mode=sample
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import dataclasses
 import functools
 import sys

@@ -10,6 +10,11 @@ log(1 - D(G(z))), as in its algorithm 1.
     python -m experiments.gan --workdir=/tmp/gan --mode=sample
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import dataclasses
 import functools
 import sys

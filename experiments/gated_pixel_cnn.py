@@ -6,6 +6,11 @@ van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders.
     python -m experiments.gated_pixel_cnn --workdir=/tmp/gated --mode=sample
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import dataclasses
 import functools
 import sys

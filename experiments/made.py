@@ -10,6 +10,11 @@ averages the probabilities of an image over all of them; images are generated wi
 first.
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import dataclasses
 import functools
 import math

@@ -9,6 +9,11 @@ the logarithm of the side.
     python -m experiments.multiscale_pixel_cnn --workdir=/tmp/multiscale --mode=sample
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import dataclasses
 import functools
 import sys

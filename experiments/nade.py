@@ -6,6 +6,11 @@ Larochelle and Murray 2011, The Neural Autoregressive Distribution Estimator.
     python -m experiments.nade --workdir=/tmp/nade --mode=sample
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import dataclasses
 import functools
 import math

@@ -6,6 +6,11 @@ van den Oord et al. 2016, Pixel Recurrent Neural Networks.
     python -m experiments.pixel_cnn --workdir=/tmp/pixel_cnn --mode=sample
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import dataclasses
 import functools
 import sys

@@ -6,6 +6,11 @@ Salimans et al. 2017, PixelCNN++.
     python -m experiments.pixel_cnn_pp --workdir=/tmp/pixel_cnn_pp --mode=sample
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import dataclasses
 import functools
 import sys

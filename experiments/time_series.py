@@ -11,6 +11,11 @@ integers from 0 to 255. The last --horizon values of a series are forecast from 
 before: many continuations are drawn, and their quantiles are compared with the truth.
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import dataclasses
 import functools
 import sys

@@ -13,6 +13,11 @@ results after 3280 epochs, with 5000 importance samples: 86.76 nats for k = 1, 8
 k = 5, 84.78 for k = 50.
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import dataclasses
 import functools
 import math

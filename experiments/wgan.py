@@ -10,6 +10,11 @@ Spectral Normalization for GANs).
     python -m experiments.wgan --workdir=/tmp/wgan --mode=sample
 """
 
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
 import dataclasses
 import functools
 import sys

@@ -1,6 +1,9 @@
 """The first seconds of a command: signals, and what the environment asks of JAX."""
 
+import ast
+import importlib
 import os
+import pathlib
 import random
 import signal
 import subprocess
@@ -10,7 +13,7 @@ import time
 import jax
 import pytest
 
-from experiments import vae
+from experiments import NAMES, vae
 from gm_jax import entry
 
 
@@ -48,6 +51,17 @@ def test_devices_that_are_not_there_are_a_sentence(tmp_path, monkeypatch, capfd)
     assert error.count('\n') == 1 and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_every_experiment_begins_before_it_imports(name):
+    """Catch an experiment that prints a traceback when it is stopped at once."""
+    path = importlib.import_module(f'experiments.{name}').__file__
+    first = ast.parse(pathlib.Path(path).read_text()).body[1]
+    assert ast.unparse(first).splitlines() == [
+        "if __name__ == '__main__':", '    from gm_jax import entry',
+        '    entry.begin()',
+    ]
+
+
 def test_without_docstrings(tmp_path, capfd):
     """Catch `python -OO`, which drops them, failing for want of help."""
     assert vae.main._replace(about=None)([]) == 2
@@ -56,16 +70,19 @@ def test_without_docstrings(tmp_path, capfd):
 
 @pytest.mark.long
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_signal_while_importing_is_quiet(number, tmp_path):
+@pytest.mark.parametrize(
+    'command', [('-m', 'experiments.vae'), ('experiments/vae.py',)]
+)
+def test_signal_while_importing_is_quiet(command, number, tmp_path):
     """Catch a traceback of whatever is being imported."""
     delays = random.Random(0)
-    for _ in range(10):
+    for _ in range(5):
         started = subprocess.Popen(
-            [sys.executable, '-m', 'experiments.vae', f'--workdir={tmp_path}/run'],
+            [sys.executable, *command, f'--workdir={tmp_path}/run'],
             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
             env={**os.environ, 'PYTHONPATH': '.'},
         )
-        time.sleep(delays.uniform(0.15, 3))
+        time.sleep(delays.uniform(0.3, 3))
         started.send_signal(number)
         error = started.communicate(timeout=120)[1]
         assert 'Traceback' not in error
