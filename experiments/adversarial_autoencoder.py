@@ -178,14 +178,15 @@ def build(config: Config, data: ImageSet) -> Experiment:
         init=functools.partial(init, g, tx),
         train_step=game.make_game_step(turns, ema_decay=config.ema),
         minibatches=1,
-        evaluation=ByExample(
-            eval_step, eval_step, functools.partial(summarize, config.num_labels > 0)
-        ),
+        evaluation=ByExample(eval_step, eval_step, summarize),
         sample=functools.partial(sample, coder),
         sampler='z from the prior, each category in turn, decoded',
         given=functools.partial(given, coder),
         pictures=functools.partial(codes.make_pictures, coder),
         single_steps=False,
+        loss_unit=(
+            'nats per image' if config.num_labels else 'squared error per image'
+        ),
         finish=functools.partial(finish, g, coder, trained) if measured else None,
     )
 
@@ -305,7 +306,7 @@ def autoencoder_loss(
         g.players, 'decoder', params, model_state, code.z, code.y, axis_name=axis_name
     )
     loss = reconstruction.squared_error(x_hat, x).mean()
-    return LossOutput(loss, {}, model_state)
+    return LossOutput(loss, {'squared_error_per_image': loss}, model_state)
 
 
 def discriminator_loss(
@@ -351,8 +352,8 @@ def classifier_loss(
         derive(rngs, Use.PIXELS), model_state['image'][row], g.data
     )
     code, _ = encode(g, params, model_state, x, rngs, axis_name)
-    loss = _cross_entropy(code.logits, model_state['label'][row])
-    return LossOutput(loss.mean(), {}, model_state)
+    loss = _cross_entropy(code.logits, model_state['label'][row]).mean()
+    return LossOutput(loss, {'cross_entropy_nats': loss}, model_state)
 
 
 def encode(
@@ -420,22 +421,20 @@ def evaluate(
     code = coder.encode(state, x)
     error = reconstruction.squared_error(coder.decode(state, code.z, code.y), x)
     if not g.config.num_labels:
-        return {'loss': error}
+        return {'loss': error, 'squared_error_per_image': error}
+    loss = _cross_entropy(code.logits, batch['label'])
     wrong = jnp.argmax(code.logits, axis=-1) != batch['label']
     return {
-        'loss': _cross_entropy(code.logits, batch['label']), 'squared_error': error,
-        'error': wrong.astype(jnp.float32),
+        'loss': loss, 'cross_entropy_nats': loss, 'squared_error_per_image': error,
+        'error_rate': wrong.astype(jnp.float32),
     }
 
 
-def summarize(labelled: bool, arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return the means of the numbers under descriptive names."""
-    names = {'loss': 'squared_error_per_image'}
-    if labelled:
-        names = {'loss': 'cross_entropy_nats', 'squared_error': names['loss']}
+def summarize(arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the means of the numbers, without the loss, which is one of them."""
     return {
-        names.get(name, name): float(values.mean(dtype=np.float64))
-        for name, values in arrays.items()
+        name: float(values.mean(dtype=np.float64))
+        for name, values in arrays.items() if name != 'loss'
     }
 
 

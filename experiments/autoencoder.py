@@ -112,6 +112,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
         sampler='decoded midpoints of two training codes: there is no prior',
         pictures=functools.partial(pictures, s),
         single_steps=config.network == 'conv',
+        loss_unit='squared error per image',
         finish=functools.partial(probes.compare, make_probe(s)) if config.probe
         else None,
     )
@@ -163,7 +164,8 @@ def loss(
     del step, axis_name
     x = binarize.to_unit_range(derive(rngs, Use.PIXELS), batch['image'], s.data)
     x_hat = s.model.apply({'params': params}, x)
-    return LossOutput(reconstruction.squared_error(x_hat, x).mean(), {}, model_state)
+    error = reconstruction.squared_error(x_hat, x).mean()
+    return LossOutput(error, {'squared_error_per_image': error}, model_state)
 
 
 def evaluate(
@@ -172,12 +174,13 @@ def evaluate(
     """Compute the error of each example."""
     rngs = fold_in_each(rng, batch['index'])
     x, z = encode(s, state, batch['image'], rngs)
-    return {'loss': reconstruction.squared_error(decode(s, state, z), x)}
+    error = reconstruction.squared_error(decode(s, state, z), x)
+    return {'loss': error, 'squared_error_per_image': error}
 
 
 def summarize(s: Setting, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return the numbers of results.json."""
-    error = float(arrays['loss'].mean(dtype=np.float64))
+    error = float(arrays['squared_error_per_image'].mean(dtype=np.float64))
     return {
         'squared_error_per_image': error,
         'squared_error_per_value': error / int(np.prod(s.data.image_shape)),
@@ -241,7 +244,7 @@ def make_pictures(
     between = np.asarray(decode(walks.reshape(-1, z.shape[1])))
     return {
         'reconstructions': plotting.reconstructions(np.asarray(x[:30]), x_hat),
-        'interpolations': plotting.image_grid(between, columns=9),
+        'interpolations': plotting.interpolations(between, 9, 'code'),
     }
 
 

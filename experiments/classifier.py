@@ -68,6 +68,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
         ),
         evaluation=ByExample(eval_step, eval_step, summarize),
         single_steps=True,
+        loss_unit='nats per image',
     )
 
 
@@ -83,7 +84,8 @@ def loss(
         dropout_rng=derive(rngs, Use.DROPOUT), train=True, axis_name=axis_name,
         mutable=['batch_stats'],
     )
-    return LossOutput(_cross_entropy(logits, batch['label']).mean(), {}, updated)
+    loss = _cross_entropy(logits, batch['label']).mean()
+    return LossOutput(loss, {'cross_entropy_nats': loss}, updated)
 
 
 def evaluate(
@@ -94,17 +96,17 @@ def evaluate(
     x = binarize.to_unit_range(derive(rngs, Use.PIXELS), batch['image'], s.data)
     logits = s.model.apply(state.eval_variables, x)
     right = jnp.argmax(logits, axis=-1) == batch['label']
+    loss = _cross_entropy(logits, batch['label'])
     return {
-        'loss': _cross_entropy(logits, batch['label']),
-        'accuracy': right.astype(jnp.float32),
+        'loss': loss, 'cross_entropy_nats': loss, 'accuracy': right.astype(jnp.float32),
     }
 
 
 def summarize(arrays: dict[str, np.ndarray]) -> dict[str, float]:
     """Return the numbers of results.json."""
     return {
-        'cross_entropy_nats': float(arrays['loss'].mean(dtype=np.float64)),
-        'accuracy': float(arrays['accuracy'].mean(dtype=np.float64)),
+        name: float(arrays[name].mean(dtype=np.float64))
+        for name in ('cross_entropy_nats', 'accuracy')
     }
 
 

@@ -283,7 +283,7 @@ def objective(
 ) -> tuple[jax.Array, Metrics]:
     """Compute minus the bound that the settings choose, and its terms."""
     log_px, kl = terms.log_px.mean(1), terms.kl.sum(1)
-    metrics = {'log_px': log_px.mean(), 'kl': kl.mean()}
+    metrics = jax.tree.map(jnp.mean, parts(log_px, kl))
     if config.objective == 'iwae':
         return -elbo.iwae_bound(terms.log_w.T).mean(), metrics
     beta = jnp.float32(config.beta)
@@ -296,13 +296,23 @@ def objective(
 
 
 def numbers(s: Setting, terms: Terms) -> dict[str, jax.Array]:
-    """Return the numbers of an evaluation during training."""
+    """Return the numbers of an evaluation during training.
+
+    The loss is that of training without free bits, and with the final weight of KL.
+    """
     log_px, kl = terms.log_px.mean(1), terms.kl.sum(1)
-    bound = elbo.elbo(log_px, kl)
-    metrics = {'log_px': log_px, 'kl': kl, 'elbo': bound, 'loss': -bound}
+    loss = -elbo.elbo(log_px, kl, beta=s.config.beta)
     if s.config.objective == 'iwae':
-        metrics['loss'] = -elbo.iwae_bound(terms.log_w.T)
-    return metrics
+        loss = -elbo.iwae_bound(terms.log_w.T)
+    return {**parts(log_px, kl), 'loss': loss}
+
+
+def parts(log_px: jax.Array, kl: jax.Array) -> dict[str, jax.Array]:
+    """Return the terms of minus the ELBO [B], and their sum, under their names."""
+    return {
+        'reconstruction_nats': -log_px, 'kl_nats': kl,
+        'negative_elbo_nats': -elbo.elbo(log_px, kl),
+    }
 
 
 def estimates(terms: Terms) -> dict[str, jax.Array]:
@@ -324,11 +334,11 @@ def report(s: Setting, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return {
         **likelihood.report(log_px, num_dims, f'iwae-{samples}'),
         'importance_samples': samples,
-        'elbo_nats': float(kl.sum()) - expected,
+        'negative_elbo_nats': float(kl.sum()) - expected,
         'reconstruction_nats': -expected,
         'kl_nats': float(kl.sum()),
         'active_units': int((activity > 0.01).sum()),
-        'kl_per_unit': kl.round(4).tolist(),
+        'kl_nats_per_unit': kl.round(4).tolist(),
         'activity_per_unit': activity.round(4).tolist(),
     }
 
@@ -393,14 +403,31 @@ def make_pictures(
         )
     }
     if means.shape[1] == 2 and has_normal_prior:
-        drawn['manifold'] = plotting.manifold(np.asarray(latent.manifold(decode, 20)))
+        drawn['manifold'] = picture_of_manifold(decode)
     active = np.argsort(-np.var(np.asarray(means), axis=0))[:8].tolist()
     values = jnp.linspace(-3.0, 3.0, 11)
     rows = np.asarray(latent.traverse(decode, means[0], active, values))
-    drawn['traversals'] = plotting.image_grid(
+    grid = plotting.image_grid(
         rows.reshape(-1, *images.shape[1:]), columns=len(values)
     )
+    drawn['traversals'] = plotting.with_axes(
+        grid, rows=[str(unit) for unit in active],
+        columns=[f'{value:.1f}' for value in values], xlabel='value of the unit',
+        ylabel='latent unit', title='One latent unit changes at a time',
+    )
     return drawn
+
+
+def picture_of_manifold(decode: Callable[[jax.Array], jax.Array]) -> np.ndarray:
+    """Draw what z [N, 2] decode to, over the quantiles of the prior."""
+    num, low, high = 20, 0.05, 0.95
+    rows = np.asarray(latent.manifold(decode, num, low=low, high=high))
+    shares = [f'{100 * share:.0f}' for share in np.linspace(low, high, num)]
+    return plotting.with_axes(
+        plotting.manifold(rows), rows=shares[::-1], columns=shares,
+        xlabel='quantile of latent unit 0 (%)', ylabel='quantile of latent unit 1 (%)',
+        title='Images over the plane of the two latent units',
+    )
 
 
 main = command.Command('vae', __doc__, Config, PRESETS, build)

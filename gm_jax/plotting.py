@@ -19,8 +19,9 @@ from PIL import Image, ImageDraw, ImageFont
 from gm_jax.errors import UserError
 
 __all__ = [
-    'curves', 'fan_charts', 'image_grid', 'labelled_rows', 'manifold',
-    'reconstructions', 'sample_grid', 'save_png', 'scatter', 'to_uint8',
+    'curves', 'fan_charts', 'image_grid', 'interpolations', 'labelled_rows',
+    'manifold', 'reconstructions', 'sample_grid', 'save_png', 'scatter', 'to_png',
+    'to_uint8', 'with_axes',
 ]
 
 # Grey between cells shows where a black or a white picture ends.
@@ -180,6 +181,78 @@ def _caption(name: str) -> str:
     return shown if len(shown) <= _CAPTION else f'{shown[:_CAPTION - 3]}...'
 
 
+def with_axes(
+    picture: np.ndarray,
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    xlabel: str = '',
+    ylabel: str = '',
+    title: str = '',
+) -> np.ndarray:
+    """Draw axes around a picture of equal cells.
+
+    Args:
+        picture: [H, W, C] uint8 of R x K cells, such as that of `image_grid`; its
+            pixels are repeated, not smoothed, if it is tiny.
+        rows: R labels of the rows, from the top; none for no ticks.
+        columns: K labels of the columns.
+        xlabel: what differs from column to column.
+        ylabel: what differs from row to row.
+        title: the title.
+
+    Returns:
+        [H', W', 3] uint8.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    picture = _enlarge(picture[None], math.ceil(480 / max(picture.shape[:2])))[0]
+    height, width = picture.shape[:2]
+    # In pixels, so that each pixel of the picture is one of the figure's too.
+    left, right, below, above = 110, 30, 60, 40
+    total = width + left + right, height + below + above
+    figure = Figure(figsize=(total[0] / 100, total[1] / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((
+        left / total[0], below / total[1], width / total[0], height / total[1]
+    ))
+    shown = picture.repeat(3, axis=2) if picture.shape[2] == 1 else picture
+    axes.imshow(shown, interpolation='nearest', extent=(0, width, height, 0))
+
+    def centres(num: int, side: int) -> np.ndarray:
+        return (np.arange(num) + 0.5) * side / max(num, 1)
+
+    axes.set_xticks(centres(len(columns), width), columns, fontsize=8)
+    axes.set_yticks(centres(len(rows), height), rows, fontsize=8)
+    axes.tick_params(length=0)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def interpolations(images: np.ndarray, num: int, name: str) -> np.ndarray:
+    """Draw what is decoded on the way from one code to another, a row for each pair.
+
+    Args:
+        images: [R * num, H, W, C] integer in [0, 256) or float in [0, 1].
+        num: images per row, evenly spaced and with both ends.
+        name: what lies between the ends, such as 'code'.
+
+    Returns:
+        [H', W', 3] uint8.
+    """
+    return with_axes(
+        image_grid(images, columns=num),
+        rows=[str(row) for row in range(len(images) // num)],
+        columns=[f'{100 * share:.0f}' for share in np.linspace(0, 1, num)],
+        xlabel=f'share of the way from the first {name} to the second (%)',
+        ylabel='pair', title=f'Images on the way from one {name} to another',
+    )
+
+
 def reconstructions(
     x: np.ndarray, x_hat: np.ndarray, *, columns: int = 10, num_values: int = 256
 ) -> np.ndarray:
@@ -212,13 +285,17 @@ def reconstructions(
 def save_png(
     path: str | os.PathLike[str], image: np.ndarray, *, min_side: int = 320
 ) -> None:
-    """Write a picture atomically, enlarged if it is tiny.
+    """Write a picture atomically, enlarged if it is tiny; see `to_png`."""
+    _write(Path(path), to_png(image, min_side=min_side))
+
+
+def to_png(image: np.ndarray, *, min_side: int = 320) -> bytes:
+    """Return a picture as a PNG file, enlarged if it is tiny.
 
     Pixels are repeated by the least integer factor that brings the longer side up to
     min_side, without smoothing: 8x8 digits can be seen, and their pixels counted.
 
     Args:
-        path: file to write; its directory is made if needed.
         image: [H, W, C] uint8 with C = 1 or 3.
         min_side: the least longer side in pixels; 1 writes the picture as it is.
 
@@ -236,7 +313,7 @@ def save_png(
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
         buffer, format='PNG'
     )
-    _write(Path(path), buffer.getvalue())
+    return buffer.getvalue()
 
 
 def curves(
@@ -244,7 +321,7 @@ def curves(
     path: str | os.PathLike[str],
     *,
     name: str = 'loss',
-    label: str = '',
+    unit: str = '',
 ) -> None:
     """Draw one metric of a run against the step, one line per split.
 
@@ -252,13 +329,14 @@ def curves(
         metrics: a run's metrics.jsonl: objects with step, split and numbers.
         path: PNG file to write.
         name: the metric.
-        label: the label of the vertical axis; the metric's name if empty.
+        unit: the unit of the metric, for the label of the vertical axis.
 
     Raises:
         UserError: the file is missing, damaged, or never has that metric.
     """
     # The import takes half a second, which a run without curves should not pay.
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     splits: dict[str, list[tuple[float, float]]] = {}
     for row in _read_rows(Path(metrics)):
@@ -268,14 +346,21 @@ def curves(
         raise UserError(f'{metrics} has no {name!r}: name a metric that it has.')
     figure = Figure(figsize=(6, 4), layout='constrained')
     axes = figure.subplots()
+    colours = {'train': 'C0', 'validation': 'C1', 'test': 'C3'}
     for split, points in splits.items():
         # A single evaluation needs a marker: its line has no length.
         marker = 'o' if len(points) < 20 else ''
-        axes.plot(*zip(*points), label=split, marker=marker, markersize=3)
-    axes.set_xlabel('step')
-    axes.set_ylabel(label or name)
+        axes.plot(
+            *zip(*points), label=split, marker=marker, markersize=3,
+            color=colours.get(split),
+        )
+    words = name.replace('_', ' ').replace('frechet', 'Frechet')
+    axes.set_title(f'{words[0].upper()}{words[1:]} during training')
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel('training step')
+    axes.set_ylabel(f'{words} ({unit})' if unit else words)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(title='split')
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=120)
     _write(Path(path), buffer.getvalue())
@@ -314,8 +399,8 @@ def fan_charts(x: np.ndarray, draws: np.ndarray, num_values: int = 256) -> np.nd
         panel.plot(series, color='black', lw=1, label='truth')
         panel.set_ylim(0, num_values - 1)
         panel.margins(x=0)
-    figure.supxlabel('time')
-    figure.supylabel('value')
+    figure.supxlabel('time (steps of the series)')
+    figure.supylabel(f'value (level, 0 to {num_values - 1})')
     lines = panels[0, 0].get_legend_handles_labels()
     figure.legend(*lines, loc='outside upper center', ncols=4)
     canvas.draw()
@@ -327,6 +412,7 @@ def scatter(
     samples: np.ndarray,
     *,
     names: tuple[str, str] = ('data', 'samples'),
+    axes: tuple[str, str] = ('x1', 'x2'),
     labels: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw samples in the plane over the points whose distribution they should have.
@@ -335,7 +421,8 @@ def scatter(
         x: [N, 2] points of the reference distribution.
         samples: [M, 2] samples.
         names: the names of x and the samples in the legend.
-        labels: [M] integers that set the colours of the samples; None for one colour.
+        axes: the labels of both axes.
+        labels: [M] classes that set the colours of the samples; None for one colour.
 
     Returns:
         [H', W', 3] uint8: x in grey, the samples in colour.
@@ -354,6 +441,8 @@ def scatter(
         samples[:, 0], samples[:, 1], s=8, lw=0, label=names[1], **colours
     )
     panel.set_aspect('equal')
+    panel.set_xlabel(axes[0])
+    panel.set_ylabel(axes[1])
     figure.legend(loc='outside upper center', ncols=2, markerscale=2)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

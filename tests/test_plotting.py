@@ -223,3 +223,31 @@ def test_scatter_shows_data_and_samples():
     points = np.array([[50, 50], [90, 90]])
     both = plotting.scatter(x, points, labels=np.array([0, 1]))[60:]
     assert len(np.unique(both[both.max(2) - both.min(2) > 100], axis=0)) > 1
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_axes_leave_every_pixel_of_the_picture(channels):
+    """Catch a picture that is smoothed, turned over or cut by its axes."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (6, 9, channels), dtype=np.uint8)
+    drawn = plotting.with_axes(
+        picture, rows=['a', 'b'], columns=['1', '2', '3'], xlabel='x', ylabel='y',
+        title='title',
+    )
+    factor = 54  # 480 pixels or more
+    inside = drawn[40:40 + 6 * factor, 110:110 + 9 * factor]
+    centres = inside[factor // 2::factor, factor // 2::factor]
+    np.testing.assert_array_equal(centres, np.broadcast_to(picture, (6, 9, 3)))
+    outside = drawn.astype(int).sum(-1) < 200  # dark: text
+    assert outside[:, :100].any() and outside[-45:].any() and outside[:30].any()
+
+
+def test_interpolations_have_a_row_for_each_pair():
+    """Catch rows that are taken for columns."""
+    images = np.zeros((2 * 3, 4, 4, 1))
+    images[3:] = 1.0
+    drawn = plotting.interpolations(images, 3, 'code')
+    height, width = (drawn.shape[0] - 100, drawn.shape[1] - 140)
+    inside = drawn[40:40 + height, 110:110 + width]
+    assert inside[height // 4, width // 6].max() == 0
+    assert inside[3 * height // 4, 5 * width // 6].min() == 255

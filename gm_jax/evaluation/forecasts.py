@@ -23,11 +23,11 @@ def scores(x: np.ndarray, draws: np.ndarray) -> dict[str, float]:
         draws: [N, K, horizon] continuations drawn given the first T - horizon values.
 
     Returns:
-        In units of x: 'crps', the score of the draws, and the scores of two point
-        forecasts, 'error_if_nothing_changes' of the last known value and
-        'error_of_the_mean' of the mean of the known values. 'inside_50_percent' and
-        'inside_90_percent': the share of the true values that lie between the quantiles
-        of the draws that should hold 50 % and 90 % of them.
+        In units of x, which are levels: 'crps_levels', the score of the draws, and the
+        scores of two point forecasts, 'error_if_nothing_changes_levels' of the last
+        known value and 'error_of_the_mean_levels' of the mean of the known values.
+        'share_inside_50_percent' and 'share_inside_90_percent': the share of the true
+        values between the quantiles that should hold 50 % and 90 % of them.
 
     Raises:
         AssertionError: the shapes do not fit each other.
@@ -44,14 +44,16 @@ def scores(x: np.ndarray, draws: np.ndarray) -> dict[str, float]:
     # The sum of differences of sorted values counts the k-th value 2 k - K + 1 times.
     weights = (2 * np.arange(num) - num + 1)[:, None] / (num * (num - 1))
     numbers = {
-        'crps': np.mean(np.abs(draws - truth)) - np.mean(np.sum(weights * order, 1)),
-        'error_if_nothing_changes': np.mean(np.abs(past[:, None, -1:] - truth)),
-        'error_of_the_mean': np.mean(
+        'crps_levels': (
+            np.mean(np.abs(draws - truth)) - np.mean(np.sum(weights * order, 1))
+        ),
+        'error_if_nothing_changes_levels': np.mean(np.abs(past[:, None, -1:] - truth)),
+        'error_of_the_mean_levels': np.mean(
             np.abs(past.mean(axis=1)[:, None, None] - truth)
         ),
     }
     for share in (0.5, 0.9):
         low, high = np.quantile(draws, [(1 - share) / 2, (1 + share) / 2], axis=1)
         inside = (low <= truth[:, 0]) & (truth[:, 0] <= high)
-        numbers[f'inside_{100 * share:.0f}_percent'] = inside.mean()
+        numbers[f'share_inside_{100 * share:.0f}_percent'] = inside.mean()
     return {name: float(value) for name, value in numbers.items()}

@@ -20,7 +20,7 @@ def mode_coverage(
     within * std away from its centre. With q the shares of the high-quality samples
     that belong to each of the K modes,
 
-        kl_nats = KL(q || uniform) = sum_k q_k log(K q_k),  0 log 0 = 0
+        modes_kl_nats = KL(q || uniform) = sum_k q_k log(K q_k),  0 log 0 = 0
 
     In two dimensions 1.1 % of a perfect model's samples are more than 3 std away. In
     D dimensions nearly all are once D is well above 9: choose `within` by D.
@@ -36,9 +36,9 @@ def mode_coverage(
     Returns:
         'modes_covered': int, the number of modes with at least one high-quality sample.
         'high_quality_share': the share of all samples that are of high quality.
-        'kl_nats': from 0 (all modes equally) to log K (only one mode); inf if no sample
-            is of high quality. With few samples per mode it is above 0 for a perfect
-            model too, by about (K - 1) / (2 N).
+        'modes_kl_nats': from 0 (all modes equally) to log K (only one mode); inf if no
+            sample is of high quality. With few samples per mode it is above 0 for a
+            perfect model too, by about (K - 1) / (2 N).
 
     Raises:
         AssertionError: the arrays are not of rank 2, or of different D.
@@ -65,5 +65,5 @@ def mode_coverage(
     return {
         'modes_covered': int(np.count_nonzero(counts)),
         'high_quality_share': total / len(samples),
-        'kl_nats': kl,
+        'modes_kl_nats': kl,
     }

@@ -183,9 +183,12 @@ def build(
             turns, make_optimizers(config)
         )),
         train_step=game.make_game_step(turns, ema_decay=config.ema),
-        evaluation=BySamples(functools.partial(
-            scores.score, most=config.score_samples, data=data, features=features
-        )),
+        evaluation=BySamples(
+            functools.partial(
+                scores.score, most=config.score_samples, data=data, features=features
+            ),
+            scores.distance_name(features),
+        ),
         sample=functools.partial(sample, g),
         sampler='z from the prior, G(z)',
         given=functools.partial(_given, g),
@@ -434,7 +437,10 @@ def make_pictures(
         z = draw_z(config, fold_in_each(rng, jnp.arange(2000)))
         points = draw(state, z, jnp.arange(2000) % data.num_classes)
         x = pipeline.first_images(data, 2000).reshape(-1, 2)
-        return {'points': plotting.scatter(x, np.asarray(points).reshape(-1, 2))}
+        return {'points': plotting.scatter(
+            x, np.asarray(points).reshape(-1, 2),
+            axes=('first value of a point (level)', 'second value of a point (level)'),
+        )}
     ends = draw_z(config, fold_in_each(rng, jnp.arange(16)))
     z = latent.interpolate(
         ends[:8], ends[8:], 10, spherical=config.prior == 'normal'
@@ -442,6 +448,6 @@ def make_pictures(
     label = jnp.repeat(jnp.arange(8) % max(data.num_classes, 1), 10)
     x = np.asarray(draw(state, z.reshape(-1, config.latent_dim), label))
     return {
-        'interpolations': plotting.image_grid(x, columns=10),
+        'interpolations': plotting.interpolations(x, 10, 'z'),
         'nearest': scores.nearest_images(x[::10], data, features),
     }

@@ -102,7 +102,7 @@ def name_clusters(
         say: prints the names.
 
     Returns:
-        {'error': the share of test images whose cluster has another class,
+        {'error_rate': the share of test images whose cluster has another class,
         'purity': the share of test images with the most frequent class of their
         cluster, which uses the labels of all}.
 
@@ -136,7 +136,7 @@ def name_clusters(
     np.add.at(counts, (cluster, labels), 1)
     say(f'  the clusters are named {names.tolist()}')
     return {
-        'error': float(np.mean(names[cluster] != labels)),
+        'error_rate': float(np.mean(names[cluster] != labels)),
         'purity': float(counts.max(axis=1).sum() / len(cluster)),
     }
 
@@ -154,13 +154,18 @@ def make_pictures(
     prior = coder.draw_z(fold_in_each(rng, jnp.arange(2000)))
     if prior.shape[1] == 2:
         pictures['codes'] = plotting.scatter(
-            np.asarray(prior), np.asarray(code.z), names=('prior', 'codes'),
+            np.asarray(prior), np.asarray(code.z),
+            names=('prior', 'codes of test images, coloured by class'),
+            axes=('latent unit 0', 'latent unit 1'),
             labels=np.asarray(batch['label']),
         )
     num = coder.num_categories
     if num:
         z, y = jnp.repeat(prior[:8], num, axis=0), jnp.tile(jnp.eye(num), (8, 1))
-        pictures['styles'] = plotting.image_grid(
-            np.asarray(decode(state, z, y)), columns=num
+        grid = plotting.image_grid(np.asarray(decode(state, z, y)), columns=num)
+        pictures['styles'] = plotting.with_axes(
+            grid, rows=[str(row) for row in range(8)],
+            columns=[str(category) for category in range(num)], xlabel='category y',
+            ylabel='number of the style z', title='Each z with every category',
         )
     return pictures

@@ -136,15 +136,18 @@ def plain(
         num_chunks: how many estimates the final evaluation averages.
     """
 
+    def numbers(log_px: jax.Array) -> dict[str, jax.Array]:
+        bits = likelihoods.bits_per_dim(log_px, num_dims)
+        return {'nats_per_image': -log_px, 'bits_per_dim': bits}
+
     def loss(log_px: jax.Array, mode: Mode) -> tuple[jax.Array, Metrics]:
-        bits = likelihoods.bits_per_dim(log_px, num_dims).mean()
-        return -log_px.mean(), {'bits_per_dim': bits}
+        return -log_px.mean(), jax.tree.map(jnp.mean, numbers(log_px))
 
     return Density(
         init=init,
         terms=log_prob,
         loss=loss,
-        numbers=lambda log_px: {'loss': -log_px},
+        numbers=lambda log_px: {'loss': -log_px, **numbers(log_px)},
         estimates=lambda log_px: {'log_px': log_px},
         report=functools.partial(report, num_dims, estimator),
         num_chunks=num_chunks,
@@ -201,6 +204,7 @@ def build(
         host_sampler=host_sampler,
         pictures=pictures,
         single_steps=single_steps,
+        loss_unit='nats per image',
         micro_batch=micro_batch,
     )
 

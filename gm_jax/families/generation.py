@@ -164,10 +164,14 @@ def pictures(
         )
         samples.append(complete(state.eval_variables, x, known, uniform, h))
     columns = [np.asarray(column) for column in (shown, *samples, x)]
-    grid = np.stack(columns, axis=1)
-    return {
-        'completions' if s.task is None else s.task.name: plotting.image_grid(
-            grid.reshape(-1, *s.data.image_shape), columns=len(columns),
-            num_values=s.num_values,
-        )
-    }
+    grid = plotting.image_grid(
+        np.stack(columns, axis=1).reshape(-1, *s.data.image_shape),
+        columns=len(columns), num_values=s.num_values,
+    )
+    labels = 'given', 'sample 1', 'sample 2', 'sample 3', 'truth'
+    name = 'completions' if s.task is None else s.task.name
+    return {name: plotting.with_axes(
+        grid, rows=[str(row) for row in rows], columns=labels,
+        ylabel='row of the test split',
+        title='What is missing, drawn given the rest',
+    )}

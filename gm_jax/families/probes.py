@@ -98,9 +98,9 @@ def compare(
         say: prints what is measured.
 
     Returns:
-        ({'accuracy': {number of labels: {'frozen', 'fine_tuned', 'from_scratch'}}} on
-        the whole test set, empty if the set does not have two classes to tell apart; no
-        pictures).
+        ({'probe_accuracy': {number of labels: {'frozen', 'fine_tuned',
+        'from_scratch'}}} on the whole test set, empty if the set does not have two
+        classes to tell apart; no pictures).
     """
     parallel.check_batch_size(p.config.batch_size)
     data = p.data
@@ -128,7 +128,7 @@ def compare(
         say(f'  accuracy with {name} labels: ' + ', '.join(
             f'{key} {value:.4f}' for key, value in accuracy[name].items()
         ))
-    return {'accuracy': accuracy}, {}
+    return {'probe_accuracy': accuracy}, {}
 
 
 def make_fit(p: Probe) -> Fit:

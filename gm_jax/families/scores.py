@@ -25,8 +25,8 @@ from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
 from gm_jax.training.contracts import Draw
 
 __all__ = [
-    'as_seen', 'careful_scores', 'check_splits', 'Features', 'find_alarms',
-    'nearest_images', 'PIXELS', 'pixels', 'score',
+    'as_seen', 'careful_scores', 'check_splits', 'distance_name', 'Features',
+    'find_alarms', 'nearest_images', 'PIXELS', 'pixels', 'score',
 ]
 
 # More pixels than this are averaged over blocks: with as many samples a Frechet
@@ -51,6 +51,11 @@ class Features(NamedTuple):
 
     name: str
     compute: Callable[[np.ndarray], np.ndarray]
+
+
+def distance_name(features: Features) -> str:
+    """Return the name of the Frechet distance of some features."""
+    return f'{features.name}_frechet_distance'
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
@@ -122,10 +127,10 @@ def score(
         features: the features to compare.
 
     Returns:
-        The Frechet distance of the features (also as 'loss'), how many samples and
-        images were compared, and their diversity. If the modes are known, also how many
-        are covered. With `last`, also the kernel distance, precision, recall, density
-        and coverage.
+        The Frechet distance of the features, under `distance_name`, how many samples
+        and images were compared, and their diversity. If the modes are known, also how
+        many are covered. With `last`, also the kernel distance, precision, recall,
+        density and coverage.
     """
     num = min(most, len(examples))
     rows = pipeline.example_order(0, 0, num, len(examples))
@@ -138,7 +143,7 @@ def score(
     fake_features = features.compute(fake)
     distance = frechet.frechet_distance(real_features, fake_features)
     numbers = {
-        'loss': distance, f'{features.name}_frechet_distance': distance,
+        distance_name(features): distance,
         'num_real': num, 'num_fake': num,
         **alarms.diversity(real_features, fake_features),
     }
@@ -160,7 +165,8 @@ def careful_scores(
         real, fake, num_subsets=max(2, min(10, num // 4))
     )
     return {
-        f'{name}_kernel_distance': mean, f'{name}_kernel_distance_error': error,
+        f'{name}_kernel_distance': mean,
+        f'{name}_kernel_distance_standard_error': error,
         **precision_recall.precision_recall(real, fake),
     }
 

@@ -118,7 +118,7 @@ class Score(Protocol):
             last: whether to compute also the numbers that take long.
 
         Returns:
-            Numbers; 'loss' selects the best checkpoint.
+            Numbers; that of `BySamples.best_by` selects the best checkpoint.
         """
 
 
@@ -177,9 +177,11 @@ class BySamples(NamedTuple):
 
     Attributes:
         score: computes the numbers of a set of samples.
+        best_by: the name of the number that is lowest for the best checkpoint.
     """
 
     score: Score
+    best_by: str
 
 
 class Experiment(NamedTuple):
@@ -201,6 +203,7 @@ class Experiment(NamedTuple):
         pictures: draws the pictures of a trained model.
         alarms: finds what is wrong with a line of metrics.
         finish: measures what only the end of a run needs.
+        loss_unit: the unit of the loss, such as 'nats per image'.
         micro_batch: examples per gradient computation on a device; 0: all.
         minibatches: batches per step, along an axis of their own; 0: one, without the
             axis.
@@ -218,5 +221,6 @@ class Experiment(NamedTuple):
     pictures: MakePictures | None = None
     alarms: Alarms | None = None
     finish: Finish | None = None
+    loss_unit: str = ''
     micro_batch: int = 0
     minibatches: int = 0

@@ -27,6 +27,7 @@ from gm_jax.training import (
     dispatch,
     evaluate,
     fits,
+    optimizer,
     outcome,
     parallel,
     processes,
@@ -268,7 +269,8 @@ def _train_from(job: Job, beginning: _Beginning) -> tuple[TrainState, Note]:
             dispatches = itertools.chain([first], dispatches)
         recorder = Recorder(
             job.run.workdir, step, config.num_steps, config.batch_size, note,
-            experiment.alarms,
+            experiment.alarms, learning_rate=optimizer.learning_rate(config),
+            loss_unit=experiment.loss_unit,
         )
         stop = parallel.Agreement(MAX_IN_FLIGHT)
         with contextlib.closing(recorder), signals.noting() as received:
@@ -373,9 +375,8 @@ def _evaluate(
     if evaluator.sample_many is not None:
         images = job.draw_samples(evaluator.sample_many, state, job.config.num_samples)
         if processes.is_primary():
-            path = job.picture(f'samples_{step:08d}')
-            plotting.save_png(
-                path, plotting.sample_grid(images, job.experiment.classes)
-            )
+            grid = plotting.sample_grid(images, job.experiment.classes)
+            plotting.save_png(job.picture(f'samples_{step:08d}'), grid)
+            recorder.picture(step, 'samples', grid)
     recorder.restart_clock(step)
-    return scalars['loss']
+    return scalars[job.best_by]

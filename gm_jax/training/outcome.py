@@ -58,7 +58,11 @@ def test(job: Job, state: TrainState, note: Note) -> None:
         numbers['entropy_nats'] = job.data.entropy  # what no model can get below
     seconds = note.seconds + time.monotonic() - started
     own = '' if job.run.mode == 'train' else _ending(job, int(state.step), 'eval')
-    _save_pictures(job, state, pictures, own)
+    pictures = _save_pictures(job, state, pictures, own)
+    if not own:
+        writers.write_final(
+            job.run.workdir, int(state.step), vars(job.config), numbers, pictures
+        )
     path = job.path(f'results{own}.json')
     results = _results(job, state, numbers, seconds, len(examples))
     text = json.dumps(results, indent=2, allow_nan=False)
@@ -77,8 +81,7 @@ def _test_numbers(
     evaluation, config = job.experiment.evaluation, job.config
     if isinstance(evaluation, BySamples):
         draw = functools.partial(job.draw_samples, job.sample_many(), state)
-        numbers = evaluation.score(draw, examples, True)
-        return {name: value for name, value in numbers.items() if name != 'loss'}
+        return evaluation.score(draw, examples, True)
     choose = functools.partial(choose_chunks, evaluation, allowed)
     return evaluation.summarize(evaluate.over_examples(
         parallel.eval_many(evaluation.test_step), state, examples,
@@ -170,10 +173,13 @@ def _results(
 
 def _save_pictures(
     job: Job, state: TrainState, pictures: Pictures, own: str
-) -> None:
+) -> Pictures:
     """Save these pictures, those of the experiment, and the curve of the loss.
 
     Their names end on `own`.
+
+    Returns:
+        The pictures without the curve.
     """
     examples, experiment = job.data.splits['test'], job.experiment
     if experiment.pictures is not None:
@@ -186,12 +192,12 @@ def _save_pictures(
     for name, picture in pictures.items():
         plotting.save_png(job.picture(name + own), picture)
     if own:
-        return  # training has drawn its curve
+        return pictures  # training has drawn its curve
     log = os.path.join(job.run.workdir, 'metrics.jsonl')
-    # The curve shows what selects the best checkpoint: a loss, or a score of samples.
-    by_samples = isinstance(experiment.evaluation, BySamples)
-    label = 'score of samples, 0 is best' if by_samples else ''
-    plotting.curves(log, job.picture('loss'), label=label)
+    # The curve shows what selects the best checkpoint: the loss, or a score of samples.
+    unit = experiment.loss_unit if job.best_by == 'loss' else '0 is best'
+    plotting.curves(log, job.picture('loss'), name=job.best_by, unit=unit)
+    return pictures
 
 
 def _ending(job: Job, step: int, *first: str) -> str:

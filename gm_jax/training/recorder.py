@@ -5,8 +5,8 @@ import functools
 import math
 import operator
 import time
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -75,14 +75,26 @@ class Recorder:
         batch_size: int,
         note: Note,
         alarms: Alarms | None = None,
+        *,
+        learning_rate: Callable[[int], Any] | None = None,
+        loss_unit: str = '',
     ) -> None:
         """Open the files of `workdir` to resume from `step`.
 
-        `alarms` is called with the split and the metrics of each line.
+        Args:
+            workdir: the work directory.
+            step: the step from which the run goes on.
+            num_steps: the last step.
+            batch_size: examples per step.
+            note: the note of the checkpoint.
+            alarms: called with the split and the metrics of each line.
+            learning_rate: the learning rate of the update after a number of steps.
+            loss_unit: the unit of the loss, shown beside it.
         """
         self.note = note
         self._alarms: Alarms = alarms or (lambda split, scalars: [])
         self._pending: list[tuple[int, Metrics]] = []
+        self._learning_rate, self._loss_unit = learning_rate, loss_unit
         self._num_steps, self._batch_size = num_steps, batch_size
         self._writer: MetricWriter = (
             Writer(workdir, step) if processes.is_primary() else NoWriter()
@@ -136,11 +148,13 @@ class Recorder:
         rate = (step - self._clock_step) * self._batch_size / (now - self._clock)
         self.restart_clock(step)
         line = dict(scalars, skipped_steps=skipped_total)
+        if self._learning_rate is not None:  # of the last update
+            line['learning_rate'] = float(self._learning_rate(step - 1))
         alarms = self._alarms('train', scalars) if scalars else []
         self._writer.write(step, 'train', line, alarms, images_per_s=rate)
         left = (self._num_steps - step) * self._batch_size / rate
         losses = ''.join(
-            f'{name} {value:.4f}  '
+            self._told(name, value) + '  '
             for name, value in scalars.items() if name.endswith('loss')
         )
         self._bar.update(step, f'{losses}{rate:,.0f} images/s', left)
@@ -151,9 +165,17 @@ class Recorder:
         """Write the result of an evaluation."""
         alarms = self._alarms(split, scalars)
         self._writer.write(step, split, scalars, alarms)
-        values = '  '.join(f'{name} {value:.4f}' for name, value in scalars.items())
+        values = '  '.join(self._told(*number) for number in scalars.items())
         self._bar.note(f'step {step}: {split} {values}')
         self._ring(alarms)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Write a picture, uint8 [H, W, C], for TensorBoard."""
+        self._writer.picture(step, name, image)
+
+    def _told(self, name: str, value: float) -> str:
+        unit = f' {self._loss_unit}' if name == 'loss' and self._loss_unit else ''
+        return f'{name} {value:.4f}{unit}'
 
     def _ring(self, alarms: Sequence[str]) -> None:
         for sentence in alarms:

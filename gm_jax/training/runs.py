@@ -10,7 +10,7 @@ import numpy as np
 from gm_jax.data.image_set import ImageSet
 from gm_jax.keys import Stream, stream
 from gm_jax.training import evaluate, parallel
-from gm_jax.training.contracts import Experiment, SampleMany
+from gm_jax.training.contracts import BySamples, Experiment, SampleMany
 from gm_jax.training.flags import Run
 from gm_jax.training.settings import Config
 from gm_jax.training.train_state import TrainState
@@ -45,6 +45,12 @@ class Job(NamedTuple):
     def path(self, name: str) -> str:
         """Return the path of a file in the work directory."""
         return os.path.join(self.run.workdir, name)
+
+    @property
+    def best_by(self) -> str:
+        """The number of an evaluation that is lowest for the best checkpoint."""
+        evaluation = self.experiment.evaluation
+        return evaluation.best_by if isinstance(evaluation, BySamples) else 'loss'
 
     def picture(self, name: str) -> str:
         """Return the path of a picture."""

@@ -1,22 +1,44 @@
-"""Files that a run writes as it goes: metrics.jsonl and TensorBoard events."""
+"""Files that a run writes as it goes: metrics.jsonl and TensorBoard events.
 
+TensorBoard overlays the curves of one tag in different directories. So a quantity has
+the same name, its tag, in all of these, each with an event file of its own:
+
+    train, validation, test  the lines of metrics of a split
+    final                    the numbers of results.json, the last pictures and the
+                             settings: a row of the HPARAMS tab
+
+The work directory itself has an event file with the pictures of samples.
+"""
+
+import contextlib
 import json
 import math
 import os
 import socket
+import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import tensorboardX
+from google.protobuf import message  # type: ignore[import-untyped]
 from tensorboardX import summary
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto import event_pb2, summary_pb2
 
-__all__ = ['MetricWriter', 'NoWriter', 'without_nan', 'write_atomically', 'Writer']
+from gm_jax import plotting
+
+__all__ = [
+    'MetricWriter', 'NoWriter', 'without_nan', 'write_atomically', 'write_final',
+    'Writer',
+]
+
+_SPLITS = 'train', 'validation', 'test'
 
 
 class MetricWriter(Protocol):
-    """A writer of lines of metrics."""
+    """A writer of lines of metrics and of pictures."""
 
     def write(
         self,
@@ -27,6 +49,9 @@ class MetricWriter(Protocol):
         **timing: float,
     ) -> None:
         """Write one line of a step; `timing` differs between equal runs."""
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Write a picture, uint8 [H, W, C], for TensorBoard."""
 
     def sync(self) -> None:
         """Put all lines on the disk, before a checkpoint that relies on them."""
@@ -48,6 +73,9 @@ class NoWriter:
     ) -> None:
         """Write nothing."""
 
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Write nothing."""
+
     def sync(self) -> None:
         """Do nothing."""
 
@@ -66,16 +94,13 @@ class Writer:
         """Open the files; drop what a killed run wrote after `first_step`."""
         path = os.path.join(workdir, 'metrics.jsonl')
         _drop_after(path, first_step)
+        self._workdir, self._first_step = workdir, first_step
         self._file = open(path, 'a', encoding='utf-8')
-        # SummaryWriter writes in a background thread. On a full disk that thread dies,
-        # the queue fills, the run blocks forever, and tracebacks appear at exit. So
-        # events are written here, synchronously.
-        name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}'
-        self._events = tensorboardX.RecordWriter(os.path.join(workdir, name))
-        self._event(first_step + 1, file_version='brain.Event:2')
-        # This makes TensorBoard drop the events of a killed run from this step on.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._event(first_step + 1, session_log=start)
+        self._run = _Events(workdir, first_step)
+        self._splits = {
+            split: _Events(os.path.join(workdir, split), first_step)
+            for split in _SPLITS if os.path.isdir(os.path.join(workdir, split))
+        }
 
     def write(
         self,
@@ -91,24 +116,145 @@ class Writer:
             line['alarms'] = list(alarms)
         self._file.write(json.dumps(line) + '\n')
         self._file.flush()
+        if split not in self._splits:
+            directory = os.path.join(self._workdir, split)
+            self._splits[split] = _Events(directory, self._first_step)
         for name, value in {**scalars, **timing}.items():
-            self._event(step, summary=summary.scalar(f'{split}/{name}', value))
+            self._splits[split].scalar(step, name, value)
 
-    def _event(self, step: int, **content: Any) -> None:
-        event = event_pb2.Event(step=step, wall_time=time.time(), **content)
-        self._events.write(event.SerializeToString())
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Write a picture for TensorBoard."""
+        self._run.picture(step, name, image)
 
     def sync(self) -> None:
         """Put all lines on the disk."""
         os.fsync(self._file.fileno())
-        self._events.flush()
+        for events in (self._run, *self._splits.values()):
+            events.sync()
 
     def close(self) -> None:
-        """Close both files, even if the disk has no space for the rest of the lines."""
+        """Close all files, even if the disk has no space for the rest of the lines."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._file.close)
+            for events in (self._run, *self._splits.values()):
+                stack.callback(events.close)
+
+
+def write_final(
+    workdir: str, step: int, settings: Mapping[str, Any], numbers: Mapping[str, Any],
+    pictures: Mapping[str, np.ndarray],
+) -> None:
+    """Write the settings, numbers and last pictures of a run for TensorBoard.
+
+    They replace those of an earlier evaluation.
+
+    Args:
+        workdir: the work directory.
+        step: the training step of the evaluated state.
+        settings: those of config.json.
+        numbers: of results.json; those that are no scalars are left out.
+        pictures: uint8 [H, W, C] each.
+    """
+    events = _Events(os.path.join(workdir, 'final'), -1)
+    with contextlib.closing(events):
+        for part in _hparams(settings):
+            events.write(step, summary=part)
+        for name, value in numbers.items():
+            if isinstance(value, (int, float)):
+                events.scalar(step, name, value)
+        for name, picture in pictures.items():
+            events.picture(step, name, picture)
+        events.sync()
+
+
+class _Events:
+    """The TensorBoard events of one directory, in one file.
+
+    SummaryWriter writes in a background thread. On a full disk that thread dies, the
+    queue fills, the run blocks forever, and tracebacks appear at exit. So events are
+    written here, synchronously.
+    """
+
+    def __init__(self, directory: str, last_step: int) -> None:
+        """Open a new file; copy the events up to `last_step`, delete the old file."""
+        os.makedirs(directory, exist_ok=True)
+        # If a copy was interrupted, there are two files: the old one is complete.
+        old = sorted(Path(directory).glob('events.out.tfevents.*'), key=_number)
+        kept = list(_read(old[0], last_step)) if old else []
+        number = _number(old[-1]) + 1 if old else 0
+        name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{number}'
+        self._file = tensorboardX.RecordWriter(os.path.join(directory, name))
+        self.write(0, file_version='brain.Event:2')
+        # A TensorBoard that has read the old file forgets it here.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self.write(0, session_log=start)
+        for event in kept:
+            self._file.write(event.SerializeToString())
+        if old:
+            self.sync()
+        for path in old:
+            path.unlink()
+
+    def write(self, step: int, **content: Any) -> None:
+        event = event_pb2.Event(step=step, wall_time=time.time(), **content)
+        self._file.write(event.SerializeToString())
+
+    def scalar(self, step: int, name: str, value: float) -> None:
+        self.write(step, summary=summary.scalar(name, value))
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        png = plotting.to_png(image)
+        width, height = struct.unpack_from('>II', png, 16)
+        picture = summary_pb2.Summary.Image(
+            height=height, width=width, colorspace=image.shape[2],
+            encoded_image_string=png,
+        )
+        value = summary_pb2.Summary.Value(tag=name, image=picture)
+        self.write(step, summary=summary_pb2.Summary(value=[value]))
+
+    def sync(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _number(path: Path) -> int:
+    """Return the number at the end of the name of an event file."""
+    end = path.name.rpartition('.')[2]
+    return int(end) if end.isdecimal() else -1
+
+
+def _read(path: Path, last_step: int) -> Iterator[event_pb2.Event]:
+    """Return the summaries of an event file up to a step.
+
+    A record is its length in 8 bytes, a checksum of 4, the data, and a checksum of 4.
+    The last one may be cut short, if the run was killed.
+    """
+    content, start = path.read_bytes(), 0
+    while len(content) >= start + 12:
+        size, = struct.unpack_from('<Q', content, start)
+        end = start + 16 + size
+        if end > len(content):
+            return
         try:
-            self._file.close()
-        finally:
-            self._events.close()
+            event = event_pb2.Event.FromString(content[start + 12:end - 4])
+        except message.DecodeError:
+            return
+        if event.HasField('summary') and event.step <= last_step:
+            yield event
+        start = end
+
+
+def _hparams(settings: Mapping[str, Any]) -> Sequence[summary_pb2.Summary]:
+    """Return start and end of a session of the HPARAMS tab; lists are text in it."""
+    plain = {
+        name: value if isinstance(value, (bool, int, float, str)) else str(value)
+        for name, value in settings.items()
+    }
+    # Without the declaration of an experiment, which would be one for all runs beside
+    # each other, TensorBoard finds the columns itself.
+    return summary.hparams(plain, {})[1:]
 
 
 def without_nan(numbers: Any) -> Any:

@@ -11,10 +11,11 @@ def test_scores_of_two_draws():
     draws = np.array([[[5], [9]]])
     # (1 + 3) / 2 - 4 / 2, of draws on both sides of the truth.
     numbers = forecasts.scores(x, draws)
-    assert numbers['crps'] == 0
-    assert numbers['error_if_nothing_changes'] == numbers['error_of_the_mean'] == 2
+    assert numbers['crps_levels'] == 0
+    assert numbers['error_if_nothing_changes_levels'] == 2
+    assert numbers['error_of_the_mean_levels'] == 2
     # The 5 % quantile is 5.2, the 25 % quantile 6.
-    assert numbers['inside_90_percent'] == numbers['inside_50_percent'] == 1
+    assert numbers['share_inside_90_percent'] == numbers['share_inside_50_percent'] == 1
 
 
 def test_scores_of_the_true_distribution_are_best():
@@ -24,7 +25,7 @@ def test_scores_of_the_true_distribution_are_best():
     draws = rng.normal(size=(4000, 20, 2))
     crps, inside = (
         [forecasts.scores(x, scale * draws)[name] for scale in (0.7, 1.0, 1.4)]
-        for name in ('crps', 'inside_90_percent')
+        for name in ('crps_levels', 'share_inside_90_percent')
     )
     assert crps[1] == min(crps)
     # 1 / sqrt(pi) is the score of a standard normal distribution.

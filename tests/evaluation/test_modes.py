@@ -20,7 +20,7 @@ def test_perfect_samples():
     error = np.sqrt(expected * (1 - expected) / 20000)
     assert scores['modes_covered'] == 4
     assert abs(scores['high_quality_share'] - expected) < 4 * error
-    assert 0 <= scores['kl_nats'] < 1e-4
+    assert 0 <= scores['modes_kl_nats'] < 1e-4
 
 
 def test_collapse_on_one_mode():
@@ -28,14 +28,14 @@ def test_collapse_on_one_mode():
     samples = np.tile(CENTRES[2], (7, 1))
     scores = modes.mode_coverage(samples, CENTRES, 0.5)
     assert scores['modes_covered'] == 1 and scores['high_quality_share'] == 1
-    np.testing.assert_allclose(scores['kl_nats'], np.log(4), rtol=1e-14)
+    np.testing.assert_allclose(scores['modes_kl_nats'], np.log(4), rtol=1e-14)
 
 
 def test_all_samples_far_away():
     """Catch a mean of no sample, or a perfect score for one."""
     scores = modes.mode_coverage(CENTRES + 4, CENTRES, 0.5)
     assert scores == {
-        'modes_covered': 0, 'high_quality_share': 0, 'kl_nats': np.inf,
+        'modes_covered': 0, 'high_quality_share': 0, 'modes_kl_nats': np.inf,
     }
 
 
@@ -50,7 +50,7 @@ def test_only_samples_of_high_quality_count():
     scores = modes.mode_coverage(samples, CENTRES, 0.5)
     assert scores['modes_covered'] == 2 and scores['high_quality_share'] == 6 / 8
     expected = 4 / 6 * np.log(4 * 4 / 6) + 2 / 6 * np.log(4 * 2 / 6)
-    np.testing.assert_allclose(scores['kl_nats'], expected, rtol=1e-14)
+    np.testing.assert_allclose(scores['modes_kl_nats'], expected, rtol=1e-14)
     wider = modes.mode_coverage(samples, CENTRES, 0.5, within=3.2)
     assert wider['modes_covered'] == 4 and wider['high_quality_share'] == 1
 
@@ -60,7 +60,7 @@ def test_a_sample_belongs_to_one_mode():
     centres = np.array([[0.0], [1.0]])
     scores = modes.mode_coverage(np.array([[0.4]]), centres, 1.0)
     assert scores['modes_covered'] == 1
-    np.testing.assert_allclose(scores['kl_nats'], np.log(2), rtol=1e-14)
+    np.testing.assert_allclose(scores['modes_kl_nats'], np.log(2), rtol=1e-14)
 
 
 def test_refusals():

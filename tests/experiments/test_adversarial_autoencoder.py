@@ -49,7 +49,7 @@ def test_run_goes_on_with_the_same_bits(flags, pictures, tmp_path):
     found = {path.stem for path in (whole / 'samples').iterdir()}
     assert pictures <= found
     metrics = json.loads((whole / 'results.json').read_text())['metrics']
-    assert ('error' in metrics) == ('--prior=mixture' not in flags)
+    assert ('error_rate' in metrics) == ('--prior=mixture' not in flags)
 
 
 def test_labels_are_learned_from_the_labelled_images_alone(tmp_path):
@@ -68,7 +68,7 @@ def test_labels_are_learned_from_the_labelled_images_alone(tmp_path):
     assert np.bincount(seen['label']).tolist() == [10] * 10
     assert aae.main(list(flags)) == 0
     metrics = json.loads((tmp_path / 'results.json').read_text())['metrics']
-    assert metrics['error'] < 0.3
+    assert metrics['error_rate'] < 0.3
     kept = tiny.final_arrays(tmp_path)
     np.testing.assert_array_equal(kept['model_state/label'], seen['label'])
 
@@ -186,7 +186,7 @@ def test_clusters_are_named_by_their_surest_image():
     found = codes.name_clusters(coder, state, jax.random.key(0), 4, told.append)
     # The second and the fourth test image lie in clusters of other names. Each cluster
     # has two classes; of the classes, each has an image in one cluster alone.
-    assert found == {'error': 0.5, 'purity': 0.5} and '[7, 3]' in told[0]
+    assert found == {'error_rate': 0.5, 'purity': 0.5} and '[7, 3]' in told[0]
 
 
 def test_mixture_prior():

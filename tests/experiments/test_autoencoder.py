@@ -71,7 +71,9 @@ def test_the_loss_is_of_pixels_from_0_to_1(rng):
     )
     expected = ((np.asarray(x_hat, np.float64) - x) ** 2).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    metrics = experiment.evaluation.summarize({'loss': np.asarray(loss)[:, None]})
+    metrics = experiment.evaluation.summarize({
+        'squared_error_per_image': np.asarray(loss)[:, None]
+    })
     np.testing.assert_allclose(metrics['squared_error_per_image'], expected.mean())
     np.testing.assert_allclose(
         metrics['squared_error_per_value'], expected.mean() / 12
@@ -125,8 +127,9 @@ def test_probes_repeat_and_leave_the_autoencoder_alone():
     first, pictures = experiment.finish(state, _ignore)
     assert experiment.finish(state, _ignore) == (first, pictures) and not pictures
     jax.tree.map(np.testing.assert_array_equal, before, state.params)
-    assert set(first['accuracy']) == {'all'}
-    assert set(first['accuracy']['all']) == {'frozen', 'fine_tuned', 'from_scratch'}
+    accuracy = first['probe_accuracy']
+    assert set(accuracy) == {'all'}
+    assert set(accuracy['all']) == {'frozen', 'fine_tuned', 'from_scratch'}
 
 
 def test_fine_tuning_starts_from_the_autoencoder():
@@ -182,7 +185,7 @@ def test_the_command_trains_evaluates_and_samples(tmp_path, monkeypatch):
     assert autoencoder.main(flags) == 0
     path = tmp_path / 'results.json'
     trained = json.loads(path.read_text())['metrics']
-    assert set(trained['accuracy']) == {'100', '1000', 'all'}
+    assert set(trained['probe_accuracy']) == {'100', '1000', 'all'}
     assert autoencoder.main([*flags, '--mode=eval']) == 0
     again = json.loads((tmp_path / 'results_eval.json').read_text())
     assert again['metrics'] == trained

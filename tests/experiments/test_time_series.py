@@ -26,8 +26,8 @@ def test_run(binarize, least, most, tmp_path):
     flags = (f'--workdir={work}', f'--dataset=npz:{series}', '--horizon=5', *TINY)
     assert time_series.main([*flags, f'--binarize={binarize}']) == 0
     metrics = json.loads((work / 'results.json').read_text())['metrics']
-    assert least < metrics['crps'] < most  # of noise
-    assert metrics['error_of_the_mean'] < most
+    assert least < metrics['crps_levels'] < most  # of noise
+    assert metrics['error_of_the_mean_levels'] < most
     with Image.open(work / 'samples' / 'forecasts.png') as image:
         assert min(image.size) > 100
 

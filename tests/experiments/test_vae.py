@@ -199,8 +199,10 @@ def test_beta_weighs_the_kl(settings, step, beta):
     loss, metrics = vae.objective(vae.Config(**settings), terms, jnp.int32(step), None)
     kl = terms.kl.sum(1).mean()
     np.testing.assert_allclose(loss, beta * kl - terms.log_px.mean(), rtol=1e-6)
-    np.testing.assert_allclose(metrics['kl'], kl, rtol=1e-6)
-    np.testing.assert_allclose(metrics['log_px'], terms.log_px.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics['kl_nats'], kl, rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics['reconstruction_nats'], -terms.log_px.mean(), rtol=1e-5
+    )
 
 
 def test_free_bits_and_iwae_objectives():

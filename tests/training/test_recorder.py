@@ -6,11 +6,12 @@ import struct
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tensorboardX import record_writer
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 
 from gm_jax.training import progress, writers
 from gm_jax.training.recorder import Note, Recorder
@@ -72,22 +73,98 @@ def test_events_for_tensorboard(tmp_path):
     writer = Writer(str(tmp_path), 20)
     writer.write(30, 'train', {'loss': 0.5}, ['an alarm'], images_per_s=3.0)
     writer.sync()
-    version, start, *events = _events(tmp_path)
+    version, start, *events = _events(tmp_path / 'train')
     writer.close()
     assert version.file_version == 'brain.Event:2'
-    assert start.session_log.status == event_pb2.SessionLog.START and start.step == 21
-    values = [(event.step, *event.summary.value) for event in events]
-    assert [(step, value.tag, value.simple_value) for step, value in values] == [
-        (30, 'train/loss', 0.5), (30, 'train/images_per_s', 3.0),
-    ]
+    assert start.session_log.status == event_pb2.SessionLog.START and start.step == 0
+    assert _values_of(events) == [(30, 'loss', 0.5), (30, 'images_per_s', 3.0)]
     assert all(event.wall_time > 1e9 for event in (version, start, *events))
+
+
+def _values_of(events):
+    """Return (step, tag, value) of each summary; the size of a picture is its value."""
+    found = []
+    for event in events:
+        for value in event.summary.value:
+            number = value.simple_value
+            if value.HasField('image'):
+                number = value.image.height, value.image.width
+            found.append((event.step, value.tag, number))
+    return found
+
+
+def test_one_quantity_has_one_name_for_tensorboard(tmp_path):
+    """Catch a split in the name, which would put each curve in a chart of its own."""
+    chosen = {'hidden': (3, 4), 'rate': 0.5, 'name': 'x'}
+    writer = Writer(str(tmp_path), 0)
+    writer.write(1, 'train', {'loss': 3.0})
+    writer.write(1, 'validation', {'loss': 2.0})
+    writer.close()
+    for loss in (5.0, 1.0):  # the second evaluation replaces the first
+        numbers = {'loss': loss, 'estimator': 'exact', 'kl_nats_per_unit': [1.0]}
+        picture = np.zeros((200, 400, 3), np.uint8)
+        writers.write_final(str(tmp_path), 1, chosen, numbers, {'curve': picture})
+    for split, loss in (('train', 3.0), ('validation', 2.0)):
+        assert _values_of(_events(tmp_path / split)) == [(1, 'loss', loss)]
+    start, _, *final = [
+        event for event in _events(tmp_path / 'final') if event.HasField('summary')
+    ]
+    assert _values_of(final) == [(1, 'loss', 1.0), (1, 'curve', (200, 400))]
+    settings, = start.summary.value
+    assert settings.metadata.plugin_data.plugin_name == 'hparams'
+    content = plugin_hparams_pb2.HParamsPluginData.FromString(
+        settings.metadata.plugin_data.content
+    )
+    assert {
+        name: getattr(value, value.WhichOneof('kind'))
+        for name, value in content.session_start_info.hparams.items()
+    } == {'hidden': '(3, 4)', 'rate': 0.5, 'name': 'x'}
+
+
+@pytest.mark.parametrize('cut', [0, 3, 30])
+def test_going_on_leaves_no_event_twice(tmp_path, cut):
+    """Catch pictures of steps after the checkpoint, and a last event cut in two."""
+    def run(first_step, steps):
+        writer = Writer(str(tmp_path), first_step)
+        for step in steps:
+            writer.write(step, 'train', {'loss': step})
+            writer.picture(step, 'samples', np.full((8, 8, 1), step, np.uint8))
+        writer.close()
+
+    run(0, (1, 2, 3))
+    for directory in (tmp_path, tmp_path / 'train'):
+        path, = directory.glob('events.out.tfevents.*')
+        path.write_bytes(path.read_bytes()[:-cut or None])
+    run(2, (3, 4))
+    run(4, ())
+    losses = _values_of(_events(tmp_path / 'train'))
+    assert losses == [(step, 'loss', step) for step in (1, 2, 3, 4)]
+    pictures = _values_of(_events(tmp_path))
+    assert [picture[:2] for picture in pictures] == [
+        (step, 'samples') for step in (1, 2, 3, 4)
+    ]
+
+
+def test_a_copy_that_was_interrupted_is_made_again(tmp_path):
+    """Catch the loss of all events before the last checkpoint."""
+    _write(tmp_path, 0, [10, 20])
+    half = tmp_path / 'train' / 'events.out.tfevents.1.host.1'
+    half.write_bytes(b'')
+    _write(tmp_path, 20, [30])
+    steps = [step for step, tag, _ in _values_of(_events(tmp_path / 'train'))
+             if tag == 'loss']
+    assert steps == [10, 20, 30]
 
 
 @needs_dev_full
 def test_full_disk_is_told_to_the_run(tmp_path, monkeypatch):
     """Catch a thread that alone learns of it, and that the run then waits for."""
     full = open('/dev/full', 'wb')
-    monkeypatch.setattr(record_writer, 'open_file', lambda path: full)
+    other = open('/dev/full', 'wb')
+    files = {'train': full}
+    monkeypatch.setattr(
+        record_writer, 'open_file', lambda path: files.get(Path(path).parts[-2], other)
+    )
     threads = threading.enumerate()
     writer = Writer(str(tmp_path), 0)
     assert threading.enumerate() == threads
@@ -98,7 +175,7 @@ def test_full_disk_is_told_to_the_run(tmp_path, monkeypatch):
         writer.sync()
     with pytest.raises(OSError, match='No space left'):
         writer.close()
-    assert full.closed
+    assert full.closed and other.closed
 
 
 @needs_dev_full
