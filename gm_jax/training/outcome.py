@@ -195,7 +195,9 @@ def _save_pictures(
         return pictures  # training has drawn its curve
     log = os.path.join(job.run.workdir, 'metrics.jsonl')
     # The curve shows what selects the best checkpoint: the loss, or a score of samples.
-    unit = experiment.loss_unit if job.best_by == 'loss' else '0 is best'
+    unit = experiment.loss_unit
+    if job.best_by != 'loss':
+        unit = 'squared units of the features, 0 is best'
     plotting.curves(log, job.picture('loss'), name=job.best_by, unit=unit)
     return pictures
 
