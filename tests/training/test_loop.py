@@ -69,8 +69,14 @@ def test_work_directory(whole):
         (12, 'train'), (18, 'test'), (24, 'train'), (36, 'train'), (36, 'test')
     ]
     for line in tiny.metrics(whole):
-        assert {'loss', 'kl_nats', 'reconstruction_nats'} < set(line)
-    assert list(whole.glob('events.out.tfevents.*'))
+        np.testing.assert_allclose(
+            line['negative_elbo_nats'], line['kl_nats'] + line['reconstruction_nats'],
+            rtol=1e-5,
+        )
+        if line['split'] == 'test':
+            np.testing.assert_allclose(line['loss'], line['negative_elbo_nats'])
+    for run in ('.', 'train', 'test', 'final'):
+        assert list((whole / run).glob('events.out.tfevents.*'))
     kept = {path.name for path in (whole / 'checkpoints').iterdir()}
     assert {'24', '36'} <= kept <= {'18', '24', '36'}
     pictures = {path.name for path in (whole / 'samples').iterdir()}
