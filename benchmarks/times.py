@@ -38,7 +38,7 @@ from experiments import NAMES
 from gm_jax.data import sources
 from gm_jax.data.image_set import ArrayExamples, Examples, ImageSet
 from gm_jax.keys import Stream, stream
-from gm_jax.training import dispatch, evaluate, loop, outcome, parallel, sizes
+from gm_jax.training import dispatch, evaluate, loop, parallel, patience, sizes
 from gm_jax.training.contracts import BySamples, Experiment
 from gm_jax.training.settings import Config
 from gm_jax.training.train_state import TrainState
@@ -143,10 +143,10 @@ def _test(
         yield {'num_samples': num, 'test_seconds': _round(seconds)}
         return
     each = _by_batch(evaluation.test_step, config, examples, num_test, state)
-    allowed = max(outcome.SECONDS, outcome.SHARE * train_seconds)
+    allowed = patience.allowed(train_seconds)
     chunks = evaluation.test_chunks
     if evaluation.fewer_chunks:
-        chunks = outcome.choose_chunks(evaluation, allowed, each)
+        chunks = patience.choose_chunks(evaluation, allowed, each)
         yield {'num_samples': chunks * evaluation.chunk_size}
     yield {'test_seconds': _round(chunks * each)}
 

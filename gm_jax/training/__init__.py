@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'orbax_errors',
     'outcome',
     'parallel',
+    'patience',
     'processes',
     'progress',
     'recorder',

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,24 +17,23 @@ from gm_jax.keys import Stream, stream
 from gm_jax.training import (
     evaluate,
     parallel,
+    patience,
     processes,
     runs,
     settings,
     sizes,
     writers,
 )
-from gm_jax.training.contracts import ByExample, BySamples, Pictures
+from gm_jax.training.contracts import BySamples, Pictures
 from gm_jax.training.progress import doing, reporter, say
 from gm_jax.training.recorder import Note
 from gm_jax.training.runs import Job
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['choose_chunks', 'sample', 'SECONDS', 'SHARE', 'test']
+__all__ = ['sample', 'test']
 
 # Characters of a file's name that say what made it; more are abridged.
 _LONGEST = 120
-# The final evaluation may take this long, or this share of the time of training.
-SECONDS, SHARE = 600.0, 0.1
 
 
 def test(job: Job, state: TrainState, note: Note) -> None:
@@ -46,7 +44,7 @@ def test(job: Job, state: TrainState, note: Note) -> None:
     experiment = job.experiment
     started = time.monotonic()
     examples = evaluate.first(job.data.splits['test'], job.config.test_examples)
-    allowed = max(SECONDS, SHARE * note.seconds)
+    allowed = patience.allowed(note.seconds)
     numbers = _test_numbers(job, state, examples, allowed)
     pictures: Pictures = {}
     if experiment.finish is not None:
@@ -82,68 +80,15 @@ def _test_numbers(
     if isinstance(evaluation, BySamples):
         draw = functools.partial(job.draw_samples, job.sample_many(), state)
         return evaluation.score(draw, examples, True)
-    choose = functools.partial(choose_chunks, evaluation, allowed)
+    choose = functools.partial(patience.choose_chunks, evaluation, allowed)
     return evaluation.summarize(evaluate.over_examples(
         parallel.eval_many(evaluation.test_step), state, examples,
         stream(job.noise_seed, Stream.EVAL), config.eval_batch, evaluation.test_chunks,
-        _warning(reporter('images evaluated', len(examples)), len(examples), allowed),
+        patience.warning(
+            reporter('images evaluated', len(examples)), len(examples), allowed
+        ),
         choose if evaluation.fewer_chunks else None,
     ))
-
-
-def choose_chunks(evaluation: ByExample, allowed: float, each: float) -> int:
-    """Return the most chunks that take `allowed` seconds, or the fewest there can be.
-
-    Args:
-        evaluation: what is evaluated.
-        allowed: seconds.
-        each: seconds that a chunk takes here; that of the primary process counts.
-    """
-    each = float(processes.from_primary(np.array(each, np.float32)))
-    most, size = evaluation.test_chunks, evaluation.chunk_size
-    choices = (most, *evaluation.fewer_chunks)
-    num = next((n for n in choices if n * each <= allowed), choices[-1])
-    if num < most:
-        say(
-            f'{num * size} samples of each image, which take about '
-            f'{_duration(num * each)}: --test_samples={most * size} would take '
-            f'{_duration(most * each)}.'
-        )
-    return num
-
-
-def _warning(
-    report: Callable[[float], None], total: int, allowed: float
-) -> Callable[[float], None]:
-    """Return `report` that also says, once, if all examples will take long."""
-    beginning: list[tuple[float, float]] = []  # when the first were done, and how many
-    told = False
-
-    def telling(done: float) -> None:
-        nonlocal told
-        report(done)
-        beginning.append((time.monotonic(), done))
-        (then, before), (now, _) = beginning[0], beginning[-1]
-        del beginning[1:]
-        if not told and done > before:
-            told = True
-            seconds = (now - then) / (done - before) * total
-            if seconds > allowed:
-                say(
-                    f'the evaluation of {total:,} images takes about '
-                    f'{_duration(seconds)}: --test_examples=N evaluates the first N.'
-                )
-
-    return telling
-
-
-def _duration(seconds: float) -> str:
-    """Return seconds in words."""
-    if seconds < 100:
-        return f'{seconds:.0f} seconds'
-    if seconds < 6000:
-        return f'{seconds / 60:.0f} minutes'
-    return f'{seconds / 3600:.0f} hours'
 
 
 def _results(

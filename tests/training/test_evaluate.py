@@ -8,7 +8,7 @@ import pytest
 from gm_jax.data import sources
 from gm_jax.data.image_set import StreamedExamples
 from gm_jax.keys import fold_in_each
-from gm_jax.training import evaluate, outcome, parallel
+from gm_jax.training import evaluate, parallel, patience
 from gm_jax.training.contracts import ByExample
 
 
@@ -61,7 +61,7 @@ def test_as_many_chunks_as_fit(fits, chosen, monkeypatch, capsys):
 
     def choose(each):
         seconds.append(each)
-        return outcome.choose_chunks(by_example, fits, each / seconds[0])
+        return patience.choose_chunks(by_example, fits, each / seconds[0])
 
     compiled, rng = parallel.eval_many(step), jax.random.key(0)
     all_chunks = evaluate.over_examples(compiled, (), examples, rng, 8, num_chunks=6)
@@ -81,7 +81,7 @@ def test_a_long_evaluation_is_announced(capsys):
     """Catch hours without a word of how many they are, and a word at every batch."""
     for allowed in (0.0, 1e9):
         done = []
-        report = outcome._warning(done.append, 1234, allowed)
+        report = patience.warning(done.append, 1234, allowed)
         for number in (10, 20, 30):
             report(number)
         assert done == [10, 20, 30]

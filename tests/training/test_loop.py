@@ -24,8 +24,8 @@ from gm_jax.data import sources
 from gm_jax.training import (
     checkpoints,
     loop,
-    outcome,
     parallel,
+    patience,
     recorder,
     sealed,
     settings,
@@ -278,8 +278,8 @@ def test_stop_while_reading_a_checkpoint_damages_none(finished, monkeypatch):
 
 def test_number_of_samples_that_fits(finished, monkeypatch):
     """Catch a number that no file records, or that cannot be asked for again."""
-    monkeypatch.setattr(outcome, 'SECONDS', 0.0)
-    monkeypatch.setattr(outcome, 'SHARE', 0.0)
+    monkeypatch.setattr(patience, '_SECONDS', 0.0)
+    monkeypatch.setattr(patience, '_SHARE', 0.0)
     found = []
     for samples in (0, 25):
         flags = ['--mode=eval', f'--test_samples={samples}', '--test_examples=40']
