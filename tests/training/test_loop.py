@@ -284,7 +284,8 @@ def test_number_of_samples_that_fits(finished, monkeypatch):
     for samples in (0, 25):
         flags = ['--mode=eval', f'--test_samples={samples}', '--test_examples=40']
         assert vae.main([f'--workdir={finished}', *flags]) == 0
-        found.append(tiny.results(finished))
+        name = f'results_eval_test_examples=40_test_samples={samples}.json'
+        found.append(tiny.results(finished, name))
     assert found[0]['metrics']['estimator'] == 'iwae-25'
     assert found[0]['metrics']['importance_samples'] == 25
     assert found[0]['num_examples'] == 40
