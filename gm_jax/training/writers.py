@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import tensorboardX
+
 # protobuf has its types in a package of its own.
 from google.protobuf import message  # type: ignore[import-untyped]
 from tensorboardX import summary
