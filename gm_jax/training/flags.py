@@ -110,7 +110,8 @@ def parse(
         rest = values([program, *argv])[1:]
     except flags.UnrecognizedFlagError as error:
         raise UserError(_unknown(error.flagname, [*values])) from None
-    except flags.Error as error:
+    # ValueError: absl lets a few errors through, such as that of --nohelp=3.
+    except (flags.Error, ValueError) as error:
         raise UserError(f'{str(error).rstrip(".")}. See --help.') from None
     if values.help:
         print(_help(config_class, presets, program, about))
