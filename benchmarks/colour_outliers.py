@@ -95,9 +95,7 @@ def load(
     shapes = jax.eval_shape(
         autoregressive.assemble(s).init, jax.random.key(config.seed)
     )
-    manager = checkpoints.open_directory(workdir)
-    found = checkpoints.restore(manager, shapes)
-    manager.close()
+    found = checkpoints.restore(workdir, shapes)
     if found is None:
         raise SystemExit(f'{workdir} has no checkpoint')
     x = jnp.asarray(data.splits['test'].fetch(np.arange(num))['image'], jnp.int32)
