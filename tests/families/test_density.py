@@ -101,9 +101,9 @@ def test_page_makes_an_experiment(main, tmp_path):
     assert main([f'--workdir={stopped}', *FLAGS]) == 0
     assert tiny.differences(whole, stopped) == []
     assert main([f'--workdir={whole}', '--mode=sample', *FLAGS]) == 0
-    samples = np.load(whole / 'samples.npz')
-    assert samples['images'].shape == (8, 8, 8, 1)
-    assert str(samples['sampler']) == 'one pass'
+    with np.load(whole / 'samples.npz') as samples:
+        assert samples['images'].shape == (8, 8, 8, 1)
+        assert str(samples['sampler']) == 'one pass'
 
 
 def test_toy_flow_is_one():
