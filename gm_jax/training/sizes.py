@@ -8,6 +8,7 @@ import jax
 
 from gm_jax.data import image_set
 from gm_jax.data.image_set import ImageSet
+from gm_jax.keys import Stream, stream
 from gm_jax.training import settings
 from gm_jax.training.contracts import Experiment
 from gm_jax.training.settings import Config, ConfigT
@@ -49,7 +50,7 @@ def advice(
 
     def size(config: ConfigT, data: ImageSet) -> int:
         init = build(config, data).init
-        return count(jax.eval_shape(init, jax.random.key(0)))
+        return count(jax.eval_shape(init, stream(config.seed, Stream.INIT)))
 
     now, found = size(config, data), []
     others = [(name, value, data) for name, value in _smaller(config)]

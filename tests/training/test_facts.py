@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import vae
+from gm_jax.data import splits
 from tests.training import tiny
 
 IMAGES = np.random.default_rng(0).integers(0, 2, (30, 4, 4, 1), dtype=np.uint8)
@@ -23,6 +24,9 @@ def make_finished(tmp_path_factory):
     return workdir, data
 
 
+TRAIN, TEST = splits.hold_out(np.full(30, -1), 'here')
+
+
 def _flip(row):
     return np.where(np.arange(30)[:, None, None, None] == row, 1 - IMAGES, IMAGES)
 
@@ -31,8 +35,8 @@ def _flip(row):
     (IMAGES[:, :3], 'its image_shape was (4, 4, 1) and is now (3, 4, 1)'),
     (np.concatenate([IMAGES, IMAGES[:10]]), 'test split had 3 images and now has 4'),
     (IMAGES[:20], 'test split had 3 images and now has 2'),
-    (_flip(3), 'the images or labels of its train split are others'),
-    (_flip(29), 'the images or labels of its test split are others'),
+    (_flip(TRAIN[3]), 'the images or labels of its train split are others'),
+    (_flip(TEST[2]), 'the images or labels of its test split are others'),
 ])
 def test_other_images_are_refused(images, sentence, finished, tmp_path, capfd):
     """Catch a run that resumes with images, or is evaluated on some, not its own."""

@@ -20,7 +20,7 @@ LARGE = {
     'num_steps', 'eval_every', 'checkpoint_every', 'log_every', 'warmup_steps',
     'kl_warmup_steps', 'probe_steps', 'seed', 'label', 'horizon', 'factor',
     'num_labels', 'micro_batch', 'batch_size', 'eval_batch_size', 'num_samples',
-    'steps_per_dispatch', 'test_samples', 'score_samples',
+    'steps_per_dispatch', 'test_samples', 'test_examples', 'score_samples',
 }
 
 
