@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gm_jax.data import files
 from gm_jax.errors import UserError
 
 __all__ = [
@@ -475,6 +476,5 @@ def _read_rows(path: Path) -> list[dict]:
 def _write(path: Path, data: bytes) -> None:
     """Write a file atomically, so that it never exists half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with files.replacing(str(path)) as new:
+        Path(new).write_bytes(data)

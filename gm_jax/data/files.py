@@ -1,10 +1,12 @@
-"""Paths that a user has named."""
+"""Paths that a user has named, and files that are replaced as a whole."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from gm_jax.errors import UserError
 
-__all__ = ['find']
+__all__ = ['find', 'replacing']
 
 
 def find(path: str, flag: str = '') -> str:
@@ -28,3 +30,23 @@ def find(path: str, flag: str = '') -> str:
     if not os.access(path, os.R_OK):
         raise UserError(f'{path} may not be read{advice}')
     return path
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Give another path to write to, which gets this name only when it is complete.
+
+    Processes that write the same file at once do not meet: the last one's remains.
+
+    Args:
+        path: the file to make or to replace.
+    """
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f'.{name}.{os.getpid()}.tmp')
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise

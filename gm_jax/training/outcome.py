@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gm_jax import plotting
-from gm_jax.data import pipeline
+from gm_jax.data import files, pipeline
 from gm_jax.data.image_set import Examples
 from gm_jax.keys import Stream, stream
 from gm_jax.training import (
@@ -201,9 +201,8 @@ def sample(job: Job, state: TrainState) -> None:
     }
     path = job.path(f'samples{own}.npz')
     for name in (path, job.path('samples.npz')):
-        with open(name + '.tmp', 'wb') as file:
+        with files.replacing(name) as new, open(new, 'wb') as file:
             np.savez_compressed(file, **made)
-        os.replace(name + '.tmp', name)
     grid = plotting.sample_grid(images, experiment.classes)
     for name in (f'generated{own}', 'generated'):
         plotting.save_png(job.picture(name), grid)

@@ -30,6 +30,7 @@ from tensorboardX import summary
 from tensorboardX.proto import event_pb2, summary_pb2
 
 from gm_jax import plotting
+from gm_jax.data import files
 
 __all__ = [
     'MetricWriter', 'NoWriter', 'without_nan', 'write_atomically', 'write_final',
@@ -288,8 +289,7 @@ def _drop_after(path: str, step: int) -> None:
 
 def write_atomically(path: str, text: str) -> None:
     """Write a text file so that a reader sees the whole old or the whole new text."""
-    with open(path + '.tmp', 'w', encoding='utf-8') as file:
+    with files.replacing(path) as new, open(new, 'w', encoding='utf-8') as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(path + '.tmp', path)

@@ -13,6 +13,7 @@ import pytest
 from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 
+from gm_jax.data import files
 from gm_jax.training import progress, writers
 from gm_jax.training.recorder import Note, Recorder
 from gm_jax.training.writers import Writer
@@ -207,6 +208,18 @@ def test_half_written_file_is_never_seen(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         writers.write_atomically(str(path), 'new')
     assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_processes_may_write_the_same_file_at_once(tmp_path, monkeypatch):
+    """Catch samples drawn side by side that end with a traceback."""
+    path = str(tmp_path / 'samples.npz')
+    with files.replacing(path) as first:
+        monkeypatch.setattr(files.os, 'getpid', lambda: -1)
+        Path(first).write_text('the first')
+        writers.write_atomically(path, 'the second')
+    assert Path(path).read_text() == 'the first'
+    assert os.listdir(tmp_path) == ['samples.npz']
 
 
 def _recorder(workdir, note=None, step=0) -> Recorder:
