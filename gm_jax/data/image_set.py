@@ -210,7 +210,11 @@ def _read_facts(path: str) -> tuple[ImageSet, dict[str, tuple[int, str]]]:
     try:
         with open(path, encoding='utf-8') as file:
             return _parse_facts(file.read())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    # What is not JSON of facts; Infinity overflows, and brackets can nest too deep.
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
+        RecursionError,
+    ) as error:
         reason = getattr(error, 'strerror', None) or repr(error)
         raise UserError(
             f"{path}, which describes the run's images, cannot be read: {reason}."

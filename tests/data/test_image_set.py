@@ -66,3 +66,17 @@ def test_damaged_names(tmp_path, data, names):
                                 'class_names': names}))
     with pytest.raises(UserError, match='data.json, which describes'):
         image_set.read_facts(str(path))
+
+
+@pytest.mark.parametrize('key,text', [
+    ('num_values', 'Infinity'), ('num_classes', '1e999'), ('image_shape', '[1, 1e999, 1]'),
+    ('entropy', '1' + '0' * 400), ('name', '[' * 10**5),
+    ('splits', '{"train": {"num_examples": Infinity, "digest": ""}}'),
+])
+def test_damaged_facts(tmp_path, data, key, text):
+    """Catch a traceback for numbers and brackets without end."""
+    path = tmp_path / 'data.json'
+    found = json.dumps({**json.loads(image_set.facts(data)), key: '@'})
+    path.write_text(found.replace('"@"', text))
+    with pytest.raises(UserError, match='data.json, which describes'):
+        image_set.read_facts(str(path))
