@@ -213,6 +213,11 @@ def _unread(path: str, names: list[str]) -> UserError:
             f'{path}: the labels {", ".join(unused)} belong to no images in it: '
             f'"labels" goes with one array, "train_labels" and "test_labels" with two.'
         )
+    if 'images' in names:
+        return UserError(
+            f'{path}: nothing reads the array "images" beside one called like a split: '
+            f'name it "train", "validation" or "test", or take it out.'
+        )
     known = [*_SPLITS, *labels, 'images', 'labels', 'num_values', 'class_names']
     # Another common name of the split.
     full = re.sub('^val(id)?(?=_|$)', 'validation', names[0].lower())
