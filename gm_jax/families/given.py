@@ -189,7 +189,7 @@ def _read_mask(path: str, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
 def _check_values(
     path: str, found: np.ndarray, known: np.ndarray, num_values: int
 ) -> None:
-    whole, values = np.issubdtype(found.dtype, np.integer), found[known]
+    whole, values = found.dtype.kind in 'uib', found[known]
     if not whole or values.min(initial=0) < 0 or values.max(initial=0) >= num_values:
         raise UserError(
             f'--given={path}: images must be integers from 0 to {num_values - 1}, the '

@@ -77,3 +77,20 @@ def test_pictures_that_do_not_fit(read, pixels, name, sentence):
     """Catch a picture of which all is known, so that nothing is drawn."""
     with pytest.raises(UserError, match=sentence):
         read(pixels, name=name)
+
+
+@pytest.mark.parametrize('dtype', [bool, np.uint8, '>i8'])
+def test_arrays_of_bits(tmp_path, dtype):
+    """Catch booleans that are good for --dataset=npz:FILE but not for --given."""
+    bits, known = np.arange(6).reshape(1, 2, 3, 1) % 2, np.array([[1, 1, 1], [1, 0, 0]])
+    path = tmp_path / 'bits.npz'
+    np.savez(path, images=bits.astype(dtype), mask=known.astype(bool))
+    data = ImageSet(
+        name='tiny', image_shape=(2, 3, 1), num_values=2, num_classes=0, splits={},
+    )
+    others = dict.fromkeys(('model', 'num_dims', 'generate', 'sweep', 'task'))
+    found = given.images(Setting(
+        config=Config(given=str(path)), data=data, num_values=2, **others
+    ))
+    np.testing.assert_array_equal(found.images[0, ..., 0], bits[0, ..., 0] * known)
+    assert found.images.dtype == np.int32
