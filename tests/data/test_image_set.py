@@ -69,7 +69,8 @@ def test_damaged_names(tmp_path, data, names):
 
 
 @pytest.mark.parametrize('key,text', [
-    ('num_values', 'Infinity'), ('num_classes', '1e999'), ('image_shape', '[1, 1e999, 1]'),
+    ('num_values', 'Infinity'), ('num_classes', '1e999'),
+    ('image_shape', '[1, 1e999, 1]'),
     ('entropy', '1' + '0' * 400), ('name', '[' * 10**5),
     ('splits', '{"train": {"num_examples": Infinity, "digest": ""}}'),
 ])

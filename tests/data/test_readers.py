@@ -258,7 +258,7 @@ ZEROS = np.zeros((9, 4, 4), np.uint8)
     (dict(train=ZEROS, ids=np.arange(9)),
      'nothing reads the array "ids": take it out, or name it one of train, valid'),
     (dict(images=ZEROS, test=ZEROS),
-     'nothing reads the array "images" beside one called like a split: name it "train"'),
+     'nothing reads the array "images" beside one called like a split: name it'),
     (dict(images=ZEROS, labels=np.zeros(9, int), train_labels=np.zeros(9, int)),
      'the labels labels belong to no images'),
     (dict(test=ZEROS), 'has no split "train", only test: a model'),
