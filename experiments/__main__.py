@@ -6,4 +6,4 @@ from gm_jax import cli
 
 if sys.argv[1:2] == ['prepare']:
     sys.exit(cli.prepare(sys.argv[2:], f'python -m {__package__} prepare'))
-print(cli.listing(__package__, f'python -m {__package__}.'))
+cli.show(cli.listing(__package__, f'python -m {__package__}.'))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from gm_jax import entry
 from gm_jax.errors import UserError, did_you_mean
 
-__all__ = ['listing', 'main', 'prepare']
+__all__ = ['listing', 'main', 'prepare', 'show']
 
 # Where the wheel installs the experiments.
 _PACKAGE = 'gm_jax.experiments'
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         entry.begin()
         argv = sys.argv[1:]
     if not argv or argv[0] in ('-h', '--help'):
-        print(listing(_PACKAGE, 'gm-jax '))
+        show(listing(_PACKAGE, 'gm-jax '))
         return 0
     name, *flags = argv
     if name == 'prepare':
@@ -50,6 +50,14 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     module = importlib.import_module(f'{_PACKAGE}.{name}')
     return module.main(flags, program=f'gm-jax {name}')
+
+
+def show(text: str) -> None:
+    """Print a text, whether or not there is anybody to read it."""
+    from gm_jax.training import screen
+
+    with screen.tolerant():
+        print(text)
 
 
 def listing(package: str, prefix: str) -> str:

@@ -19,6 +19,9 @@ __all__ = [
     'opaque_pixels', 'read_header',
 ]
 
+# What Pillow says of damaged metadata, from threads too; the pixels are right.
+warnings.filterwarnings('ignore', category=UserWarning, module='PIL')
+
 _FORMATS = ('PNG', 'JPEG')
 _GREY = ('1', 'L', 'LA')
 _COLOUR = ('RGB', 'RGBA', 'P', 'CMYK', 'YCbCr')

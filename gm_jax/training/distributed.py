@@ -22,6 +22,8 @@ __all__ = ['initialize', 'report']
 
 # Seconds within which the processes of a run must have started.
 _MEETING = 300
+# Seconds after which one that waits says so.
+_REMINDING = 15
 # Seconds for which a process that cannot start waits to tell the others.
 _REPORTING = 30
 # Seconds without a heartbeat after which JAX gives up on a process, in case its host
@@ -54,8 +56,10 @@ def initialize(
     jax.config.update('jax_enable_preemption_service', False)
     # JAX would abort if the other processes do not come within its own timeout.
     patience = threading.Timer(_MEETING, _alone_too_long)
-    patience.daemon = True
-    patience.start()
+    reminder = threading.Timer(_REMINDING, _still_waiting, (coordinator_address,))
+    for timer in (patience, reminder):
+        timer.daemon = True
+        timer.start()
     try:
         if given:
             _meet(coordinator_address, num_processes, process_id)
@@ -77,6 +81,7 @@ def initialize(
         raise UserError(f'the processes could not be started: {reason}.') from None
     finally:
         patience.cancel()
+        reminder.cancel()
 
 
 def report(place: tuple[str, int, int] | None, problem: str) -> None:
@@ -143,6 +148,14 @@ def _signals_that_end() -> Iterator[None]:
     finally:
         for name, handler in handlers.items():
             signal.signal(name, handler)
+
+
+def _still_waiting(address: str) -> None:
+    where = f' at {address}' if address else ''
+    print(
+        f'waiting for the other processes{where}, for up to {_MEETING} seconds.',
+        file=sys.stderr, flush=True,
+    )
 
 
 def _alone_too_long() -> None:

@@ -147,31 +147,38 @@ def _save_pictures(
     return pictures
 
 
-def _ending(job: Job, step: int, *first: str) -> str:
+def _ending(job: Job, step: int, first: str) -> str:
     """Return what the name of a file ends on: what made it, such as '_eval_step=500'.
 
     Args:
         job: an evaluation or a sample.
         step: the step of the checkpoint.
-        *first: what comes first.
+        first: what comes first.
     """
     config = job.config
     saved = settings.load(job.path('config.json'), type(config))
-    parts = list(first)
-    if step != saved.num_steps:
-        parts.append(f'step={step}')
+    parts = [first, f'step={step}']
     if job.run.checkpoint != 'last':
         parts.append(job.run.checkpoint)
-    if job.noise_seed != saved.seed and 'eval' in first:
+    if job.noise_seed != saved.seed and first == 'eval':
         parts.append(f'seed={job.noise_seed}')
     for name, value in vars(config).items():
         if name not in ('dataset', 'data_dir') and value != getattr(saved, name):
-            parts.append(f'{name}={os.path.basename(str(settings.text(value)))}')
-    found = re.sub(r'[^\w.,=+-]', '-', '_'.join(parts))
+            parts.append(f'{name}={_in_a_name(str(settings.text(value)))}')
+    found = '_'.join(parts)
     if len(found) > _LONGEST:
-        digest = hashlib.sha256(found.encode()).hexdigest()[:8]
-        found = f'{found[:_LONGEST]}_{digest}'
+        found = f'{found[:_LONGEST]}_{_digest(found)}'
     return f'_{found}'
+
+
+def _in_a_name(value: str) -> str:
+    """Return a value as part of a file's name, other for each other value."""
+    shown = re.sub(r'[^\w.,=+-]', '-', os.path.basename(value))
+    return shown if shown == value else f'{shown}-{_digest(value)}'
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]
 
 
 def sample(job: Job, state: TrainState) -> None:

@@ -138,13 +138,16 @@ def _checkpointer() -> ocp.Checkpointer:
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)
     process = jax.process_index()
-    return ocp.Checkpointer(
-        ocp.CompositeCheckpointHandler(),
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=process, active_processes={process},
-            barrier_sync_key_prefix=f'process_{process}',
-        ),
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process},
+        barrier_sync_key_prefix=f'process_{process}',
     )
+    handler = ocp.CompositeCheckpointHandler(
+        state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        note=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _from_arrays(template: TrainState, arrays: dict[str, np.ndarray]) -> TrainState:

@@ -8,8 +8,10 @@
     config = Config(latent_dim=5, hidden='512,256')
 """
 
+import contextlib
 import dataclasses
 import json
+import os
 import sys
 import types
 from collections.abc import Sequence
@@ -251,6 +253,12 @@ def check_utf8(given: str) -> None:
         given.encode()
     except UnicodeEncodeError:
         shown = given.encode(errors='backslashreplace').decode()
+        with contextlib.suppress(UnicodeError):
+            os.fsencode(given).decode()  # it is UTF-8, but not for this locale
+            raise UserError(
+                f"'{_shown(shown)}' cannot be read in this locale: set LC_ALL=C.UTF-8 "
+                f'or PYTHONUTF8=1.'
+            ) from None
         raise UserError(
             f"'{_shown(shown)}' is not UTF-8, which the files of a run are written in: "
             f'rename it.'

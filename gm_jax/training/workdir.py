@@ -80,9 +80,19 @@ def _check_same_run(run: Run, config: Config, facts: str) -> None:
             )
     if os.path.exists(facts_path(run.workdir)):
         image_set.check_facts(facts_path(run.workdir), facts)
+    elif _has_checkpoints(run.workdir):
+        raise UserError(
+            f'{facts_path(run.workdir)} is missing, which describes the images of the '
+            f'run: put it back, or train in a new --workdir.'
+        )
     saved = os.path.join(run.workdir, 'checkpoints')
     if os.path.lexists(saved) and not os.path.isdir(saved):
         raise UserError(f'{saved} is not a directory: choose another --workdir.')
+
+
+def _has_checkpoints(workdir: str) -> bool:
+    saved = os.path.join(workdir, 'checkpoints')
+    return os.path.isdir(saved) and bool(os.listdir(saved))
 
 
 @contextlib.contextmanager
@@ -117,12 +127,8 @@ def withdraw(workdir: str) -> None:
     It may be too large for the memory: with other settings it is another run.
     """
     log = os.path.join(workdir, 'metrics.jsonl')
-    saved = os.path.join(workdir, 'checkpoints')
-    begun = (
-        os.path.exists(log) and os.path.getsize(log)
-        or os.path.isdir(saved) and os.listdir(saved)
-    )
-    if begun or not processes.is_primary():
+    begun = os.path.exists(log) and os.path.getsize(log)
+    if begun or _has_checkpoints(workdir) or not processes.is_primary():
         return
     for name in ('config.json', 'data.json', 'metrics.jsonl', '.lock'):
         with contextlib.suppress(OSError):

@@ -187,7 +187,7 @@ def test_the_command_trains_evaluates_and_samples(tmp_path, monkeypatch):
     trained = json.loads(path.read_text())['metrics']
     assert set(trained['probe_accuracy']) == {'100', '1000', 'all'}
     assert autoencoder.main([*flags, '--mode=eval']) == 0
-    again = json.loads((tmp_path / 'results_eval.json').read_text())
+    again = json.loads((tmp_path / 'results_eval_step=2.json').read_text())
     assert again['metrics'] == trained
     monkeypatch.delattr(sources, 'load')  # sampling needs the checkpoint alone
     assert autoencoder.main([*flags, '--mode=sample']) == 0

@@ -69,7 +69,7 @@ def test_results(run):
     np.testing.assert_allclose(numbers['bits_per_dim'], bits, rtol=1e-6)
     assert (workdir / 'samples' / 'completions.png').exists()
     assert main([*flags, '--mode=eval']) == 0
-    again = json.loads((workdir / 'results_eval.json').read_text())
+    again = json.loads((workdir / 'results_eval_step=2.json').read_text())
     assert again['metrics'] == numbers
 
 
@@ -99,14 +99,14 @@ def test_three_samplers_give_the_same_images(run, tmp_path, monkeypatch, capfd):
     # What they were made from is kept beside them, and so are those made before.
     _, workdir, _ = run
     made = sorted(path.name for path in workdir.glob('samples_*.npz'))
-    assert made[0] == 'samples_seed=0.npz' and len(made) == 4
+    assert made[0] == 'samples_seed=0_step=2.npz' and len(made) == 4
     with np.load(workdir / 'samples.npz') as file:
         assert (file['labels'] == 1).all() and file['labels'].shape == (8,)
         assert file['mask'].shape == file['given'].shape == file['images'].shape
         np.testing.assert_array_equal(
             file['images'][file['mask']], file['given'][file['mask']]
         )
-    with np.load(workdir / 'samples_seed=0.npz') as file:
+    with np.load(workdir / 'samples_seed=0_step=2.npz') as file:
         np.testing.assert_array_equal(file['images'], plain)
         np.testing.assert_array_equal(file['labels'], np.arange(8) % 2)
 

@@ -61,6 +61,6 @@ def test_the_same_images_may_move(finished, tmp_path):
     assert vae.main(flags) == 0
     assert vae.main([*flags, '--mode=eval']) == 0
     before = tiny.results(finished[0])
-    after = tiny.results(workdir, 'results_eval.json')
+    after = tiny.results(workdir, 'results_eval_step=1.json')
     assert after['metrics'] == before['metrics']
     assert after['dataset'] == f'npz:{data}'

@@ -284,7 +284,7 @@ def test_number_of_samples_that_fits(finished, monkeypatch):
     for samples in (0, 25):
         flags = ['--mode=eval', f'--test_samples={samples}', '--test_examples=40']
         assert vae.main([f'--workdir={finished}', *flags]) == 0
-        name = f'results_eval_test_examples=40_test_samples={samples}.json'
+        name = f'results_eval_step=36_test_examples=40_test_samples={samples}.json'
         found.append(tiny.results(finished, name))
     assert found[0]['metrics']['estimator'] == 'iwae-25'
     assert found[0]['metrics']['importance_samples'] == 25
@@ -298,7 +298,8 @@ def test_evaluation_needs_only_the_directory(whole, finished, eval_batch_size):
     flags = ['--mode=eval', f'--eval_batch_size={eval_batch_size}']
     assert vae.main([f'--workdir={finished}', *flags]) == 0
     expected = tiny.results(whole)
-    got = tiny.results(finished, f'results_eval_eval_batch_size={eval_batch_size}.json')
+    name = f'results_eval_step=36_eval_batch_size={eval_batch_size}.json'
+    got = tiny.results(finished, name)
     assert got.pop('command') != expected.pop('command')
     numbers, others = expected.pop('metrics'), got.pop('metrics')
     assert got == expected
@@ -331,9 +332,10 @@ def test_samples_do_not_depend_on_how_many(whole, finished, monkeypatch):
     kept = _content(whole)
     now = _content(finished)
     assert {name: now[name] for name in kept} == kept
-    names = {'samples_seed=0_num_samples=21.npz', 'samples_seed=0_num_samples=3.npz'}
+    start = 'samples_seed=0_step=36_num_samples'
+    names = {f'{start}=21.npz', f'{start}=3.npz'}
     assert names < set(now)
-    assert now['samples.npz'] == now['samples_seed=0_num_samples=21.npz']
+    assert now['samples.npz'] == now[f'{start}=21.npz']
 
 
 def test_results_of_training_stay(whole, finished, capfd):
@@ -349,7 +351,7 @@ def test_results_of_training_stay(whole, finished, capfd):
     assert vae.main([f'--workdir={finished}', *flags]) == 0
     now = _content(finished)
     assert {name: now[name] for name in kept} == kept
-    again = tiny.results(finished, 'results_eval.json')
+    again = tiny.results(finished, 'results_eval_step=36.json')
     assert again.pop('command') != (expected := tiny.results(whole)).pop('command')
     assert again == expected
     best, = finished.glob('results_eval*best_seed=5_test_samples=1.json')
@@ -366,7 +368,7 @@ def test_another_seed_draws_other_samples_of_the_same_model(finished, monkeypatc
     for seed in (0, 1, 1):
         flags = ['--mode=sample', f'--seed={seed}']
         assert vae.main([f'--workdir={finished}', *flags]) == 0
-        with np.load(finished / f'samples_seed={seed}.npz') as file:
+        with np.load(finished / f'samples_seed={seed}_step=36.npz') as file:
             images.append(file['images'])
     assert not np.array_equal(images[0], images[1])
     np.testing.assert_array_equal(images[1], images[2])
