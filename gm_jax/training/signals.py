@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,10 +52,26 @@ def ending() -> Iterator[None]:
     """Let signals raise Stopped."""
     _received.clear()
     try:
-        with _handling(_end):
+        with _handling(_end), _quiet_drops():
             yield
     finally:
         _received.clear()
+
+
+@contextlib.contextmanager
+def _quiet_drops() -> Iterator[None]:
+    """Do not tell of a stop that was raised where Python drops it; `check` finds it."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Stopped):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager

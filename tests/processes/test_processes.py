@@ -141,7 +141,7 @@ def test_processes_that_are_not_the_same_run_end(other, name, tmp_path):
 @pytest.mark.parametrize('other, sentence', [
     ('--nonsense=1', "Unknown command line flag 'nonsense'"),
     ('--dataset=npz:/nowhere', 'There is no file /nowhere'),
-    ('--config=/nowhere', '/nowhere does not exist'),
+    ('--config=/nowhere', 'There is no file /nowhere'),
 ])
 def test_a_process_that_cannot_start_ends_all(other, sentence, tmp_path):
     """Catch processes that wait for minutes for one that has ended."""
