@@ -50,7 +50,7 @@ from gm_jax.models.adversarial_autoencoder import Code, Decoder, Discriminator, 
 from gm_jax.models.players import Player
 from gm_jax.sampling import latent
 from gm_jax.training import command, game, optimizer, settings, train_state
-from gm_jax.training.contracts import ByExample, Experiment, Pictures, Say
+from gm_jax.training.contracts import ByExample, Codes, Experiment, Pictures, Say
 from gm_jax.training.settings import MOST_DECAY, MOST_UNITS, Sizes, field
 from gm_jax.training.train_state import (
     Batch,
@@ -182,6 +182,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
         sample=functools.partial(sample, coder),
         sampler='z from the prior, each category in turn, decoded',
         given=functools.partial(given, coder),
+        codes=make_codes(coder),
         pictures=functools.partial(codes.make_pictures, coder),
         single_steps=False,
         loss_unit=(
@@ -445,6 +446,20 @@ def sample(
     num = coder.num_categories
     y = jax.nn.one_hot(index % max(num, 1), num)
     return to_uint8(coder.decode(state, coder.draw_z(rngs), y))
+
+
+def make_codes(coder: Coder) -> Codes:
+    """Return the code (z, y) of an image as one vector, [B, Z + K]."""
+    def encode(state: TrainState, image: jax.Array, rngs: jax.Array) -> jax.Array:
+        x = binarize.to_unit_range(derive(rngs, Use.PIXELS), image, coder.data)
+        code = coder.encode(state, x)
+        return jnp.concatenate([code.z, code.y], axis=1)
+
+    def decode(state: TrainState, code: jax.Array) -> jax.Array:
+        num = code.shape[1] - coder.num_categories
+        return to_uint8(coder.decode(state, code[:, :num], code[:, num:]))
+
+    return Codes(encode, decode, encode)
 
 
 def given(coder: Coder, index: np.ndarray) -> dict[str, np.ndarray]:

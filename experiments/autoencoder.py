@@ -38,7 +38,13 @@ from gm_jax.losses import reconstruction
 from gm_jax.models.autoencoder import Autoencoder, Classifier
 from gm_jax.sampling import latent
 from gm_jax.training import command, optimizer, train_state
-from gm_jax.training.contracts import ByExample, Experiment, HostBatch, Pictures
+from gm_jax.training.contracts import (
+    ByExample,
+    Codes,
+    Experiment,
+    HostBatch,
+    Pictures,
+)
 from gm_jax.training.settings import MOST_UNITS, Sizes, field
 from gm_jax.training.train_state import (
     Batch,
@@ -110,6 +116,10 @@ def build(config: Config, data: ImageSet) -> Experiment:
         evaluation=ByExample(eval_step, eval_step, functools.partial(summarize, s)),
         sample=functools.partial(sample, s),
         sampler='decoded midpoints of two training codes: there is no prior',
+        codes=Codes(
+            functools.partial(code, s), functools.partial(picture, s),
+            functools.partial(code, s),
+        ),
         pictures=functools.partial(pictures, s),
         single_steps=config.network == 'conv',
         loss_unit='squared error per image',
@@ -194,6 +204,18 @@ def encode(
     x = binarize.to_unit_range(derive(rngs, Use.PIXELS), image, s.data)
     variables = {'params': state.eval_params}
     return x, s.model.apply(variables, x, method=Autoencoder.encode)
+
+
+def code(
+    s: Setting, state: TrainState, image: jax.Array, rngs: jax.Array
+) -> jax.Array:
+    """Return codes [B, Z]."""
+    return encode(s, state, image, rngs)[1]
+
+
+def picture(s: Setting, state: TrainState, z: jax.Array) -> jax.Array:
+    """Return reconstructions as uint8 [B, H, W, C]."""
+    return to_uint8(decode(s, state, z))
 
 
 def decode(s: Setting, state: TrainState, z: jax.Array) -> jax.Array:

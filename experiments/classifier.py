@@ -30,7 +30,7 @@ from gm_jax.families.classifier import Config, init, make_model
 from gm_jax.keys import Use, derive, fold_in_each
 from gm_jax.models.classifier import Classifier
 from gm_jax.training import command
-from gm_jax.training.contracts import ByExample, Experiment
+from gm_jax.training.contracts import ByExample, Codes, Experiment
 from gm_jax.training.train_state import (
     Batch,
     LossOutput,
@@ -67,6 +67,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
             functools.partial(loss, s), ema_decay=config.ema
         ),
         evaluation=ByExample(eval_step, eval_step, summarize),
+        codes=Codes(embed=functools.partial(embed, s)),
         single_steps=True,
         loss_unit='nats per image',
     )
@@ -100,6 +101,14 @@ def evaluate(
     return {
         'loss': loss, 'cross_entropy_nats': loss, 'accuracy': right.astype(jnp.float32),
     }
+
+
+def embed(
+    s: Setting, state: TrainState, image: jax.Array, rngs: jax.Array
+) -> jax.Array:
+    """Return the features [B, F] before the logits."""
+    x = binarize.to_unit_range(derive(rngs, Use.PIXELS), image, s.data)
+    return s.model.apply(state.eval_variables, x, method='features')
 
 
 def summarize(arrays: dict[str, np.ndarray]) -> dict[str, float]:

@@ -44,7 +44,7 @@ from gm_jax.losses import dequantization, elbo, likelihoods
 from gm_jax.models.vae import VAE
 from gm_jax.sampling import latent
 from gm_jax.training import command, settings
-from gm_jax.training.contracts import Experiment, HostBatch, Pictures
+from gm_jax.training.contracts import Codes, Experiment, HostBatch, Pictures
 from gm_jax.training.settings import Sizes, field
 from gm_jax.training.train_state import Batch, Metrics, ModelState, TrainState
 
@@ -164,8 +164,9 @@ def build(config: Config, data: ImageSet) -> Experiment:
             num // chunk for num in TEST_SAMPLES[1:] if num % chunk == 0
         ),
         chunk_size=chunk,
+        log_prob='log_w',
     )
-    return density.build(
+    experiment = density.build(
         config,
         bound,
         sample=functools.partial(sample, s),
@@ -173,6 +174,10 @@ def build(config: Config, data: ImageSet) -> Experiment:
         pictures=functools.partial(pictures, s),
         single_steps=s.model.network == 'conv',
     )
+    return experiment._replace(codes=Codes(
+        functools.partial(encode, s), functools.partial(decode, s),
+        functools.partial(encode, s),
+    ))
 
 
 def make_model(config: Config, data: ImageSet) -> VAE:
@@ -355,6 +360,14 @@ def sample(
         p1 = s.model.apply(state.eval_variables, z, method=VAE.decode2)
         z = likelihoods.gaussian_sample(derive(rngs, Use.LATENT), *p1)
     return decode(s, state, z)
+
+
+def encode(
+    s: Setting, state: TrainState, image: jax.Array, rngs: jax.Array
+) -> jax.Array:
+    """Return the means [B, Z1] of q(z1|x)."""
+    x, _ = prepare(s, image, rngs)
+    return s.model.apply(state.eval_variables, x, method=VAE.encode).mean
 
 
 def decode(s: Setting, state: TrainState, z: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from gm_jax._lazy import attach
 
 __version__ = '0.1.0'
 
-__getattr__, __dir__, __all__ = attach(__name__, (
+__getattr__, __dir__, __all__ = attach(__name__, functions={'load': 'loading'}, names=(
     'cli',
     'data',
     'entry',
@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'families',
     'keys',
     'layers',
+    'loading',
     'losses',
     'memory',
     'models',

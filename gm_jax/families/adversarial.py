@@ -33,7 +33,14 @@ from gm_jax.models import dcgan, infogan
 from gm_jax.models.players import Discriminator, Generator
 from gm_jax.sampling import latent
 from gm_jax.training import game, optimizer, settings, train_state
-from gm_jax.training.contracts import BySamples, Experiment, HostBatch, Pictures, Say
+from gm_jax.training.contracts import (
+    BySamples,
+    Codes,
+    Experiment,
+    HostBatch,
+    Pictures,
+    Say,
+)
 from gm_jax.training.settings import MOST_DECAY, MOST_UNITS, field
 from gm_jax.training.train_state import (
     Batch,
@@ -192,6 +199,7 @@ def build(
         sample=functools.partial(sample, g),
         sampler='z from the prior, G(z)',
         given=functools.partial(_given, g),
+        codes=Codes(decode=functools.partial(decode, g)),
         classes=image_set.classes(data) if config.class_conditional else (),
         pictures=functools.partial(make_pictures, g, features),
         finish=functools.partial(compare_attributes, g, trained) if trained else None,
@@ -237,6 +245,11 @@ def sample(
     """Generate images from z drawn from the prior, of all classes in turn."""
     z = draw_z(g.config, rngs)
     return generate(g, state, z, index % max(g.data.num_classes, 1))
+
+
+def decode(g: Game, state: TrainState, z: jax.Array) -> jax.Array:
+    """Return G(z), of all classes in turn if class-conditional."""
+    return generate(g, state, z, jnp.arange(len(z)) % max(g.data.num_classes, 1))
 
 
 def _given(g: Game, index: np.ndarray) -> dict[str, np.ndarray]:

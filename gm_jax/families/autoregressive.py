@@ -72,6 +72,7 @@ def assemble(s: Setting) -> Experiment:
     in_turn = s.config.class_conditional and setting.label(s.config, s.data) is None
     return experiment._replace(
         given=samplers.given,
+        complete=samplers.complete,
         classes=image_set.classes(s.data) if in_turn and s.task is None else (),
     )
 

@@ -107,6 +107,7 @@ class Density(NamedTuple, Generic[T]):
         num_chunks: the number of estimates per image in the final evaluation.
         fewer_chunks: see `ByExample`, as for the next.
         chunk_size: the samples that one estimate is made of.
+        log_prob: the name of the estimate of log p(x) among `estimates`.
     """
 
     init: Callable[[jax.Array], dict[str, Any]]
@@ -118,6 +119,7 @@ class Density(NamedTuple, Generic[T]):
     num_chunks: int = 1
     fewer_chunks: tuple[int, ...] = ()
     chunk_size: int = 1
+    log_prob: str = 'log_px'
 
 
 def plain(
@@ -198,6 +200,7 @@ def build(
             density.num_chunks,
             density.fewer_chunks,
             density.chunk_size,
+            density.log_prob,
         ),
         sample=sample,
         sampler=sampler,

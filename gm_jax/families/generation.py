@@ -33,30 +33,48 @@ class Samplers(NamedTuple):
         make_host_sampler: makes --sampler=fixed_point or ancestral, which loops on the
             host.
         given: what images are generated from, by their indices.
+        complete: (images, mask) -> the sampler that keeps what the mask marks.
     """
 
     sample: Sample
     make_host_sampler: Callable[[], HostSampler]
     given: Callable[[np.ndarray], dict[str, np.ndarray]]
+    complete: Callable[[np.ndarray, np.ndarray], Sample]
 
 
 def samplers(s: Setting) -> Samplers:
     """Return the samplers of a model."""
     partial = given.images(s)
+    _tell_inexact(s, partial)
+    start = functools.partial(_start, s, partial)
+    return Samplers(
+        _incremental(s, start), functools.partial(_host_sampler, s, start),
+        functools.partial(_given, s, partial), functools.partial(_complete, s),
+    )
+
+
+def _complete(s: Setting, images: np.ndarray, mask: np.ndarray) -> Sample:
+    """Return the sampler that keeps image i mod N where its mask is true."""
+    partial = given.whole(s, images) if s.task is not None else given.known_part(
+        'given', images, mask, s.data.image_shape, s.num_values
+    )
+    _tell_inexact(s, partial)
+    return _incremental(s, functools.partial(_start, s, partial))
+
+
+def _tell_inexact(s: Setting, partial: given.PartialImages) -> None:
     warning = given.inexact(s.model, partial.known) if s.task is None else ''
     if warning:
         say(f'--given={s.config.given}: {warning}')
-    start = functools.partial(_start, s, partial)
 
+
+def _incremental(s: Setting, start: _Start) -> Sample:
     def sample(state: TrainState, rngs: jax.Array, index: jax.Array) -> jax.Array:
         begin = start(state, rngs, index)
         h = s.condition(begin.pop('given'), begin.pop('label'))
         return jnp.asarray(_levels(s))[s.generate(state.eval_variables, **begin, h=h)]
 
-    return Samplers(
-        sample, functools.partial(_host_sampler, s, start),
-        functools.partial(_given, s, partial),
-    )
+    return sample
 
 
 def _given(

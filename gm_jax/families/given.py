@@ -10,7 +10,9 @@ from gm_jax.errors import UserError
 from gm_jax.families.setting import Config, Model, Setting
 from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
 
-__all__ = ['first_half', 'images', 'inexact', 'PartialImages']
+__all__ = [
+    'first_half', 'images', 'inexact', 'known_part', 'PartialImages', 'whole',
+]
 
 
 class PartialImages(NamedTuple):
@@ -130,19 +132,48 @@ def _read(
         names = "arrays 'images' and 'mask'" if masked else "array 'images'"
         raise UserError(f'--given={path} must hold the {names}.')
     found, mask = arrays['images'], arrays['mask']
-    if found.shape[1:] != image_shape or not len(found):
-        raise UserError(
-            f'--given={path}: images are {list(found.shape)}, the model makes '
-            f'[N, {", ".join(map(str, image_shape))}].'
-        )
     if len(found) > config.num_samples:
         raise UserError(
             f'--given={path} has {len(found)} images: --num_samples must be at least '
             f'this many, not {config.num_samples}.'
         )
-    known = _read_mask(path, mask, found.shape)
-    _check_values(path, found, known, num_values)
-    return PartialImages(np.where(known, found, 0).astype(np.int32), np.array(known))
+    return known_part(f'--given={path}', found, mask, image_shape, num_values)
+
+
+def known_part(
+    where: str, images: np.ndarray, mask: np.ndarray,
+    image_shape: tuple[int, int, int], num_values: int,
+) -> PartialImages:
+    """Return images of which the mask is known, after a check of both.
+
+    Args:
+        where: what they are called in the error message.
+        images: [N, H, W, C] integers from 0 to V - 1 where they are known.
+        mask: [H, W] or [N, H, W, C], 1 or true where they are known.
+        image_shape: H, W, C.
+        num_values: V.
+
+    Raises:
+        UserError: they do not fit the model.
+    """
+    if images.ndim != 4 or images.shape[1:] != image_shape or not len(images):
+        raise UserError(
+            f'{where}: images are {list(images.shape)}, the model makes '
+            f'[N, {", ".join(map(str, image_shape))}].'
+        )
+    known = _read_mask(where, mask, images.shape)
+    _check_values(where, images, known, num_values)
+    return PartialImages(np.where(known, images, 0).astype(np.int32), np.array(known))
+
+
+def whole(s: Setting, images: np.ndarray) -> PartialImages:
+    """Return whole images of which the task hides a part."""
+    if s.task is None:
+        raise ValueError('the model has no task')
+    every = np.ones(s.data.image_shape[:2], bool)
+    found, _ = known_part('given', images, every, s.data.image_shape, s.num_values)
+    known = np.broadcast_to(~s.task.missing[..., None], found.shape)
+    return PartialImages(found, known)
 
 
 def _read_picture(
@@ -172,26 +203,26 @@ def _read_picture(
     return PartialImages(np.where(known, x, 0)[None], np.array(known)[None])
 
 
-def _read_mask(path: str, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _read_mask(where: str, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return the mask as bool [N, H, W, C]."""
     if mask.shape == shape[1:3]:
         mask = np.broadcast_to(mask[None, :, :, None], shape)
     if mask.shape != shape:
         raise UserError(
-            f'--given={path}: mask is {list(mask.shape)}; it must be '
+            f'{where}: mask is {list(mask.shape)}; it must be '
             f'{list(shape[1:3])} or {list(shape)}.'
         )
     if mask.dtype.kind not in 'buif' or not np.isin(mask, (0, 1)).all():
-        raise UserError(f'--given={path}: mask must consist of 0 and 1, or be boolean.')
+        raise UserError(f'{where}: mask must consist of 0 and 1, or be boolean.')
     return mask.astype(bool)
 
 
 def _check_values(
-    path: str, found: np.ndarray, known: np.ndarray, num_values: int
+    where: str, found: np.ndarray, known: np.ndarray, num_values: int
 ) -> None:
     whole, values = found.dtype.kind in 'uib', found[known]
     if not whole or values.min(initial=0) < 0 or values.max(initial=0) >= num_values:
         raise UserError(
-            f'--given={path}: images must be integers from 0 to {num_values - 1}, the '
+            f'{where}: images must be integers from 0 to {num_values - 1}, the '
             f'values of the model.'
         )

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Generic, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 from gm_jax import memory
 from gm_jax.data.image_set import ImageSet
@@ -16,6 +16,7 @@ from gm_jax.training import (
     parallel,
     processes,
     screen,
+    settings,
     signals,
     watch,
 )
@@ -66,7 +67,8 @@ class Command(NamedTuple, Generic[ConfigT]):
         if here.endswith(('.', ' ')):
             about = about.replace('python -m experiments.', here)
         run, config = flags.parse(
-            argv, self.config_class, presets=self.presets, program=program, about=about
+            argv, self.config_class, presets=self.presets, program=program, about=about,
+            origin=settings.Origin(self.name, _home(self)),
         )
         with signals.ending(), orbax_errors.quiet_threads():
             distributed.initialize(
@@ -80,6 +82,18 @@ class Command(NamedTuple, Generic[ConfigT]):
                     watch.part('stopped')
                 raise
             watch.part('done')
+
+
+def _home(command: 'Command[Any]') -> str:
+    """Return the module that has this command, or the path of its file; or ''."""
+    for name, module in list(sys.modules.items()):
+        if getattr(module, 'main', None) is not command:
+            continue
+        spec = getattr(module, '__spec__', None)
+        found = spec.name if name == '__main__' and spec is not None else name
+        # A module outside a package is only found again by its file.
+        return found if '.' in found else os.path.abspath(module.__file__ or '')
+    return ''
 
 
 def _module_command(name: str) -> str:

@@ -10,9 +10,9 @@ from gm_jax.data.image_set import Examples
 from gm_jax.training.train_state import Batch, TrainState, TrainStep
 
 __all__ = [
-    'Alarms', 'ByExample', 'BySamples', 'Draw', 'EvalStep', 'Experiment', 'Finish',
-    'HostBatch', 'HostSampler', 'MakePictures', 'Pictures', 'Sample', 'SampleMany',
-    'Say', 'Score', 'Summarize',
+    'Alarms', 'ByExample', 'BySamples', 'Codes', 'Draw', 'EvalStep', 'Experiment',
+    'Finish', 'HostBatch', 'HostSampler', 'MakePictures', 'Pictures', 'Sample',
+    'SampleMany', 'Say', 'Score', 'Summarize',
 ]
 
 # A batch as it is read, before it is on a device.
@@ -162,6 +162,8 @@ class ByExample(NamedTuple):
             `test_chunks` of them take too long; () if all are needed. An experiment
             that has them has a flag --test_samples too.
         chunk_size: the random samples of each example that one call draws.
+        log_prob: the name of that array of `test_step` which is an estimate of log p(x)
+            [B] in nats; several are averaged in p. '' without a likelihood.
     """
 
     eval_step: EvalStep
@@ -170,6 +172,7 @@ class ByExample(NamedTuple):
     test_chunks: int = 1
     fewer_chunks: tuple[int, ...] = ()
     chunk_size: int = 1
+    log_prob: str = ''
 
 
 class BySamples(NamedTuple):
@@ -182,6 +185,21 @@ class BySamples(NamedTuple):
 
     score: Score
     best_by: str
+
+
+class Codes(NamedTuple):
+    """The functions of a model with a code, all of a training state.
+
+    Attributes:
+        encode: (state, image [B, H, W, C] integers, rngs [B]) -> codes [B, Z]: what
+            stands for an image, such as the means of q(z|x).
+        decode: (state, z [B, Z]) -> images [B, H, W, C] uint8.
+        embed: (state, image, rngs) -> features [B, F], for comparisons of images.
+    """
+
+    encode: Callable[[TrainState, jax.Array, jax.Array], jax.Array] | None = None
+    decode: Callable[[TrainState, jax.Array], jax.Array] | None = None
+    embed: Callable[[TrainState, jax.Array, jax.Array], jax.Array] | None = None
 
 
 class Experiment(NamedTuple):
@@ -199,6 +217,9 @@ class Experiment(NamedTuple):
         given: (indices [N]) -> arrays [N, ...] that images of these indices are
             generated from, such as 'labels' and 'mask', for samples.npz.
         classes: the names of K classes if sample i is of class i mod K.
+        complete: (images [N, H, W, C] integers, mask [N, H, W, C] bool) -> a sampler
+            that keeps image i mod N where its mask is true.
+        codes: the functions of a model that encodes, decodes or embeds.
         host_sampler: makes a sampler that loops on the host, in place of `sample`.
         pictures: draws the pictures of a trained model.
         alarms: finds what is wrong with a line of metrics.
@@ -217,6 +238,8 @@ class Experiment(NamedTuple):
     sampler: str = ''
     given: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
     classes: tuple[str, ...] = ()
+    complete: Callable[[np.ndarray, np.ndarray], Sample] | None = None
+    codes: Codes = Codes()
     host_sampler: Callable[[], HostSampler] | None = None
     pictures: MakePictures | None = None
     alarms: Alarms | None = None

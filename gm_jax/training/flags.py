@@ -27,6 +27,8 @@ class Run:
         mode: train, eval or sample.
         checkpoint: last or best, the one that eval and sample read.
         command: the command as it was given.
+        experiment: the name of the experiment; '' if it is not known.
+        module: its module, or the path of its file.
         seed: with mode eval or sample, the seed of their noise; None: the run's own.
         coordinator_address: like the next two, an argument of `distributed.initialize`.
         num_processes: the number of processes.
@@ -37,6 +39,8 @@ class Run:
     mode: str = 'train'
     checkpoint: str = 'last'
     command: str = ''
+    experiment: str = ''
+    module: str = ''
     seed: int | None = None
     coordinator_address: str = ''
     num_processes: int = 0
@@ -81,6 +85,7 @@ def parse(
     presets: Mapping[str, ConfigT],
     program: str,
     about: str,
+    origin: settings.Origin = settings.Origin('', ''),
 ) -> tuple[Run, ConfigT]:
     """Make a run and its config from command-line flags.
 
@@ -95,6 +100,7 @@ def parse(
         presets: named configs.
         program: how the experiment was started, such as 'python -m experiments.vae'.
         about: the experiment's docstring, for `--help`.
+        origin: the experiment.
 
     Returns:
         (run, config).
@@ -127,7 +133,8 @@ def parse(
     }
     run = Run(
         workdir=os.path.expanduser(values.workdir), mode=values.mode,
-        checkpoint=values.checkpoint,
+        checkpoint=values.checkpoint, experiment=origin.experiment,
+        module=origin.module,
         command=f'{program} {shlex.join(argv)}',
         coordinator_address=values.coordinator_address,
         num_processes=values.num_processes, process_id=values.process_id,
@@ -241,7 +248,7 @@ def _base_config(
             f'--preset={values.preset} is unknown; there are: {known}{guess}'
         )
     if values.config:
-        return settings.load(values.config, config_class)
+        return settings.load(values.config, config_class, run.experiment)
     if values.preset:
         return presets[values.preset]
     return config_class() if run.mode == 'train' else _saved_config(run, config_class)
@@ -255,7 +262,7 @@ def _saved_config(run: Run, config_class: type[ConfigT]) -> ConfigT:
             f'{run.workdir} holds no run (no config.json): train one there first, with '
             f'--mode=train.'
         )
-    return settings.load(path, config_class)
+    return settings.load(path, config_class, run.experiment)
 
 
 def _with_free_settings(

@@ -15,7 +15,7 @@ import os
 import sys
 import types
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from gm_jax.data import files, image_set
 from gm_jax.data.binarize import WAYS
@@ -25,7 +25,8 @@ from gm_jax.errors import UserError, did_you_mean
 
 __all__ = [
     'alike', 'changed', 'check_utf8', 'Config', 'field', 'load', 'MOST_DECAY',
-    'MOST_LAYERS', 'MOST_SIDE', 'MOST_UNITS', 'Sizes', 'text', 'to_json',
+    'MOST_LAYERS', 'MOST_SIDE', 'MOST_UNITS', 'Origin', 'origin', 'Sizes', 'text',
+    'to_json',
 ]
 
 # Positive whole numbers, written as 200,200 on the command line and in JSON. Where the
@@ -185,33 +186,74 @@ def text(value: Any) -> Any:
     return ','.join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def load(path: str, config_class: type[ConfigT]) -> ConfigT:
+class Origin(NamedTuple):
+    """Where a config is from.
+
+    Attributes:
+        experiment: the name of the experiment.
+        module: its module, or the path of its file; '' if it has none.
+    """
+
+    experiment: str
+    module: str
+
+
+def origin(path: str) -> Origin | None:
+    """Return the experiment that a file names; None if an older version wrote it.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    found = _read(path)
+    names = [found[name] for name in Origin._fields if isinstance(found.get(name), str)]
+    return Origin(*names) if len(names) == len(Origin._fields) else None
+
+
+def load(path: str, config_class: type[ConfigT], experiment: str = '') -> ConfigT:
     """Read a config from JSON.
+
+    Args:
+        path: the file.
+        config_class: the class of the settings.
+        experiment: the name of the experiment, if the file must be of none other.
 
     Raises:
         UserError: the file is missing, damaged or of another experiment.
     """
-    path = files.find(path)
-    try:
-        with open(path, encoding='utf-8') as file:
-            settings = json.load(file)
-        if not isinstance(settings, dict):
-            raise ValueError('it is not a JSON object')
-        unknown = sorted(
-            set(settings) - {f.name for f in dataclasses.fields(config_class)}
+    settings = _read(path)
+    found = settings.pop('experiment', experiment)
+    settings.pop('module', '')
+    if experiment and found != experiment:
+        raise UserError(
+            f'{path} is of the experiment {found!r}, not of {experiment}.'
         )
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f'{path} cannot be read as a config: {error}.') from None
+    unknown = sorted(
+        set(settings) - {f.name for f in dataclasses.fields(config_class)}
+    )
     if unknown:
         raise UserError(f'{path} has settings unknown here: '
                         f'{", ".join(map(repr, unknown))}.')
     return config_class(**settings)
 
 
-def to_json(config: Config) -> str:
+def _read(path: str) -> dict[str, Any]:
+    """Return the JSON object of a file."""
+    path = files.find(path)
+    try:
+        with open(path, encoding='utf-8') as file:
+            settings = json.load(file)
+        if not isinstance(settings, dict):
+            raise ValueError('it is not a JSON object')
+        return settings
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f'{path} cannot be read as a config: {error}.') from None
+
+
+def to_json(config: Config, origin: Origin | None = None) -> str:
     """Return the config as JSON that `load` reads back to an equal config."""
     settings = {name: text(value) for name, value in vars(config).items()}
-    return json.dumps(settings, indent=2) + '\n'
+    about = {} if origin is None else origin._asdict()
+    return json.dumps({**about, **settings}, indent=2) + '\n'
 
 
 def changed(old: Config, new: Config, mode: str) -> list[str]:

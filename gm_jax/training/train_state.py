@@ -12,7 +12,7 @@ from gm_jax.keys import example_rngs
 
 __all__ = [
     'Batch', 'create', 'finish_step', 'LossFn', 'LossOutput', 'make_train_step',
-    'Metrics', 'ModelState', 'Params', 'TrainState', 'TrainStep',
+    'Metrics', 'ModelState', 'of_variables', 'Params', 'TrainState', 'TrainStep',
 ]
 
 Params = Any  # a pytree of arrays: nested dicts by the names of modules
@@ -111,6 +111,16 @@ class TrainStep(Protocol):
         Returns:
             The state after the step, and scalars to log.
         """
+
+
+def of_variables(params: Params, model_state: ModelState) -> TrainState:
+    """Return a state that can be evaluated but not trained.
+
+    Args:
+        params: the parameters that evaluation uses.
+        model_state: the other variables, by collection.
+    """
+    return create(params, optax.identity(), model_state=model_state)
 
 
 def create(

@@ -56,7 +56,9 @@ def claimed(run: Run, config: Config, facts: str) -> Iterator[None]:
             if run.mode == 'train':
                 held.enter_context(_lock(run.workdir))
                 os.makedirs(os.path.join(run.workdir, 'checkpoints'), exist_ok=True)
-                writers.write_atomically(_config_path(run), settings.to_json(config))
+                writers.write_atomically(_config_path(run), settings.to_json(
+                    config, settings.Origin(run.experiment, run.module)
+                ))
                 writers.write_atomically(facts_path(run.workdir), facts)
         except OSError as error:
             raise UserError(f'{run.workdir} cannot be written: {error}.') from None
@@ -71,7 +73,7 @@ def _check_same_run(run: Run, config: Config, facts: str) -> None:
     path = _config_path(run)
     if os.path.exists(path):
         changes = settings.changed(
-            settings.load(path, type(config)), config, run.mode
+            settings.load(path, type(config), run.experiment), config, run.mode
         )
         if changes:
             raise UserError(

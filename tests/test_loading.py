@@ -1,0 +1,236 @@
+"""A trained model in Python gives what the command line gives, without the data."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gm_jax
+from experiments import classifier, gan, made, vae
+from gm_jax import loading
+from gm_jax.data import sources
+from gm_jax.errors import UserError
+from gm_jax.training import parallel
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FLAGS = ('--num_steps=2', '--batch_size=16', '--num_samples=8', '--eval_batch_size=50')
+EXPERIMENTS = {
+    'vae': (vae.main, '--test_samples=50', '--hidden=8', '--latent_dims=3',
+            '--binarize=dynamic', '--batch_norm', '--ema=0.9'),
+    'made': (made.main, '--hidden=8', '--class_conditional', '--num_masks=2'),
+    'gan': (gan.main, '--score_samples=20'),
+    'classifier': (classifier.main,),
+}
+DIGITS = sources.load('digits').splits['test']
+
+
+@pytest.fixture(name='trained', scope='module', params=EXPERIMENTS)
+def make_trained(request, tmp_path_factory):
+    """Return (name, work directory) of a tiny model."""
+    main, *flags = EXPERIMENTS[request.param]
+    workdir = tmp_path_factory.mktemp(request.param)
+    assert main([f'--workdir={workdir}', *FLAGS, *flags]) == 0
+    return request.param, workdir
+
+
+def _content(directory):
+    return {path: path.read_bytes() for path in directory.rglob('*') if path.is_file()}
+
+
+def test_the_same_numbers_and_images(trained, monkeypatch, capfd):
+    """Catch other noise, other parameters, and data or files that are touched."""
+    name, workdir = trained
+    assert EXPERIMENTS[name][0]([f'--workdir={workdir}', '--mode=sample', '--seed=3']
+                                ) == (2 if name == 'classifier' else 0)
+    before = _content(workdir)
+    monkeypatch.delattr(sources, 'load')
+    monkeypatch.setattr(parallel, 'init', None)  # no parameters are made
+    run = gm_jax.load(workdir)
+    assert (run.step, run.data.image_shape) == (2, (8, 8, 1))
+    assert run.results == json.loads((workdir / 'results.json').read_text())
+    numbers = run.results['metrics']
+    if 'nats_per_image' in numbers:
+        label = DIGITS.labels if name == 'made' else None
+        nats = -run.log_prob(DIGITS.images, label=label)
+        np.testing.assert_allclose(nats.mean(), numbers['nats_per_image'], rtol=1e-6)
+        assert run.estimator == numbers['estimator'] and nats.shape == (297,)
+    if name != 'classifier':
+        with np.load(workdir / 'samples_seed=3.npz') as file:
+            np.testing.assert_array_equal(run.sample(8, seed=3), file['images'])
+            np.testing.assert_array_equal(run.sample(3, seed=3), file['images'][:3])
+    assert _content(workdir) == before
+    assert 'WARNING' not in capfd.readouterr().err
+
+
+def test_what_a_model_has_and_has_not(trained):
+    """Catch a method that is missing, or one that fails inside a network."""
+    name, workdir = trained
+    run = gm_jax.load(workdir)
+    has = {
+        'vae': {'log_prob', 'sample', 'encode', 'decode', 'embed'},
+        'made': {'log_prob', 'sample'}, 'gan': {'sample', 'decode'},
+        'classifier': {'embed'},
+    }[name]
+    every = {'log_prob', 'sample', 'encode', 'decode', 'embed'}
+    assert {method for method in every if hasattr(run, method)} == has
+    assert has <= set(dir(run)) and name in repr(run)
+    for method in every - has:
+        with pytest.raises(AttributeError, match=f'{name} has no {method}.*{min(has)}'):
+            getattr(run, method)
+    if 'encode' in has:
+        z = run.encode(DIGITS.images[:60])
+        assert z.shape == (60, 3)
+        # An image has the same code whatever else is encoded.
+        np.testing.assert_allclose(run.encode(DIGITS.images[:7]), z[:7], atol=1e-5)
+        assert run.decode(z).shape == (60, 8, 8, 1)
+    if 'embed' in has:
+        assert run.embed(DIGITS.images[:5]).ndim == 2
+
+
+def test_functions_are_pure(trained):
+    """Catch a function that jit, grad or vmap cannot take."""
+    name, workdir = trained
+    run, rngs = gm_jax.load(workdir), jax.random.split(jax.random.key(0), 3)
+    x, label = jnp.asarray(DIGITS.images[:3]), jnp.asarray(DIGITS.labels[:3])
+    functions = run.functions
+    if functions.log_prob is not None:
+        nats = jax.jit(functions.log_prob)(run.variables, rngs[0], x, label)
+        assert nats.shape == (3,)
+        slopes = jax.grad(
+            lambda v: functions.log_prob(v, rngs[0], x, label).sum()
+        )(run.variables)
+        leaves = jax.tree.leaves(slopes['params'])
+        assert any(bool(jnp.any(leaf != 0)) for leaf in leaves)
+        each = jax.vmap(
+            lambda x, label: functions.log_prob(run.variables, rngs[0], x, label)
+        )(x[:, None], label[:, None])
+        assert each.shape == (3, 1)
+    if functions.sample is not None:
+        drawn = jax.jit(functions.sample)(run.variables, rngs)
+        assert drawn.shape == (3, 8, 8, 1) and drawn.dtype == jnp.uint8
+
+
+def test_what_is_given_is_checked(trained):
+    """Catch a number for images of another scale, shape or type."""
+    name, workdir = trained
+    run = gm_jax.load(workdir)
+    images = DIGITS.images[:4]
+    for method in {'log_prob', 'encode', 'embed'} & set(dir(run)):
+        for x, sentence in (
+            (images / 16, 'x is float64, .* multiply images in .0, 1. by 16'),
+            (images[..., 0], r'x is \[4, 8, 8\], the model takes \[N, 8, 8, 1\]'),
+            (images[:, :4], r'x is \[4, 4, 8, 1\]'), (images[:0], r'x is \[0, 8'),
+            (images * 15, 'x has values from 0 to .* integers from 0 to 16'),
+        ):
+            with pytest.raises(ValueError, match=sentence):
+                getattr(run, method)(x)
+    if name == 'made':
+        with pytest.raises(ValueError, match='class-conditional: pass label'):
+            run.log_prob(images)
+        with pytest.raises(UserError, match='12'):
+            run.sample(2, label=12)
+        with pytest.raises(ValueError, match='given and mask belong together'):
+            run.sample(2, given=images)
+    if name == 'gan':
+        with pytest.raises(ValueError, match='gan has no temperature'):
+            run.sample(2, temperature=0.5)
+
+
+def test_completion_and_choices(tmp_path):
+    """Catch a choice that is ignored, and given pixels that are not kept."""
+    main, *flags = EXPERIMENTS['made']
+    assert main([f'--workdir={tmp_path}', *FLAGS, *flags]) == 0
+    run, images = gm_jax.load(tmp_path), DIGITS.images[:2]
+    mask = np.arange(8)[:, None] * np.ones(8) < 4
+    np.savez(tmp_path / 'given.npz', images=images.astype(int), mask=mask)
+    command = [f'--workdir={tmp_path}', '--mode=sample', '--label=2', '--seed=1',
+               '--temperature=0.7', f'--given={tmp_path}/given.npz']
+    assert main(command) == 0
+    drawn = run.sample(
+        8, seed=1, label=2, temperature=0.7, given=images, mask=mask
+    )
+    with np.load(tmp_path / 'samples.npz') as file:
+        np.testing.assert_array_equal(drawn, file['images'])
+    assert not np.array_equal(drawn, run.sample(8, seed=1))
+
+
+def test_other_experiments_are_refused_by_name(trained, tmp_path, capfd):
+    """Catch settings of one experiment read as those of another."""
+    name, workdir = trained
+    other = gan.main if name != 'gan' else vae.main
+    sentence = f"is of the experiment '{name}', not of {other.name}"
+    with pytest.raises(UserError, match=sentence):
+        gm_jax.load(workdir, experiment=other)
+    for mode in ('train', 'eval', 'sample'):
+        assert other([f'--workdir={workdir}', f'--mode={mode}']) == 2
+        assert sentence in capfd.readouterr().err
+    assert other([f'--workdir={tmp_path}/new', f'--config={workdir}/config.json']) == 2
+    assert sentence in capfd.readouterr().err
+    for path, missing in ((tmp_path, 'holds no run'), (tmp_path / 'x', 'holds no run')):
+        with pytest.raises(UserError, match=missing):
+            gm_jax.load(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loading_is_quick(trained):
+    """Catch an initialisation, or a program that is compiled, to load a model."""
+    started = time.process_time()
+    gm_jax.load(trained[1])
+    assert time.process_time() - started < 2
+
+
+# What docs/tour.md leaves to the reader, before the code of its page.
+HEAD = '''"""A flow."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+
+from gm_jax.data import binarize
+from gm_jax.data.image_set import ImageSet
+from gm_jax.families import density
+from gm_jax.keys import Use, derive
+from gm_jax.layers.pixels import to_uint8
+from gm_jax.losses import dequantization
+from gm_jax.sampling import latent
+from gm_jax.training import command, settings
+from gm_jax.training.contracts import Experiment
+from gm_jax.training.settings import field
+from tests.families.test_density import Flow
+
+'''
+
+
+def test_an_experiment_of_other_people(tmp_path):
+    """Catch what only the experiments of this repository can do."""
+    code, = re.findall(
+        r'```python\n(.*?)```', (ROOT / 'docs/tour.md').read_text(), re.S
+    )
+    path = tmp_path / 'flow.py'
+    end = "\nif __name__ == '__main__':\n    import sys\n\n    main(sys.argv[1:])\n"
+    path.write_text(HEAD + code + end)
+    done = subprocess.run(
+        [sys.executable, path, f'--workdir={tmp_path}/run', '--num_steps=2',
+         '--num_samples=4'],
+        cwd=ROOT, env={**__import__('os').environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    run = gm_jax.load(tmp_path / 'run')
+    assert run.command.name == 'flow' and run.estimator == 'elbo'
+    nats = -run.log_prob(DIGITS.images).mean()
+    expected = run.results['metrics']['nats_per_image']
+    np.testing.assert_allclose(nats, expected, rtol=1e-6)
+    assert run.sample(3).shape == (3, 8, 8, 1)
+    path.unlink()
+    with pytest.raises(UserError, match='of the experiment flow in .*flow.py, which'):
+        gm_jax.load(tmp_path / 'run')
+    assert loading.load(tmp_path / 'run', experiment=run.command).step == 2
