@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from gm_jax import entry
 from gm_jax.errors import UserError, did_you_mean
 
-__all__ = ['listing', 'main', 'prepare', 'show']
+__all__ = ['export', 'listing', 'main', 'prepare', 'show']
 
 # Where the wheel installs the experiments.
 _PACKAGE = 'gm_jax.experiments'
@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     name, *flags = argv
     if name == 'prepare':
         return prepare(flags, 'gm-jax prepare')
+    if name == 'export':
+        return export(flags, 'gm-jax export')
     names = importlib.import_module(_PACKAGE).NAMES
     if name not in names:
         guess = did_you_mean(name, names) or f': there are {", ".join(names)}.'
@@ -111,6 +113,37 @@ def prepare(argv: list[str], program: str) -> int:
             message, status = 'interrupted: the same command goes on from here.', 130
         print(f'{program}: {message}', file=sys.stderr)
         return status
+
+
+def export(argv: list[str], program: str) -> int:
+    """Export a trained model: `gm-jax export --workdir=DIR --to=OUT`.
+
+    Args:
+        argv: the flags.
+        program: the command, for its sentences.
+
+    Returns:
+        The exit status: 0, or 2 for a mistake of the user.
+    """
+    parser = argparse.ArgumentParser(
+        program, allow_abbrev=False, description='Writes a trained model as '
+        'safetensors with its settings, its numbers and a model card.',
+    )
+    parser.add_argument('--workdir', required=True, help='directory of the run')
+    parser.add_argument('--to', required=True, help='directory to make')
+    parser.add_argument('--checkpoint', default='last', choices=('last', 'best'))
+    args = parser.parse_args(argv)
+    from gm_jax import loading
+    from gm_jax.training import screen
+
+    with screen.tolerant():
+        try:
+            loading.export(args.workdir, args.to, checkpoint=args.checkpoint)
+        except UserError as error:
+            print(f'{program}: {error}', file=sys.stderr)
+            return 2
+        print(f'{args.to} is ready.')
+        return 0
 
 
 def _sets(program: str) -> str:

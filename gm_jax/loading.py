@@ -28,14 +28,21 @@ from gm_jax.data.image_set import ArrayExamples, ImageSet
 from gm_jax.errors import UserError
 from gm_jax.evaluation import likelihood
 from gm_jax.keys import Stream, fold_in_each, stream
-from gm_jax.training import checkpoints, evaluate, parallel, settings, train_state
+from gm_jax.training import (
+    checkpoints,
+    evaluate,
+    exporting,
+    parallel,
+    settings,
+    train_state,
+)
 from gm_jax.training.command import Command
 from gm_jax.training.contracts import ByExample, Experiment, Sample
 from gm_jax.training.progress import reporter
 from gm_jax.training.settings import Config
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['Functions', 'load', 'Run']
+__all__ = ['export', 'Functions', 'load', 'Run']
 
 # Variables of a model: 'params' and the other collections.
 Variables = dict[str, Any]
@@ -131,8 +138,8 @@ def load(
     """Load a trained model.
 
     Args:
-        path: a work directory.
-        checkpoint: 'last' or 'best'.
+        path: a work directory, or an exported model.
+        checkpoint: 'last' or 'best'; an exported model has only one.
         experiment: the `main` of its module; by default config.json says which it is.
 
     Returns:
@@ -151,17 +158,48 @@ def load(
     config = settings.load(config_path, command.config_class, command.name)
     data = image_set.read_facts(os.path.join(workdir, 'data.json'))
     built = command.build(config, data)
+    variables, step = _read(workdir, built, config, checkpoint)
+    return Run(
+        command=command, config=config, data=data, results=_results(workdir),
+        step=step, experiment=built, functions=_functions(built),
+        variables=jax.tree.map(jnp.asarray, variables),
+    )
+
+
+def _read(
+    workdir: str, built: Experiment, config: Config, checkpoint: str
+) -> exporting.Exported:
+    """Read the variables and the step of an exported model, or of a checkpoint."""
     shapes = jax.eval_shape(built.init, stream(config.seed, Stream.INIT))
+    if exporting.is_exported(workdir):
+        return exporting.read(workdir, shapes.eval_variables)
     found = checkpoints.restore(workdir, shapes, checkpoint)
     if found is None:
         raise UserError(f'{workdir} has no checkpoint yet.')
     for warning in found.warnings:
         print(f'WARNING: {warning}; the one before it is used.', file=sys.stderr)
-    return Run(
-        command=command, config=config, data=data, results=_results(workdir),
-        step=found.step, experiment=built, functions=_functions(built),
-        variables=jax.tree.map(jnp.asarray, found.state.eval_variables),
-    )
+    return exporting.Exported(found.state.eval_variables, found.step)
+
+
+def export(
+    path: str | os.PathLike[str], to: str | os.PathLike[str], *,
+    checkpoint: str = 'last', experiment: Command | None = None,
+) -> None:
+    """Write a trained model as files that anyone can read; see `exporting`.
+
+    Args:
+        path: a work directory.
+        to: the directory that is made.
+        checkpoint: 'last' or 'best'.
+        experiment: as for `load`.
+
+    Raises:
+        UserError: as `load`, or the directory is there or cannot be written.
+    """
+    run = load(path, checkpoint=checkpoint, experiment=experiment)
+    variables = jax.tree.map(np.asarray, run.variables)
+    workdir = os.path.expanduser(os.fspath(path))
+    exporting.write(workdir, os.fspath(to), variables, run.step, run.command.name)
 
 
 def _find_command(origin: settings.Origin | None, path: str) -> Command:

@@ -1,12 +1,14 @@
 """A trained model in Python gives what the command line gives, without the data."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
 import sys
 import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +16,10 @@ import pytest
 
 import gm_jax
 from experiments import classifier, gan, made, vae
-from gm_jax import loading
+from gm_jax import cli, loading
 from gm_jax.data import sources
 from gm_jax.errors import UserError
-from gm_jax.training import parallel
+from gm_jax.training import exporting, parallel
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLAGS = ('--num_steps=2', '--batch_size=16', '--num_samples=8', '--eval_batch_size=50')
@@ -62,7 +64,7 @@ def test_the_same_numbers_and_images(trained, monkeypatch, capfd):
         np.testing.assert_allclose(nats.mean(), numbers['nats_per_image'], rtol=1e-6)
         assert run.estimator == numbers['estimator'] and nats.shape == (297,)
     if name != 'classifier':
-        with np.load(workdir / 'samples_seed=3.npz') as file:
+        with np.load(workdir / 'samples_seed=3_step=2.npz') as file:
             np.testing.assert_array_equal(run.sample(8, seed=3), file['images'])
             np.testing.assert_array_equal(run.sample(3, seed=3), file['images'][:3])
     assert _content(workdir) == before
@@ -186,6 +188,76 @@ def test_loading_is_quick(trained):
     assert time.process_time() - started < 2
 
 
+def test_exported_models_are_the_same(trained, tmp_path, monkeypatch, capfd):
+    """Catch an array that is lost, and numbers or images of another model."""
+    name, workdir = trained
+    out = tmp_path / 'out'
+    assert cli.export([f'--workdir={workdir}', f'--to={out}'], 'gm-jax export') == 0
+    copied = {'config.json', 'data.json', 'results.json'}
+    written = copied | {'README.md', 'model.safetensors'}
+    assert {x.name for x in out.iterdir()} == written
+    before, run, again = _content(out), gm_jax.load(workdir), gm_jax.load(out)
+    chex.assert_trees_all_equal(again.variables, run.variables)
+    assert (again.step, again.results) == (run.step, run.results)
+    main = EXPERIMENTS[name][0]
+    assert main([f'--workdir={out}']) == 2
+    assert 'holds an exported model' in capfd.readouterr().err
+    assert cli.export([f'--workdir={workdir}', f'--to={out}'], 'gm-jax export') == 2
+    assert 'is there already' in capfd.readouterr().err
+    assert _content(out) == before
+    assert main([f'--workdir={out}', '--mode=eval']) == 0
+    found = json.loads((out / 'results_eval_step=2.json').read_text())
+    assert found['metrics'] == run.results['metrics'] and found['step'] == 2
+    if name != 'classifier':
+        monkeypatch.delattr(sources, 'load')
+        assert main([f'--workdir={out}', '--mode=sample']) == 0
+        with np.load(out / 'samples_seed=0_step=2.npz') as file:
+            np.testing.assert_array_equal(file['images'], run.sample(8))
+
+
+def test_the_card_is_what_it_says(trained, tmp_path):
+    """Catch a loader that does not work, and other arrays beside the card."""
+    name, workdir = trained
+    loading.export(workdir, tmp_path / 'out')
+    card = (tmp_path / 'out' / 'README.md').read_text()
+    head, text = card.split('---\n')[1:3]
+    assert f'- {name}' in head and 'on digits' in text
+    loader = re.findall(r'```python\n(.*?)```', card, re.S)[1]
+    assert len(loader.splitlines()) <= 15
+    done = subprocess.run(
+        [sys.executable, '-c', loader + 'import sys; print("jax" in sys.modules, '
+         'len(variables["params"]))'],
+        cwd=tmp_path / 'out', capture_output=True, text=True, check=True,
+    )
+    names, has_jax, num = done.stdout.replace('\n', ' ').rsplit(maxsplit=2)
+    variables = gm_jax.load(workdir).variables
+    assert names == str(sorted(variables)) and has_jax == 'False'
+    assert int(num) == len(variables['params'])
+    path = tmp_path / 'out' / 'model.safetensors'
+    content = bytearray(path.read_bytes())
+    for place in (len(content) - 9, 30):
+        content[place] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(UserError, match='SHA-256 is another'):
+            gm_jax.load(tmp_path / 'out')
+        # Without its card a file of another model is refused all the same.
+    (tmp_path / 'out' / 'README.md').unlink()
+    path.write_bytes(content[:50])
+    with pytest.raises(UserError, match='cannot be used'):
+        gm_jax.load(tmp_path / 'out')
+
+
+def test_an_export_that_stops_leaves_nothing(trained, tmp_path, monkeypatch):
+    """Catch half a model under the name of a whole one."""
+    def fail(*args):
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(exporting, '_card', fail)
+    with pytest.raises(UserError, match='cannot be written: No space'):
+        loading.export(trained[1], tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
 # What docs/tour.md leaves to the reader, before the code of its page.
 HEAD = '''"""A flow."""
 
@@ -220,7 +292,7 @@ def test_an_experiment_of_other_people(tmp_path):
     done = subprocess.run(
         [sys.executable, path, f'--workdir={tmp_path}/run', '--num_steps=2',
          '--num_samples=4'],
-        cwd=ROOT, env={**__import__('os').environ, 'PYTHONPATH': str(ROOT)},
+        cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(ROOT)},
         capture_output=True, text=True, check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'dispatch',
     'distributed',
     'evaluate',
+    'exporting',
     'fits',
     'flags',
     'game',

@@ -26,6 +26,7 @@ from gm_jax.training import (
     checkpoints,
     dispatch,
     evaluate,
+    exporting,
     fits,
     optimizer,
     outcome,
@@ -35,6 +36,7 @@ from gm_jax.training import (
     settings,
     signals,
     sizes,
+    train_state,
     version,
     workdir,
 )
@@ -157,6 +159,8 @@ def _restore(job: Job) -> _Beginning:
     run = job.run
     # A checkpoint is read into shapes: no parameters are initialised for it.
     shapes = jax.eval_shape(job.init, stream(job.config.seed, Stream.INIT))
+    if exporting.is_exported(run.workdir):
+        return _Beginning(shapes, _exported(run.workdir, shapes), Note())
     which = 'last' if run.mode == 'train' else run.checkpoint
     found = checkpoints.restore(run.workdir, shapes, which)
     if found is None:
@@ -167,6 +171,14 @@ def _restore(job: Job) -> _Beginning:
     if found.unusable and run.mode == 'train':
         checkpoints.set_aside(run.workdir, found.unusable)
     return _Beginning(shapes, parallel.replicate(found.state), Note(**found.note))
+
+
+def _exported(path: str, shapes: TrainState) -> TrainState:
+    """Return the state of an exported model, which can only be evaluated."""
+    variables, step = exporting.read(path, shapes.eval_variables)
+    others = {name: x for name, x in variables.items() if name != 'params'}
+    state = train_state.of_variables(variables['params'], others)
+    return parallel.replicate(state.replace(step=step))
 
 
 def _train(job: Job, beginning: _Beginning) -> tuple[TrainState, Note]:

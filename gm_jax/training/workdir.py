@@ -16,7 +16,7 @@ from typing import IO
 
 from gm_jax.data import image_set
 from gm_jax.errors import UserError
-from gm_jax.training import processes, settings, writers
+from gm_jax.training import exporting, processes, settings, writers
 from gm_jax.training.flags import Run
 from gm_jax.training.settings import Config
 
@@ -70,6 +70,11 @@ def _config_path(run: Run) -> str:
 
 
 def _check_same_run(run: Run, config: Config, facts: str) -> None:
+    if run.mode == 'train' and exporting.is_exported(run.workdir):
+        raise UserError(
+            f'{run.workdir} holds an exported model, which has no state of training: '
+            f'choose another --workdir, or --mode=eval or sample.'
+        )
     path = _config_path(run)
     if os.path.exists(path):
         changes = settings.changed(
