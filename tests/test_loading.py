@@ -33,7 +33,10 @@ EXPERIMENTS = {
 DIGITS = sources.load('digits').splits['test']
 
 
-@pytest.fixture(name='trained', scope='module', params=EXPERIMENTS)
+@pytest.fixture(name='trained', scope='module', params=[
+    'vae', 'made', pytest.param('gan', marks=pytest.mark.long),
+    pytest.param('classifier', marks=pytest.mark.long),
+])
 def make_trained(request, tmp_path_factory):
     """Return (name, work directory) of a tiny model."""
     main, *flags = EXPERIMENTS[request.param]
