@@ -1,7 +1,8 @@
-"""The command gm-jax: lists the experiments, runs one, and prepares image sets.
+"""The command gm-jax: lists and runs experiments, prepares sets, exports models.
 
     gm-jax
     gm-jax vae --workdir=/tmp/vae
+    gm-jax export --workdir=/tmp/vae --to=/tmp/model
     gm-jax prepare mnist --data_dir=/tmp/data
 """
 
@@ -28,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run an experiment, list them all, or prepare image sets.
 
     Args:
-        argv: the name of an experiment, or `prepare`, and its flags; None: the
-            process's arguments.
+        argv: the name of an experiment, `prepare` or `export`, and its flags; None:
+            the process's arguments.
 
     Returns:
         The exit status.
@@ -126,8 +127,9 @@ def export(argv: list[str], program: str) -> int:
         The exit status: 0, or 2 for a mistake of the user.
     """
     parser = argparse.ArgumentParser(
-        program, allow_abbrev=False, description='Writes a trained model as '
-        'safetensors with its settings, its numbers and a model card.',
+        program, allow_abbrev=False, usage=argparse.SUPPRESS,
+        description='Writes a trained model as safetensors with its settings, its '
+        'numbers and a model card.',
     )
     parser.add_argument('--workdir', required=True, help='directory of the run')
     parser.add_argument('--to', required=True, help='directory to make')
