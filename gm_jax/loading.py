@@ -42,7 +42,10 @@ from gm_jax.training.progress import reporter
 from gm_jax.training.settings import Config
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['export', 'Functions', 'load', 'Run']
+__all__ = [
+    'decode', 'embed', 'encode', 'export', 'Functions', 'load', 'log_prob', 'Run',
+    'sample',
+]
 
 # Variables of a model: 'params' and the other collections.
 Variables = dict[str, Any]

@@ -199,7 +199,7 @@ def build(
         sample=functools.partial(sample, g),
         sampler='z from the prior, G(z)',
         given=functools.partial(_given, g),
-        codes=Codes(decode=functools.partial(decode, g)),
+        codes=Codes(decode=functools.partial(_decode, g)),
         classes=image_set.classes(data) if config.class_conditional else (),
         pictures=functools.partial(make_pictures, g, features),
         finish=functools.partial(compare_attributes, g, trained) if trained else None,
@@ -247,7 +247,7 @@ def sample(
     return generate(g, state, z, index % max(g.data.num_classes, 1))
 
 
-def decode(g: Game, state: TrainState, z: jax.Array) -> jax.Array:
+def _decode(g: Game, state: TrainState, z: jax.Array) -> jax.Array:
     """Return G(z), of all classes in turn if class-conditional."""
     return generate(g, state, z, jnp.arange(len(z)) % max(g.data.num_classes, 1))
 
