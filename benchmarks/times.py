@@ -27,7 +27,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -244,6 +244,12 @@ def _finish(
     return more + per_step * (steps - 3 * _PROBE_STEPS)
 
 
+def _command(argv: Sequence[str], data_dir: str) -> str:
+    """Return the command without the place of the data, which is of one machine."""
+    flags = [arg.replace(data_dir, 'DIR') if data_dir else arg for arg in argv]
+    return shlex.join(['python', '-m', 'benchmarks.times', *flags])
+
+
 def _row(name: str, dataset: str, data_dir: str, limit: float) -> dict[str, Any]:
     """Measure a pair in a process of its own, for `limit` seconds at most."""
     command = [
@@ -288,7 +294,7 @@ def main(argv: list[str]) -> None:
     common = {
         'device': machine.cpu_name(), 'python': platform.python_version(),
         'jax': importlib.metadata.version('jax'),
-        'command': shlex.join(['python', '-m', 'benchmarks.times', *argv]),
+        'command': _command(argv, args.data_dir),
     }
     path = pathlib.Path(args.out)
     rows = json.loads(path.read_text()) if path.exists() else []

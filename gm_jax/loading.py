@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -34,13 +33,12 @@ from gm_jax.training import (
     exporting,
     parallel,
     settings,
-    train_state,
 )
 from gm_jax.training.command import Command
 from gm_jax.training.contracts import ByExample, Experiment, Sample
 from gm_jax.training.progress import reporter
 from gm_jax.training.settings import Config
-from gm_jax.training.train_state import TrainState
+from gm_jax.training.train_state import TrainState, of_variables
 
 __all__ = [
     'decode', 'embed', 'encode', 'export', 'Functions', 'load', 'log_prob', 'Run',
@@ -163,7 +161,8 @@ def load(
     built = command.build(config, data)
     variables, step = _read(workdir, built, config, checkpoint)
     return Run(
-        command=command, config=config, data=data, results=_results(workdir),
+        command=command, config=config, data=data,
+        results=exporting.read_json(workdir, 'results.json'),
         step=step, experiment=built, functions=_functions(built),
         variables=jax.tree.map(jnp.asarray, variables),
     )
@@ -240,15 +239,6 @@ def _import(name: str) -> Any:
     return module
 
 
-def _results(workdir: str) -> dict[str, Any]:
-    try:
-        with open(os.path.join(workdir, 'results.json'), encoding='utf-8') as file:
-            found = json.load(file)
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
-        return {}
-
-
 def _functions(e: Experiment) -> Functions:
     """Return the functions of an experiment as functions of variables."""
     encode, decode, embed = e.codes
@@ -263,12 +253,6 @@ def _functions(e: Experiment) -> Functions:
     )
 
 
-def _state(variables: Variables) -> TrainState:
-    """Return a state of training that has these variables and nothing else."""
-    others = {name: x for name, x in variables.items() if name != 'params'}
-    return train_state.of_variables(variables['params'], others)
-
-
 def _pure_log_prob(
     e: Experiment, variables: Variables, rng: jax.Array, x: jax.Array,
     label: jax.Array | None = None, chunk: int | jax.Array = 0,
@@ -281,7 +265,7 @@ def _pure_log_prob(
         'image': x, 'index': index, 'chunk': jnp.full_like(index, chunk),
         'label': jnp.full_like(index, -1) if label is None else label,
     }
-    arrays = evaluation.test_step(_state(variables), batch, rng)
+    arrays = evaluation.test_step(of_variables(variables), batch, rng)
     return arrays[evaluation.log_prob]
 
 
@@ -290,7 +274,7 @@ def _pure_sample(
     index: jax.Array | None = None,
 ) -> jax.Array:
     index = jnp.arange(len(rngs), dtype=jnp.int32) if index is None else index
-    return sample(_state(variables), rngs, index)
+    return sample(of_variables(variables), rngs, index)
 
 
 def _pure_of_images(
@@ -298,13 +282,13 @@ def _pure_of_images(
     x: jax.Array,
 ) -> jax.Array:
     rngs = fold_in_each(rng, jnp.arange(len(x)))
-    return function(_state(variables), x, rngs)
+    return function(of_variables(variables), x, rngs)
 
 
 def _pure_decode(
     decode: Callable[..., jax.Array], variables: Variables, z: jax.Array
 ) -> jax.Array:
-    return decode(_state(variables), z)
+    return decode(of_variables(variables), z)
 
 
 def log_prob(
@@ -456,7 +440,7 @@ def _sampler(run: Run, wanted: tuple[tuple[str, Any], ...]) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def _on_devices(run: Run) -> TrainState:
-    return parallel.replicate(_state(run.variables))
+    return parallel.replicate(of_variables(run.variables))
 
 
 def _images(run: Run, x: Any) -> np.ndarray:

@@ -41,3 +41,10 @@ def test_an_unknown_name_is_found():
     for name in ('elbo', 'log_px', 'error', 'kl', 'x_frechet_distance', 'entropy'):
         assert not _is_listed(name)
     assert _is_listed('pixel_frechet_distance') and _is_listed('generator_loss')
+
+
+def test_results_name_no_place_of_data():
+    """Catch a command that only the machine that ran it can repeat."""
+    for path in (ROOT / 'results').glob('*.json'):
+        places = re.findall(r'--data_dir[= ]([^\s"\']+)', path.read_text())
+        assert set(places) <= {'DIR', 'DATA'}, path

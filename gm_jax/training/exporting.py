@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 import gm_jax
 from gm_jax.errors import UserError
 
-__all__ = ['ARRAYS', 'Exported', 'is_exported', 'read', 'write']
+__all__ = ['ARRAYS', 'Exported', 'is_exported', 'read', 'read_json', 'write']
 
 ARRAYS = 'model.safetensors'
 _CARD = 'README.md'
@@ -142,8 +142,8 @@ def _check_digest(directory: str, path: str) -> None:
 
 def _card(directory: str, name: str, step: int, arrays: dict[str, np.ndarray]) -> str:
     """Return the model card, in the convention of the Hugging Face hub."""
-    results = _json(directory, 'results.json')
-    data = _json(directory, 'data.json')
+    results = read_json(directory, 'results.json')
+    data = read_json(directory, 'data.json')
     metrics = results.get('metrics', {})
     numbers = {
         key: value for key, value in metrics.items()
@@ -207,7 +207,8 @@ for name, array in load_file('model.safetensors').items():
 print(sorted(variables))'''
 
 
-def _json(directory: str, name: str) -> dict[str, Any]:
+def read_json(directory: str, name: str) -> dict[str, Any]:
+    """Return the JSON object of a file; {} if there is none that can be read."""
     try:
         with open(os.path.join(directory, name), encoding='utf-8') as file:
             found = json.load(file)

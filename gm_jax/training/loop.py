@@ -176,8 +176,7 @@ def _restore(job: Job) -> _Beginning:
 def _exported(path: str, shapes: TrainState) -> TrainState:
     """Return the state of an exported model, which can only be evaluated."""
     variables, step = exporting.read(path, shapes.eval_variables)
-    others = {name: x for name, x in variables.items() if name != 'params'}
-    state = train_state.of_variables(variables['params'], others)
+    state = train_state.of_variables(variables)
     return parallel.replicate(state.replace(step=step))
 
 

@@ -113,14 +113,14 @@ class TrainStep(Protocol):
         """
 
 
-def of_variables(params: Params, model_state: ModelState) -> TrainState:
+def of_variables(variables: dict[str, Any]) -> TrainState:
     """Return a state that can be evaluated but not trained.
 
     Args:
-        params: the parameters that evaluation uses.
-        model_state: the other variables, by collection.
+        variables: 'params' and the other collections, as `eval_variables` has them.
     """
-    return create(params, optax.identity(), model_state=model_state)
+    others = {name: x for name, x in variables.items() if name != 'params'}
+    return create(variables['params'], optax.identity(), model_state=others)
 
 
 def create(
