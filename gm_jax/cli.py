@@ -134,13 +134,16 @@ def export(argv: list[str], program: str) -> int:
     parser.add_argument('--workdir', required=True, help='directory of the run')
     parser.add_argument('--to', required=True, help='directory to make')
     parser.add_argument('--checkpoint', default='last', choices=('last', 'best'))
+    parser.add_argument('--half', action='store_true', help='store as float16')
     args = parser.parse_args(argv)
     from gm_jax import loading
     from gm_jax.training import screen
 
     with screen.tolerant():
         try:
-            loading.export(args.workdir, args.to, checkpoint=args.checkpoint)
+            loading.export(
+                args.workdir, args.to, checkpoint=args.checkpoint, half=args.half
+            )
         except UserError as error:
             print(f'{program}: {error}', file=sys.stderr)
             return 2

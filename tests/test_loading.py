@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -216,6 +217,42 @@ def test_exported_models_are_the_same(trained, tmp_path, monkeypatch, capfd):
         assert main([f'--workdir={out}', '--mode=sample']) == 0
         with np.load(out / 'samples_seed=0_step=2.npz') as file:
             np.testing.assert_array_equal(file['images'], run.sample(8))
+
+
+def test_half_is_half_and_nearly_equal(trained, tmp_path):
+    """Catch arrays that stay in float16, or lose more than its rounding."""
+    _, workdir = trained
+    out = tmp_path / 'half'
+    loading.export(workdir, out, half=True)
+    loading.export(workdir, tmp_path / 'whole')
+    arrays = [path / 'model.safetensors' for path in (out, tmp_path / 'whole')]
+    half, whole = (path.stat().st_size for path in arrays)
+    assert half < 0.75 * whole
+    assert 'stored as float16' in (out / 'README.md').read_text()
+    run, again = gm_jax.load(workdir), gm_jax.load(out)
+    chex.assert_trees_all_equal_shapes_and_dtypes(again.variables, run.variables)
+    chex.assert_trees_all_close(again.variables, run.variables, rtol=1e-3, atol=1e-7)
+
+
+def test_numbers_are_of_the_arrays_beside_them(trained, tmp_path):
+    """Catch the numbers of the last step in the card of another, and a path in it."""
+    name, workdir = trained
+    copy = shutil.copytree(workdir, tmp_path / 'run')
+    results = json.loads((copy / 'results.json').read_text())
+    (copy / 'results.json').write_text(json.dumps({**results, 'step': 1}))
+    config = json.loads((copy / 'config.json').read_text())
+    (copy / 'config.json').write_text(json.dumps({**config, 'data_dir': '/home/me'}))
+    loading.export(copy, tmp_path / 'without')
+    assert not (tmp_path / 'without' / 'results.json').exists()
+    assert '/home/me' not in (tmp_path / 'without' / 'config.json').read_text()
+    assert 'not been evaluated' in (tmp_path / 'without' / 'README.md').read_text()
+    run = gm_jax.load(tmp_path / 'without')
+    assert run.results == {}
+    assert run.estimator == results['metrics'].get('estimator', '')
+    evaluated = copy / 'results_eval_step=2_best.json'
+    evaluated.write_text(json.dumps({**results, 'checkpoint': 'best'}))
+    loading.export(copy, tmp_path / 'with', checkpoint='best')
+    assert gm_jax.load(tmp_path / 'with').results['checkpoint'] == 'best'
 
 
 def test_the_card_is_what_it_says(trained, tmp_path):

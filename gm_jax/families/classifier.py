@@ -15,7 +15,7 @@ from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.keys import Stream, stream
 from gm_jax.models.classifier import Classifier
-from gm_jax.training import checkpoints, optimizer, settings, train_state
+from gm_jax.training import exporting, optimizer, settings, train_state
 from gm_jax.training.settings import MOST_UNITS, Sizes, field
 from gm_jax.training.train_state import TrainState
 
@@ -80,7 +80,7 @@ def load(workdir: str, data: ImageSet) -> Trained:
     """Return a classifier that was trained on this image set.
 
     Args:
-        workdir: the work directory of the classifier's run.
+        workdir: the work directory of its run, or an exported model.
         data: the image set.
 
     Returns:
@@ -95,7 +95,7 @@ def load(workdir: str, data: ImageSet) -> Trained:
         raise UserError(
             f'{workdir} holds no run: train the experiment `classifier` there first.'
         )
-    config = settings.load(path, Config)
+    config = settings.load(path, Config, 'classifier')
     facts = image_set.read_facts(os.path.join(workdir, 'data.json'))
     seen, wanted = (
         f'{x.name} {x.image_shape} with --binarize={x.binarize}' for x in (facts, data)
@@ -105,12 +105,8 @@ def load(workdir: str, data: ImageSet) -> Trained:
     template = jax.eval_shape(
         functools.partial(init, config, data), stream(config.seed, Stream.INIT)
     )
-    found = checkpoints.restore(workdir, template)
-    if found is None:
-        raise UserError(f'{workdir} has no checkpoint yet.')
-    apply = functools.partial(
-        make_model(config, data).apply, found.state.eval_variables
-    )
+    variables, _ = exporting.variables(workdir, template)
+    apply = functools.partial(make_model(config, data).apply, variables)
     return Trained(
         _by_batch(lambda x: apply(x, method='features')),
         _by_batch(lambda x: jnp.argmax(apply(x), axis=-1)),

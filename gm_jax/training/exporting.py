@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,16 +23,20 @@ from safetensors.numpy import save_file
 
 import gm_jax
 from gm_jax.errors import UserError
+from gm_jax.training import checkpoints
+from gm_jax.training.train_state import TrainState
 
-__all__ = ['ARRAYS', 'Exported', 'is_exported', 'read', 'read_json', 'write']
+__all__ = [
+    'ARRAYS', 'is_exported', 'read', 'read_json', 'Trained', 'variables', 'write',
+]
 
 ARRAYS = 'model.safetensors'
 _CARD = 'README.md'
-_COPIED = 'config.json', 'data.json', 'results.json'
+_ERROR = '_standard_error'
 
 
-class Exported(NamedTuple):
-    """What `read` returns.
+class Trained(NamedTuple):
+    """The arrays of a trained model.
 
     Attributes:
         variables: 'params' and the other collections, with NumPy arrays.
@@ -47,17 +52,40 @@ def is_exported(directory: str) -> bool:
     return os.path.isfile(os.path.join(directory, ARRAYS))
 
 
+def variables(workdir: str, shapes: TrainState, checkpoint: str = 'last') -> Trained:
+    """Read the variables that evaluation uses, of a run or of an exported model.
+
+    Args:
+        workdir: the directory of either.
+        shapes: the shapes of a training state.
+        checkpoint: 'last' or 'best', of a run.
+
+    Raises:
+        UserError: there are none, or they are damaged or of another model.
+    """
+    if is_exported(workdir):
+        return read(workdir, shapes.eval_variables)
+    found = checkpoints.restore(workdir, shapes, checkpoint)
+    if found is None:
+        raise UserError(f'{workdir} has no checkpoint yet.')
+    for warning in found.warnings:
+        print(f'WARNING: {warning}; the one before it is used.', file=sys.stderr)
+    return Trained(found.state.eval_variables, found.step)
+
+
 def write(
-    workdir: str, out: str, variables: dict[str, Any], step: int, name: str
+    workdir: str, out: str, trained: Trained, name: str, about: str = '', *,
+    half: bool = False,
 ) -> None:
     """Export a model; the directory has its name only when it is complete.
 
     Args:
         workdir: the work directory of the run.
         out: the directory that is made.
-        variables: those that evaluation uses.
-        step: the training step.
+        trained: its arrays.
         name: the name of the experiment.
+        about: what it is, a sentence.
+        half: store float32 as float16, in half the space.
 
     Raises:
         UserError: something is there already, or it cannot be written.
@@ -70,25 +98,52 @@ def write(
         shutil.rmtree(part, ignore_errors=True)
         os.makedirs(part)
         arrays = {
-            key: np.ascontiguousarray(x)
-            for key, x in traverse_util.flatten_dict(variables, sep='/').items()
+            key: _stored(np.asarray(x), half)
+            for key, x in traverse_util.flatten_dict(trained[0], sep='/').items()
         }
         path = os.path.join(part, ARRAYS)
-        save_file(arrays, path, metadata={'experiment': name, 'step': str(step)})
+        metadata = {'experiment': name, 'step': str(trained.step)}
+        save_file(arrays, path, metadata=metadata)
         os.chmod(path, 0o644)
-        for file in _COPIED:
-            source = os.path.join(workdir, file)
-            if os.path.exists(source):
-                shutil.copyfile(source, os.path.join(part, file))
+        settings = {**read_json(workdir, 'config.json'), 'data_dir': ''}  # of a machine
+        for file, content in (
+            ('config.json', settings), ('data.json', read_json(workdir, 'data.json')),
+            ('results.json', _results(workdir, trained.step)),
+        ):
+            if content:
+                with open(os.path.join(part, file), 'w', encoding='utf-8') as copy:
+                    copy.write(json.dumps(content, indent=2) + '\n')
         with open(os.path.join(part, _CARD), 'w', encoding='utf-8') as card:
-            card.write(_card(part, name, step, arrays))
+            card.write(_card(part, name, about, trained.step, arrays))
         os.rename(part, out)
     except OSError as error:
         raise UserError(f'{out} cannot be written: {error}.') from None
 
 
-def read(directory: str, template: dict[str, Any]) -> Exported:
-    """Read an exported model.
+def _results(workdir: str, step: int) -> dict[str, Any]:
+    """Return the numbers of these arrays; {} if they have not been evaluated."""
+    own = f'results_eval_step={step}'
+    for name in ('results.json', f'{own}.json', f'{own}_best.json'):
+        found = read_json(workdir, name)
+        if found.get('step') == step:
+            return found
+    return {}
+
+
+def _stored(x: np.ndarray, half: bool) -> np.ndarray:
+    if half and x.dtype == np.float32:
+        with np.errstate(over='ignore'):  # the next line finds it
+            x, exact = x.astype(np.float16), x
+        if not np.all(np.isfinite(x) == np.isfinite(exact)):
+            raise UserError(
+                'some arrays have values above 65504, the largest of float16: leave '
+                'out --half.'
+            )
+    return np.ascontiguousarray(x)
+
+
+def read(directory: str, template: dict[str, Any]) -> Trained:
+    """Read an exported model; float16 is returned in the type of the template.
 
     Args:
         directory: what `write` has made.
@@ -106,18 +161,20 @@ def read(directory: str, template: dict[str, Any]) -> Exported:
             step = int(file.metadata()['step'])
             names = set(file.keys())
             for key, shape in shapes.items():
-                found[key] = file.get_tensor('/'.join(key))
-                if (found[key].shape, found[key].dtype) != (shape.shape, shape.dtype):
+                x = file.get_tensor('/'.join(key))
+                if x.dtype == np.float16 and shape.dtype == np.float32:
+                    x = x.astype(np.float32)
+                if (x.shape, x.dtype) != (shape.shape, shape.dtype):
                     raise ValueError(
-                        f'{"/".join(key)} is {found[key].dtype}'
-                        f'{list(found[key].shape)}, the model has {shape.dtype}'
-                        f'{list(shape.shape)}'
+                        f'{"/".join(key)} is {x.dtype}{list(x.shape)}, the model has '
+                        f'{shape.dtype}{list(shape.shape)}'
                     )
+                found[key] = x
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f'{path} cannot be used: {error}.') from None
     if more := sorted(names - {'/'.join(key) for key in shapes}):
         raise UserError(f'{path} has arrays that the model has not: {more[0]}.')
-    return Exported(traverse_util.unflatten_dict(found), step)
+    return Trained(traverse_util.unflatten_dict(found), step)
 
 
 def _digest(path: str) -> str:
@@ -140,7 +197,9 @@ def _check_digest(directory: str, path: str) -> None:
         )
 
 
-def _card(directory: str, name: str, step: int, arrays: dict[str, np.ndarray]) -> str:
+def _card(
+    directory: str, name: str, about: str, step: int, arrays: dict[str, np.ndarray]
+) -> str:
     """Return the model card, in the convention of the Hugging Face hub."""
     results = read_json(directory, 'results.json')
     data = read_json(directory, 'data.json')
@@ -153,39 +212,92 @@ def _card(directory: str, name: str, step: int, arrays: dict[str, np.ndarray]) -
     lines = [
         '---', 'library_name: gm_jax', 'tags:', '- jax', f'- {name}',
         *_model_index(name, str(dataset), numbers), '---', '',
-        f'# {name} on {dataset}', '',
+        f'# {name} on {dataset}', '', *([about, ''] if about else []),
         f'A {name} of gm_jax {gm_jax.__version__}, trained for {step:,} steps: '
-        f'{results.get("num_parameters", 0):,} parameters.', '',
-        '| | |', '|---|---|',
-        f'| data | {dataset}, images {data.get("image_shape")} of '
-        f'{data.get("num_values")} values, binarize: {data.get("binarize")} |',
-        f'| evaluated on | {results.get("num_examples", 0):,} images of the '
-        f'{results.get("split", "test")} split |',
-        f'| estimator | {metrics.get("estimator", "")} |',
-        f'| command | `{results.get("command", "")}` |',
-        f'| trained and evaluated in | {results.get("wall_seconds", 0)} s on '
-        f'{results.get("devices", "")} |',
+        f'{sum(x.size for x in arrays.values()):,} numbers in {len(arrays)} arrays.',
+        '', '| | |', '|---|---|',
+        *(f'| {what} | {text} |' for what, text in _facts(results, data) if text),
         f'| `{ARRAYS}` | SHA-256 `{_digest(os.path.join(directory, ARRAYS))}` |', '',
-        '| number | |', '|---|---|',
-        *(f'| {key} | {value:.6g} |' for key, value in numbers.items()), '',
-        'The names of the numbers are explained in docs/metrics.md of gm_jax. A number '
-        'is comparable with another of the same data, binarization, split and '
-        'estimator only. The model has seen nothing but its training set.', '',
+        *_numbers(numbers), '',
         '## Use', '', '```python', 'import gm_jax', '',
         "run = gm_jax.load('.')  # the directory of this file", 'print(run)', '```', '',
         'The arrays, without gm_jax:', '', '```python', *_LOADER.splitlines(), '```',
-        '', f'There are {len(arrays)} arrays.', '',
+        '', *_half(arrays),
     ]
     return '\n'.join(lines)
+
+
+def _facts(results: dict[str, Any], data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows of a card: the data, the protocol, the command, the machine."""
+    shape = 'x'.join(map(str, data.get('image_shape', ())))
+    digests = [
+        f'{split} `{about.get("digest")}`'
+        for split, about in sorted(data.get('splits', {}).items())
+    ]
+    rows = [
+        ('data', f'{data.get("name")}, images {shape} of {data.get("num_values")} '
+         f'values, binarize: {data.get("binarize")}'),
+        ('digests of the splits', ', '.join(digests)),
+    ]
+    if not results:
+        return rows
+    return [
+        *rows,
+        ('evaluated on', f'{results.get("num_examples", 0):,} images of the '
+         f'{results.get("split")} split, checkpoint: {results.get("checkpoint")}'),
+        ('best checkpoint chosen on', results.get('best_checkpoint_chosen_on', '')),
+        ('estimator', results.get('metrics', {}).get('estimator', '')),
+        ('seed of training, of the noise',
+         f'{results.get("seed")}, {results.get("noise_seed")}'),
+        ('command', f'`{results.get("command")}`'),
+        ('trained and evaluated in',
+         f'{results.get("wall_seconds")} s on {results.get("devices")}'),
+    ]
+
+
+def _numbers(numbers: dict[str, float]) -> list[str]:
+    """Return what the card says about the numbers, and about their limits."""
+    if not numbers:
+        return [
+            'These arrays have not been evaluated on the test set: `--mode=eval` does '
+            'that.'
+        ]
+    return [
+        '| number | |', '|---|---|',
+        *(f'| {key} | {_with_error(numbers, key)} |' for key in numbers
+          if not key.endswith(_ERROR)), '',
+        'The names of the numbers are explained in docs/metrics.md of gm_jax. A number '
+        'is comparable with another of the same data, binarization, split and '
+        'estimator only. The model has seen nothing but its training set.',
+    ]
+
+
+def _with_error(numbers: dict[str, float], key: str) -> str:
+    """Return a number and, where there is one, its standard error."""
+    error = numbers.get(key.removesuffix('_per_image') + _ERROR)
+    return f'{numbers[key]:.6g}' + ('' if error is None else f' +- {error:.2g}')
+
+
+def _half(arrays: dict[str, np.ndarray]) -> list[str]:
+    """Return what the card says about float16."""
+    if all(x.dtype != np.float16 for x in arrays.values()):
+        return []
+    return [
+        'They are stored as float16, half the size of those that were trained, and '
+        'gm_jax computes with them in float32. The numbers above are of the float32 '
+        'arrays.', '',
+    ]
 
 
 def _model_index(name: str, dataset: str, numbers: dict[str, float]) -> list[str]:
     """Return the results as the front matter of a card has them."""
     if not numbers:
         return []
+    classifies = 'accuracy' in numbers
+    task = 'image-classification' if classifies else 'unconditional-image-generation'
     return [
         'model-index:', f'- name: {name}', '  results:', '  - task:',
-        '      type: unconditional-image-generation', '    dataset:',
+        f'      type: {task}', '    dataset:',
         f'      name: {json.dumps(dataset)}', f'      type: {json.dumps(dataset)}',
         '    metrics:',
         *(line for key, value in numbers.items() for line in (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import adversarial_autoencoder, classifier, gan
+from gm_jax import loading
 from gm_jax.data import sources
 from gm_jax.errors import UserError
 from gm_jax.families.classifier import load
@@ -25,7 +26,7 @@ def trained(tmp_path_factory) -> str:
     return workdir
 
 
-def test_it_learns_and_its_features_tell_digits_apart(trained):
+def test_it_learns_and_its_features_tell_digits_apart(trained, tmp_path):
     """Catch features of an untrained network, or of images scaled otherwise."""
     with open(f'{trained}/results.json', encoding='utf-8') as file:
         assert json.load(file)['metrics']['accuracy'] > 0.9
@@ -35,6 +36,9 @@ def test_it_learns_and_its_features_tell_digits_apart(trained):
     images = np.rint(test.images * (255 / (data.num_values - 1))).astype(np.uint8)
     f = features(images)
     assert f.shape == (len(test), 32) and f.min() >= 0
+    loading.export(trained, tmp_path / 'model')
+    exported, _ = load(str(tmp_path / 'model'), data)
+    np.testing.assert_array_equal(exported(images), f)
     np.testing.assert_allclose(features(images[:7]), f[:7], rtol=1e-4, atol=1e-5)
     assert np.mean(classify(images) == test.labels) > 0.9
     # The mean of each class in one half finds the classes of the other.

@@ -1,0 +1,271 @@
+"""A trained model: what `gm_jax.load` returns, and what can be done with it."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from gm_jax.data.image_set import ArrayExamples, ImageSet
+from gm_jax.evaluation import likelihood
+from gm_jax.functions import Functions, Variables
+from gm_jax.keys import Stream, fold_in_each, stream
+from gm_jax.training import evaluate, parallel
+from gm_jax.training.command import Command
+from gm_jax.training.contracts import ByExample, Experiment
+from gm_jax.training.progress import reporter
+from gm_jax.training.settings import Config
+from gm_jax.training.train_state import TrainState, of_variables
+
+__all__ = ['decode', 'embed', 'encode', 'log_prob', 'Run', 'sample']
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Run:
+    """A trained model.
+
+    It has those of `log_prob`, `sample`, `encode`, `decode` and `embed` that the model
+    has.
+
+    Attributes:
+        command: the experiment.
+        config: the settings.
+        data: the facts of the images, without images.
+        results: the contents of results.json, {} before the end of training.
+        step: the training step of the checkpoint.
+        variables: the arrays that evaluation uses, 'params' and other collections.
+        experiment: the functions that the experiment is made of.
+        functions: the same as pure functions of variables.
+    """
+
+    command: Command
+    config: Config
+    data: ImageSet
+    results: dict[str, Any]
+    step: int
+    variables: Variables
+    experiment: Experiment
+    functions: Functions
+
+    def __repr__(self) -> str:
+        """Return what it is in one line."""
+        shape = 'x'.join(map(str, self.data.image_shape))
+        return (
+            f'<run of {self.command.name} on {self.data.name}, images {shape}, step '
+            f'{self.step}, has {", ".join(self._methods())}>'
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a method that this model has."""
+        if name.startswith('__') or name not in _METHODS:
+            raise AttributeError(f'a run has no attribute {name!r}')
+        if name not in self._methods():
+            raise AttributeError(
+                f'{self.command.name} has no {name}: this model has '
+                f'{", ".join(self._methods())}.'
+            )
+        return functools.partial(_METHODS[name], self)
+
+    def __dir__(self) -> list[str]:
+        """Name the fields and the methods that this model has."""
+        return [*(f.name for f in dataclasses.fields(self)), *self._methods()]
+
+    def _methods(self) -> list[str]:
+        found = self.functions._asdict()
+        return [name for name in _METHODS if found[name] is not None]
+
+    @property
+    def estimator(self) -> str:
+        """What `log_prob` returns: 'exact', 'iwae-5000', ...; '' without one."""
+        found = self.results.get('metrics', {}).get('estimator', '')
+        return found or (_estimator(self) if self.functions.log_prob else '')
+
+
+def _estimator(run: Run) -> str:
+    """Return the name of the estimate of a run that has no results yet."""
+    evaluation = run.experiment.evaluation
+    if not isinstance(evaluation, ByExample):
+        return ''
+    index, shape = np.zeros(1, np.int32), (1, *run.data.image_shape)
+    batch = {
+        'image': np.zeros(shape, np.uint8), 'label': index, 'index': index,
+        'chunk': index,
+    }
+    arrays = jax.eval_shape(
+        evaluation.test_step, of_variables(run.variables), batch, jax.random.key(0)
+    )
+    num = evaluation.test_chunks
+    zeros = {name: np.zeros((1, num, *x.shape[1:])) for name, x in arrays.items()}
+    return str(evaluation.summarize(zeros).get('estimator', ''))
+
+
+def log_prob(
+    run: Run, x: Any, *, seed: int | None = None, label: Any = None,
+    batch_size: int | None = None,
+) -> np.ndarray:
+    """Compute log p(x), or the estimate of it that `run.estimator` names.
+
+    Args:
+        run: the model.
+        x: [N, H, W, C] integers, as the image set has them.
+        seed: of the noise of the estimate; None: that of the run. For the test set it
+            is that of results.json.
+        label: [N] classes, for a class-conditional model.
+        batch_size: images at a time; None: as in evaluation.
+
+    Returns:
+        [N] float64, in nats.
+    """
+    x, evaluation = _images(run, x), run.experiment.evaluation
+    if not isinstance(evaluation, ByExample):
+        raise ValueError('the model has no likelihood')
+    labels = np.full(len(x), -1) if label is None else np.asarray(label)
+    if labels.shape != (len(x),):
+        raise ValueError(f'label is {list(labels.shape)}, it must be [{len(x)}].')
+    if label is None and getattr(run.config, 'class_conditional', False):
+        raise ValueError('the model is class-conditional: pass label, [N] integers.')
+    num_chunks = run.results.get('metrics', {}).get('importance_samples', 0)
+    chunks = num_chunks // evaluation.chunk_size or evaluation.test_chunks
+    arrays = evaluate.over_examples(
+        _compiled(run, 'log_prob'), _on_devices(run),
+        ArrayExamples(x, labels.astype(np.int32)),
+        stream(run.config.seed if seed is None else seed, Stream.EVAL),
+        batch_size or run.config.eval_batch, chunks, reporter('images', len(x)),
+    )
+    return likelihood.combine(arrays[evaluation.log_prob])
+
+
+def sample(
+    run: Run, num: int = 1, *, seed: int | None = None,
+    temperature: float | None = None, label: int | str | None = None,
+    given: Any = None, mask: Any = None,
+) -> np.ndarray:
+    """Generate images, the same as --mode=sample with this seed.
+
+    Args:
+        run: the model.
+        num: N.
+        seed: of the noise; None: that of the run.
+        temperature: below 1 likely values become likelier (autoregressive models).
+        label: the class, by its number or name; None: as in the run.
+        given: [M, H, W, C] integers: image i keeps part of given image i mod M.
+        mask: [H, W] or like `given`, 1 or true for the values to keep.
+
+    Returns:
+        [N, H, W, C] uint8.
+    """
+    if (given is None) != (mask is None) and not getattr(run.config, 'task', None):
+        raise ValueError('given and mask belong together: pass both or none.')
+    changes = {'temperature': temperature, 'label': label}
+    wanted = {name: value for name, value in changes.items() if value is not None}
+    fields = {f.name for f in dataclasses.fields(run.config)}
+    for name in wanted:
+        if name not in fields:
+            raise ValueError(f'{run.command.name} has no {name} to choose.')
+    if 'label' in wanted:
+        wanted['label'] = str(wanted['label'])
+    compiled = _sampler(run, tuple(sorted(wanted.items())))
+    if given is not None:
+        experiment = _variant(run, tuple(sorted(wanted.items())))
+        if experiment.complete is None:
+            raise ValueError(f'{run.command.name} cannot complete images.')
+        images = np.asarray(given)
+        mask = np.zeros(images.shape[1:3]) if mask is None else np.asarray(mask)
+        compiled = parallel.sample_many(experiment.complete(images, mask))
+    return evaluate.samples(
+        compiled, _on_devices(run), num,
+        stream(run.config.seed if seed is None else seed, Stream.SAMPLE),
+        run.config.batch_size,
+    )
+
+
+def encode(run: Run, x: Any, *, seed: int | None = None) -> np.ndarray:
+    """Return the codes [N, Z] of images x [N, H, W, C] integers."""
+    return _by_batch(run, 'encode', _images(run, x), seed)
+
+
+def embed(run: Run, x: Any, *, seed: int | None = None) -> np.ndarray:
+    """Return the features [N, F] of images x [N, H, W, C] integers."""
+    return _by_batch(run, 'embed', _images(run, x), seed)
+
+
+def decode(run: Run, z: Any) -> np.ndarray:
+    """Decode codes z [N, Z] to images [N, H, W, C] uint8."""
+    z = np.asarray(z, np.float32)
+    if z.ndim != 2 or not len(z):
+        raise ValueError(f'z is {list(z.shape)}, it must be [N, Z].')
+    function = _jitted(run, 'decode')
+    return np.asarray(function(run.variables, z))
+
+
+_METHODS: dict[str, Callable[..., np.ndarray]] = {
+    'log_prob': log_prob, 'sample': sample, 'encode': encode, 'decode': decode,
+    'embed': embed,
+}
+
+
+def _by_batch(run: Run, name: str, x: np.ndarray, seed: int | None) -> np.ndarray:
+    rng = stream(run.config.seed if seed is None else seed, Stream.EVAL)
+    function, size = _jitted(run, name), run.config.eval_batch
+    parts = []
+    for first in range(0, len(x), size):
+        part = x[first:first + size]
+        padded = np.resize(part, (min(size, len(x)), *part.shape[1:]))
+        keyed = fold_in_each(rng, first) if first else rng
+        parts.append(np.asarray(function(run.variables, keyed, padded))[:len(part)])
+    return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=64)
+def _jitted(run: Run, name: str) -> Callable[..., jax.Array]:
+    return jax.jit(run.functions._asdict()[name])
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(run: Run, name: str) -> parallel.EvalMany:
+    evaluation = run.experiment.evaluation
+    if not isinstance(evaluation, ByExample):
+        raise ValueError('the model has no likelihood')
+    return parallel.eval_many(evaluation.test_step)
+
+
+@functools.lru_cache(maxsize=16)
+def _variant(run: Run, wanted: tuple[tuple[str, Any], ...]) -> Experiment:
+    """Return the experiment with other settings of its sampler."""
+    if not wanted:
+        return run.experiment
+    config = dataclasses.replace(run.config, **dict(wanted))
+    return run.command.build(config, run.data)
+
+
+@functools.lru_cache(maxsize=16)
+def _sampler(run: Run, wanted: tuple[tuple[str, Any], ...]) -> Any:
+    drawn = _variant(run, wanted).sample
+    if drawn is None:
+        raise ValueError('the model generates nothing')
+    return parallel.sample_many(drawn)
+
+
+@functools.lru_cache(maxsize=16)
+def _on_devices(run: Run) -> TrainState:
+    return parallel.replicate(of_variables(run.variables))
+
+
+def _images(run: Run, x: Any) -> np.ndarray:
+    """Return images as uint8, after a check; raise ValueError with a sentence."""
+    x, shape, most = np.asarray(x), run.data.image_shape, run.data.num_values - 1
+    wanted = f'[N, {", ".join(map(str, shape))}] integers from 0 to {most}'
+    if x.dtype.kind not in 'uib':
+        raise ValueError(
+            f'x is {x.dtype}, the model takes {wanted}: multiply images in [0, 1] by '
+            f'{most}, round them, and convert them to integers.'
+        )
+    if x.ndim != 4 or x.shape[1:] != shape or not len(x):
+        raise ValueError(f'x is {list(x.shape)}, the model takes {wanted}.')
+    if x.min() < 0 or x.max() > most:
+        raise ValueError(
+            f'x has values from {x.min()} to {x.max()}, the model takes {wanted}.'
+        )
+    return x.astype(np.uint8)
