@@ -182,7 +182,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
         sample=functools.partial(sample, coder),
         sampler='z from the prior, each category in turn, decoded',
         given=functools.partial(given, coder),
-        codes=make_codes(coder),
+        codes=make_codes(coder, config.latent_dim),
         pictures=functools.partial(codes.make_pictures, coder),
         single_steps=False,
         loss_unit=(
@@ -448,7 +448,7 @@ def sample(
     return to_uint8(coder.decode(state, coder.draw_z(rngs), y))
 
 
-def make_codes(coder: Coder) -> Codes:
+def make_codes(coder: Coder, latent_dim: int) -> Codes:
     """Return the code (z, y) of an image as one vector, [B, Z + K]."""
     def encode(state: TrainState, image: jax.Array, rngs: jax.Array) -> jax.Array:
         x = binarize.to_unit_range(derive(rngs, Use.PIXELS), image, coder.data)
@@ -459,7 +459,7 @@ def make_codes(coder: Coder) -> Codes:
         num = code.shape[1] - coder.num_categories
         return to_uint8(coder.decode(state, code[:, :num], code[:, num:]))
 
-    return Codes(encode, decode, encode)
+    return Codes(encode, decode, encode, latent_dim + coder.num_categories)
 
 
 def given(coder: Coder, index: np.ndarray) -> dict[str, np.ndarray]:

@@ -118,7 +118,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
         sampler='decoded midpoints of two training codes: there is no prior',
         codes=Codes(
             functools.partial(code, s), functools.partial(picture, s),
-            functools.partial(code, s),
+            functools.partial(code, s), config.latent_dim,
         ),
         pictures=functools.partial(pictures, s),
         single_steps=config.network == 'conv',

@@ -176,7 +176,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
     )
     return experiment._replace(codes=Codes(
         functools.partial(encode, s), functools.partial(decode, s),
-        functools.partial(encode, s),
+        functools.partial(encode, s), config.latent_dims[0],
     ))
 
 

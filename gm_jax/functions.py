@@ -42,7 +42,7 @@ class Functions(NamedTuple):
 
 def functions(e: Experiment) -> Functions:
     """Return the functions of an experiment as functions of variables."""
-    encode, decode, embed = e.codes
+    encode, decode, embed, _ = e.codes
     evaluation = e.evaluation
     has_log_prob = isinstance(evaluation, ByExample) and evaluation.log_prob
     return Functions(

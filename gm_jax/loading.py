@@ -9,6 +9,7 @@
 The data set is not needed, nothing is written, and no parameters are initialised.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import os
@@ -54,6 +55,8 @@ def load(
         raise UserError(f"checkpoint={checkpoint!r} is neither 'last' nor 'best'.")
     command = experiment or _find_command(settings.origin(config_path), config_path)
     config = settings.load(config_path, command.config_class, command.name)
+    if getattr(config, 'given', ''):  # of a file that may not be there any more
+        config = dataclasses.replace(config, given='')
     data = image_set.read_facts(os.path.join(workdir, 'data.json'))
     built = command.build(config, data)
     shapes = jax.eval_shape(built.init, stream(config.seed, Stream.INIT))

@@ -14,7 +14,7 @@ from gm_jax.functions import Functions, Variables
 from gm_jax.keys import Stream, fold_in_each, stream
 from gm_jax.training import evaluate, parallel
 from gm_jax.training.command import Command
-from gm_jax.training.contracts import ByExample, Experiment
+from gm_jax.training.contracts import ByExample, Experiment, Sample, SampleMany
 from gm_jax.training.progress import reporter
 from gm_jax.training.settings import Config
 from gm_jax.training.train_state import TrainState, of_variables
@@ -74,6 +74,7 @@ class Run:
 
     def _methods(self) -> list[str]:
         found = self.functions._asdict()
+        found['sample'] = found['sample'] or self.experiment.complete
         return [name for name in _METHODS if found[name] is not None]
 
     @property
@@ -121,18 +122,16 @@ def log_prob(
     x, evaluation = _images(run, x), run.experiment.evaluation
     if not isinstance(evaluation, ByExample):
         raise ValueError('the model has no likelihood')
-    labels = np.full(len(x), -1) if label is None else np.asarray(label)
-    if labels.shape != (len(x),):
-        raise ValueError(f'label is {list(labels.shape)}, it must be [{len(x)}].')
-    if label is None and getattr(run.config, 'class_conditional', False):
-        raise ValueError('the model is class-conditional: pass label, [N] integers.')
+    labels = _labels(run, label, len(x))
     num_chunks = run.results.get('metrics', {}).get('importance_samples', 0)
     chunks = num_chunks // evaluation.chunk_size or evaluation.test_chunks
     arrays = evaluate.over_examples(
         _compiled(run, 'log_prob'), _on_devices(run),
-        ArrayExamples(x, labels.astype(np.int32)),
-        stream(run.config.seed if seed is None else seed, Stream.EVAL),
-        batch_size or run.config.eval_batch, chunks, reporter('images', len(x)),
+        ArrayExamples(x, labels), stream(_seed(run, seed), Stream.EVAL),
+        run.config.eval_batch if batch_size is None else _positive(
+            'batch_size', batch_size
+        ),
+        chunks, reporter('images', len(x)),
     )
     return likelihood.combine(arrays[evaluation.log_prob])
 
@@ -150,34 +149,51 @@ def sample(
         seed: of the noise; None: that of the run.
         temperature: below 1 likely values become likelier (autoregressive models).
         label: the class, by its number or name; None: as in the run.
-        given: [M, H, W, C] integers: image i keeps part of given image i mod M.
-        mask: [H, W] or like `given`, 1 or true for the values to keep.
+        given: [M, H, W, C] integers below the number of values of the model, which is
+            2 if it binarizes: image i keeps part of given image i mod M.
+        mask: [H, W] or like `given`, 1 or true for the values to keep; None for a
+            model that was trained for a task, which hides a part itself.
 
     Returns:
         [N, H, W, C] uint8.
     """
-    if (given is None) != (mask is None) and not getattr(run.config, 'task', None):
-        raise ValueError('given and mask belong together: pass both or none.')
-    changes = {'temperature': temperature, 'label': label}
-    wanted = {name: value for name, value in changes.items() if value is not None}
+    changes = _changes(run, temperature=temperature, label=label)
+    if given is None and mask is None:
+        sample_many = _sampler(run, changes)
+    else:
+        completed = _complete(run, _variant(run, changes), given, mask)
+        sample_many = parallel.sample_many(completed)
+    return evaluate.samples(
+        sample_many, _on_devices(run), _positive('num', num),
+        stream(_seed(run, seed), Stream.SAMPLE), run.config.batch_size,
+    )
+
+
+def _changes(run: Run, **wanted: Any) -> tuple[tuple[str, Any], ...]:
+    """Return the settings of the sampler that are chosen."""
     fields = {f.name for f in dataclasses.fields(run.config)}
-    for name in wanted:
+    chosen = {name: value for name, value in wanted.items() if value is not None}
+    for name in chosen:
         if name not in fields:
             raise ValueError(f'{run.command.name} has no {name} to choose.')
-    if 'label' in wanted:
-        wanted['label'] = str(wanted['label'])
-    compiled = _sampler(run, tuple(sorted(wanted.items())))
-    if given is not None:
-        experiment = _variant(run, tuple(sorted(wanted.items())))
-        if experiment.complete is None:
-            raise ValueError(f'{run.command.name} cannot complete images.')
-        images = np.asarray(given)
-        mask = np.zeros(images.shape[1:3]) if mask is None else np.asarray(mask)
-        compiled = parallel.sample_many(experiment.complete(images, mask))
-    return evaluate.samples(
-        compiled, _on_devices(run), num,
-        stream(run.config.seed if seed is None else seed, Stream.SAMPLE),
-        run.config.batch_size,
+    if 'label' in chosen:
+        chosen['label'] = str(chosen['label'])
+    return tuple(sorted(chosen.items()))
+
+
+def _complete(run: Run, experiment: Experiment, given: Any, mask: Any) -> Sample:
+    """Return the sampler that keeps what is given of images."""
+    if experiment.complete is None:
+        raise ValueError(f'{run.command.name} cannot complete images.')
+    whole = experiment.sample is None  # a task, which hides a part itself
+    if given is None or (mask is None) != whole:
+        raise ValueError(
+            'the model was trained for a task: pass given alone, whole images.'
+            if whole else 'given and mask belong together: pass both or none.'
+        )
+    images = np.asarray(given)
+    return experiment.complete(
+        images, np.ones(images.shape[1:3]) if whole else np.asarray(mask)
     )
 
 
@@ -193,11 +209,13 @@ def embed(run: Run, x: Any, *, seed: int | None = None) -> np.ndarray:
 
 def decode(run: Run, z: Any) -> np.ndarray:
     """Decode codes z [N, Z] to images [N, H, W, C] uint8."""
-    z = np.asarray(z, np.float32)
-    if z.ndim != 2 or not len(z):
-        raise ValueError(f'z is {list(z.shape)}, it must be [N, Z].')
+    z, size = np.asarray(z), run.experiment.codes.size
+    if z.ndim != 2 or z.shape[1] != size or not len(z) or z.dtype.kind not in 'fiu':
+        raise ValueError(
+            f'z is {z.dtype}{list(z.shape)}, the model takes numbers [N, {size}].'
+        )
     function = _jitted(run, 'decode')
-    return np.asarray(function(run.variables, z))
+    return np.asarray(function(run.variables, z.astype(np.float32)))
 
 
 _METHODS: dict[str, Callable[..., np.ndarray]] = {
@@ -207,7 +225,7 @@ _METHODS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def _by_batch(run: Run, name: str, x: np.ndarray, seed: int | None) -> np.ndarray:
-    rng = stream(run.config.seed if seed is None else seed, Stream.EVAL)
+    rng = stream(_seed(run, seed), Stream.EVAL)
     function, size = _jitted(run, name), run.config.eval_batch
     parts = []
     for first in range(0, len(x), size):
@@ -241,11 +259,14 @@ def _variant(run: Run, wanted: tuple[tuple[str, Any], ...]) -> Experiment:
 
 
 @functools.lru_cache(maxsize=16)
-def _sampler(run: Run, wanted: tuple[tuple[str, Any], ...]) -> Any:
-    drawn = _variant(run, wanted).sample
-    if drawn is None:
-        raise ValueError('the model generates nothing')
-    return parallel.sample_many(drawn)
+def _sampler(run: Run, changes: tuple[tuple[str, Any], ...]) -> SampleMany:
+    sample = _variant(run, changes).sample
+    if sample is None:
+        raise ValueError(
+            f'{run.command.name} was trained for a task: pass given, whole images of '
+            f'which it is given a part.'
+        )
+    return parallel.sample_many(sample)
 
 
 @functools.lru_cache(maxsize=16)
@@ -269,3 +290,42 @@ def _images(run: Run, x: Any) -> np.ndarray:
             f'x has values from {x.min()} to {x.max()}, the model takes {wanted}.'
         )
     return x.astype(np.uint8)
+
+
+def _labels(run: Run, label: Any, num: int) -> np.ndarray:
+    """Return the classes [N] int32 of images, after a check; -1 without classes."""
+    conditional = getattr(run.config, 'class_conditional', False)
+    if label is None:
+        if conditional:
+            raise ValueError(
+                'the model is class-conditional: pass label, [N] integers.'
+            )
+        return np.full(num, -1, np.int32)
+    if not conditional:
+        raise ValueError('the model is not class-conditional: leave out label.')
+    label, most = np.asarray(label), run.data.num_classes - 1
+    if label.shape != (num,) or label.dtype.kind not in 'iu':
+        raise ValueError(
+            f'label is {label.dtype}{list(label.shape)}, it must be integers [{num}].'
+        )
+    if label.min() < 0 or label.max() > most:
+        raise ValueError(
+            f'label has values from {label.min()} to {label.max()}, the classes are '
+            f'0 to {most}.'
+        )
+    return label.astype(np.int32)
+
+
+def _seed(run: Run, seed: int | None) -> int:
+    """Return the seed of the noise, by default that of the run."""
+    if seed is None:
+        return run.config.seed
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        raise ValueError(f'seed={seed!r} is not an integer from 0 to 2^32 - 1.')
+    return int(seed)
+
+
+def _positive(name: str, value: int) -> int:
+    if not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f'{name}={value!r} is not an integer above 0.')
+    return int(value)

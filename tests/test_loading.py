@@ -142,8 +142,28 @@ def test_what_is_given_is_checked(trained):
             run.log_prob(images)
         with pytest.raises(UserError, match='12'):
             run.sample(2, label=12)
-        with pytest.raises(ValueError, match='given and mask belong together'):
-            run.sample(2, given=images)
+        for given in ({'given': images}, {'mask': images[0, ..., 0]}):
+            with pytest.raises(ValueError, match='given and mask belong together'):
+                run.sample(2, **given)
+        for label, sentence in (
+            ([1, 2], r'int64\[2\], it must be integers \[4\]'),
+            ([1.0, 2, 3, 4], 'label is float64'), ([0, 1, 2, 10], 'from 0 to 10, the'),
+            ([-1, 0, 0, 0], 'from -1 to 0, the classes are 0 to 9'),
+        ):
+            with pytest.raises(ValueError, match=sentence):
+                run.log_prob(images, label=label)
+        with pytest.raises(ValueError, match='batch_size=0 is not'):
+            run.log_prob(images, label=[0, 1, 2, 3], batch_size=0)
+    if name == 'vae':
+        with pytest.raises(ValueError, match='not class-conditional: leave out label'):
+            run.log_prob(images, label=[0, 1, 2, 3])
+        for z in (np.zeros((2, 4)), np.zeros(3), np.zeros((0, 3)), [['a'] * 3]):
+            with pytest.raises(ValueError, match=r'the model takes numbers \[N, 3\]'):
+                run.decode(z)
+    if name != 'classifier':
+        for wrong in ({'num': 0}, {'num': 1.5}, {'seed': -1}, {'seed': 'a'}):
+            with pytest.raises(ValueError, match='is not an integer'):
+                run.sample(**wrong)
     if name == 'gan':
         with pytest.raises(ValueError, match='gan has no temperature'):
             run.sample(2, temperature=0.5)

@@ -199,7 +199,7 @@ def build(
         sample=functools.partial(sample, g),
         sampler='z from the prior, G(z)',
         given=functools.partial(_given, g),
-        codes=Codes(decode=functools.partial(_decode, g)),
+        codes=Codes(decode=functools.partial(_decode, g), size=config.latent_dim),
         classes=image_set.classes(data) if config.class_conditional else (),
         pictures=functools.partial(make_pictures, g, features),
         finish=functools.partial(compare_attributes, g, trained) if trained else None,

@@ -70,6 +70,11 @@ def assemble(s: Setting) -> Experiment:
         micro_batch=micro_batch_size(s.config, s.model),
     )
     in_turn = s.config.class_conditional and setting.label(s.config, s.data) is None
+    if s.task is not None:
+        experiment = experiment._replace(no_sample=(
+            f'--task={s.task.name} needs --given=FILE: an npz with whole images, or a '
+            f'PNG or JPEG, a part of which is given to the network.'
+        ))
     return experiment._replace(
         given=samplers.given,
         complete=samplers.complete,

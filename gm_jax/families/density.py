@@ -168,7 +168,7 @@ def build(
     config: Config,
     density: Density[Any],
     *,
-    sample: Sample,
+    sample: Sample | None,
     sampler: str,
     single_steps: bool,
     host_sampler: Callable[[], HostSampler] | None = None,

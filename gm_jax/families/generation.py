@@ -29,27 +29,30 @@ class Samplers(NamedTuple):
     """The samplers of a model, all of which give the same images.
 
     Attributes:
-        sample: `incremental`, which is compiled whole.
+        sample: `incremental`, which is compiled whole. This and the next two are None
+            for a task whose images are not there.
         make_host_sampler: makes --sampler=fixed_point or ancestral, which loops on the
             host.
         given: what images are generated from, by their indices.
         complete: (images, mask) -> the sampler that keeps what the mask marks.
     """
 
-    sample: Sample
-    make_host_sampler: Callable[[], HostSampler]
-    given: Callable[[np.ndarray], dict[str, np.ndarray]]
+    sample: Sample | None
+    make_host_sampler: Callable[[], HostSampler] | None
+    given: Callable[[np.ndarray], dict[str, np.ndarray]] | None
     complete: Callable[[np.ndarray, np.ndarray], Sample]
 
 
 def samplers(s: Setting) -> Samplers:
     """Return the samplers of a model."""
-    partial = given.images(s)
+    complete, partial = functools.partial(_complete, s), given.images(s)
+    if partial is None:
+        return Samplers(None, None, None, complete)
     _tell_inexact(s, partial)
     start = functools.partial(_start, s, partial)
     return Samplers(
         _incremental(s, start), functools.partial(_host_sampler, s, start),
-        functools.partial(_given, s, partial), functools.partial(_complete, s),
+        functools.partial(_given, s, partial), complete,
     )
 
 

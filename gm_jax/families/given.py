@@ -27,19 +27,19 @@ class PartialImages(NamedTuple):
     known: np.ndarray
 
 
-def images(s: Setting) -> PartialImages:
+def images(s: Setting) -> PartialImages | None:
     """Return the images that a sampler starts from.
 
     Without a task they are the images and the mask of --given or, without that flag,
     one image of which nothing is known. With a task they are whole images: those of
-    --given, or the first of the test set.
+    --given, or the first of the test set; None if there is neither.
 
     Raises:
-        UserError: the file cannot be read, its arrays do not fit the model, or there
-            are no images for the task.
+        UserError: the file cannot be read, or its arrays do not fit the model.
     """
     if s.task is not None:
-        return PartialImages(*_whole_images(s, s.task.name, s.task.missing))
+        found = _whole_images(s)
+        return None if found is None else whole(s, found)
     if not s.config.given:
         shape = (1, *s.data.image_shape)
         return PartialImages(np.zeros(shape, np.int32), np.zeros(shape, bool))
@@ -98,24 +98,17 @@ def _rank(model: Model, num_dims: int) -> np.ndarray:
     return np.arange(num_dims) if model.order is None else np.argsort(model.order)
 
 
-def _whole_images(
-    s: Setting, task: str, missing: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _whole_images(s: Setting) -> np.ndarray | None:
     config, data = s.config, s.data
     if config.given:
-        found, _ = _read(config, data.image_shape, s.num_values, masked=False)
-    elif 'test' in data.splits:
+        return _read(config, data.image_shape, s.num_values, masked=False).images
+    if 'test' in data.splits:
         test = data.splits['test']
         rows = np.arange(min(config.num_samples, len(test)))
         rngs = fold_in_each(stream(config.seed, Stream.GIVEN), rows)
         x = binarize.integers(derive(rngs, Use.PIXELS), test.fetch(rows)['image'], data)
-        found = np.asarray(x, np.int32)
-    else:
-        raise UserError(
-            f'--task={task} needs --given=FILE: an npz with whole images, or a PNG or '
-            f'JPEG, a part of which is given to the network.'
-        )
-    return found, np.broadcast_to(~missing[..., None], found.shape)
+        return np.asarray(x, np.int32)
+    return None
 
 
 def _read(

@@ -195,11 +195,13 @@ class Codes(NamedTuple):
             stands for an image, such as the means of q(z|x).
         decode: (state, z [B, Z]) -> images [B, H, W, C] uint8.
         embed: (state, image, rngs) -> features [B, F], for comparisons of images.
+        size: Z.
     """
 
     encode: Callable[[TrainState, jax.Array, jax.Array], jax.Array] | None = None
     decode: Callable[[TrainState, jax.Array], jax.Array] | None = None
     embed: Callable[[TrainState, jax.Array, jax.Array], jax.Array] | None = None
+    size: int = 0
 
 
 class Experiment(NamedTuple):
@@ -213,6 +215,7 @@ class Experiment(NamedTuple):
             convolutions slowly inside a loop there.
         evaluation: how the model is evaluated.
         sample: the sampler; None for a model that generates nothing.
+        no_sample: why there is none.
         sampler: how it samples, in words, for samples.npz.
         given: (indices [N]) -> arrays [N, ...] that images of these indices are
             generated from, such as 'labels' and 'mask', for samples.npz.
@@ -235,6 +238,7 @@ class Experiment(NamedTuple):
     single_steps: bool
     evaluation: ByExample | BySamples
     sample: Sample | None = None
+    no_sample: str = 'this model generates nothing.'
     sampler: str = ''
     given: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
     classes: tuple[str, ...] = ()

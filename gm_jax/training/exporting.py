@@ -105,7 +105,9 @@ def write(
         metadata = {'experiment': name, 'step': str(trained.step)}
         save_file(arrays, path, metadata=metadata)
         os.chmod(path, 0o644)
-        settings = {**read_json(workdir, 'config.json'), 'data_dir': ''}  # of a machine
+        settings = read_json(workdir, 'config.json')
+        # What lies on one machine only.
+        settings |= {name: '' for name in ('data_dir', 'given') if name in settings}
         for file, content in (
             ('config.json', settings), ('data.json', read_json(workdir, 'data.json')),
             ('results.json', _results(workdir, trained.step)),

@@ -86,7 +86,7 @@ def start(
     processes.check_alike({'data': facts})
     experiment = build(config, data)
     if run.mode == 'sample' and experiment.sample is None:
-        raise UserError('this model generates nothing: --mode=sample does not apply.')
+        raise UserError(f'--mode=sample: {experiment.no_sample}')
     if run.mode == 'train':
         parallel.check_batch_size(config.batch_size)
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
