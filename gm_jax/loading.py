@@ -10,8 +10,6 @@ The data set is not needed, nothing is written, and no parameters are initialise
 """
 
 import dataclasses
-import importlib
-import importlib.util
 import os
 from typing import Any
 
@@ -24,7 +22,7 @@ from gm_jax.errors import UserError
 from gm_jax.functions import functions
 from gm_jax.keys import Stream, stream
 from gm_jax.trained import Run
-from gm_jax.training import exporting, settings
+from gm_jax.training import exporting, modules, settings
 from gm_jax.training.command import Command
 
 __all__ = ['export', 'load']
@@ -105,7 +103,7 @@ def _find_command(origin: settings.Origin | None, path: str) -> Command:
     own = f'gm_jax.experiments.{origin.experiment}'  # where a wheel has it
     for name in (origin.module, f'experiments.{origin.experiment}', own):
         try:
-            module = _import(name)
+            module = modules.load(name)
         except (ImportError, OSError):
             continue
         for value in vars(module).values():
@@ -115,16 +113,3 @@ def _find_command(origin: settings.Origin | None, path: str) -> Command:
         f'{path} is of the experiment {origin.experiment} in {origin.module}, which '
         f'cannot be imported here: pass experiment=, the `main` of its module.'
     )
-
-
-def _import(name: str) -> Any:
-    """Import a module, or a file whose path ends in .py."""
-    if not name.endswith('.py'):
-        return importlib.import_module(name)
-    stem = os.path.splitext(os.path.basename(name))[0]
-    spec = importlib.util.spec_from_file_location(stem, name)
-    if spec is None or spec.loader is None:
-        raise ImportError(name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

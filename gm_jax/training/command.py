@@ -1,5 +1,6 @@
 """An experiment as a command: its flags, its sentences for errors, its exit status."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from gm_jax.training import (
 from gm_jax.training.contracts import Experiment
 from gm_jax.training.settings import ConfigT
 from gm_jax.training.signals import Stopped
+from gm_jax.training.writers import Make
 
 __all__ = ['Command']
 
@@ -44,21 +46,26 @@ class Command(NamedTuple, Generic[ConfigT]):
     presets: Mapping[str, ConfigT]
     build: Callable[[ConfigT, ImageSet], Experiment]
 
-    def __call__(self, argv: list[str], program: str = '') -> int:
+    def __call__(
+        self, argv: list[str], program: str = '', *, logger: Make | None = None
+    ) -> int:
         """Run the experiment.
 
         Args:
             argv: the flags.
             program: how it was started; '': `python -m` with the module.
+            logger: makes a writer of the metrics of training, in place of --logger.
 
         Returns:
             The exit status: 0, 2 for a mistake of the user, 1 for a run that diverged,
             128 plus the signal's number for a run that was told to stop.
         """
         with screen.tolerant():
-            return _exit_status(self.name, argv, lambda: self._run(argv, program))
+            return _exit_status(
+                self.name, argv, lambda: self._run(argv, program, logger)
+            )
 
-    def _run(self, argv: list[str], program: str) -> None:
+    def _run(self, argv: list[str], program: str, logger: Make | None) -> None:
         program = program or _module_command(self.name)
         about = self.about or ''  # `python -OO` drops docstrings
         # The commands in the docstring are those in a clone of the repository.
@@ -70,6 +77,9 @@ class Command(NamedTuple, Generic[ConfigT]):
             argv, self.config_class, presets=self.presets, program=program, about=about,
             origin=settings.Origin(self.name, _home(self)),
         )
+        run = dataclasses.replace(run, logger=logger or run.logger)
+        if run.logger is not None and run.mode != 'train':
+            raise UserError('a logger is for --mode=train: other modes train nothing.')
         with signals.ending(), orbax_errors.quiet_threads():
             distributed.initialize(
                 run.coordinator_address, run.num_processes, run.process_id

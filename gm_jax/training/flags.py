@@ -12,8 +12,9 @@ from typing import Any
 from absl import flags
 
 from gm_jax.errors import UserError, did_you_mean
-from gm_jax.training import settings
+from gm_jax.training import loggers, settings
 from gm_jax.training.settings import Config, ConfigT
+from gm_jax.training.writers import Make
 
 __all__ = ['parse', 'place', 'Run']
 
@@ -33,6 +34,7 @@ class Run:
         coordinator_address: like the next two, an argument of `distributed.initialize`.
         num_processes: the number of processes.
         process_id: the index of this process.
+        logger: makes the user's own writer of metrics; None: there is none.
     """
 
     workdir: str
@@ -45,6 +47,7 @@ class Run:
     coordinator_address: str = ''
     num_processes: int = 0
     process_id: int = -1
+    logger: Make | None = None
 
 
 _RUN_FLAGS: tuple[tuple[str, str | int, str], ...] = (
@@ -55,6 +58,9 @@ _RUN_FLAGS: tuple[tuple[str, str | int, str], ...] = (
     ('checkpoint', 'last', 'last | best: which one eval and sample read; best had the '
      'lowest loss during training on the validation split or, if the set has none, on '
      'the test split, which makes its test numbers too optimistic'),
+    ('logger', '', 'MODULE:FUNCTION or FILE.py:FUNCTION [make]: a writer of your own '
+     'beside metrics.jsonl and TensorBoard, such as gm_jax.training.wandb_logger; see '
+     'docs/metrics.md'),
     ('coordinator_address', '', 'HOST:PORT of process 0, for a run of several '
      'processes; not needed on TPU pods, Slurm, Open MPI and Kubernetes, where JAX '
      'finds them by itself'),
@@ -138,6 +144,7 @@ def parse(
         command=f'{program} {shlex.join(argv)}',
         coordinator_address=values.coordinator_address,
         num_processes=values.num_processes, process_id=values.process_id,
+        logger=loggers.find(values.logger) if values.logger else None,
     )
     config = dataclasses.replace(_base_config(values, run, config_class, presets),
                                  **given)

@@ -11,7 +11,7 @@ import itertools
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,7 @@ from gm_jax.training import (
     evaluate,
     exporting,
     fits,
+    loggers,
     optimizer,
     outcome,
     parallel,
@@ -48,6 +49,7 @@ from gm_jax.training.runs import Job
 from gm_jax.training.settings import ConfigT
 from gm_jax.training.signals import Stopped
 from gm_jax.training.train_state import TrainState
+from gm_jax.training.writers import MetricWriter, Writer
 
 __all__ = ['MAX_ROLLBACKS', 'MAX_SKIPPED', 'MOST_EVALUATED', 'start']
 
@@ -118,25 +120,24 @@ def _act(job: Job, advice: Callable[[], str]) -> None:
         if sizes.count(beginning.shapes) > sizes.MANY:
             say(f'  {advice()}')
         try:
-            state, note = _train(job, beginning)
+            with loggers.opened(
+                run.logger, run.workdir, job.settings, beginning.step
+            ) as others:
+                _train_and_test(job, beginning, others)
         except Exception:
             workdir.withdraw(run.workdir)
             raise
     elif beginning.state is None:
         raise UserError(f'{run.workdir} has no checkpoint yet: train there first.')
+    elif run.mode == 'sample':
+        outcome.sample(job, beginning.state)
     else:
-        state, note = beginning.state, beginning.note
-    if run.mode == 'sample':
-        outcome.sample(job, state)
-    else:
-        outcome.test(job, state, note)
+        outcome.test(job, beginning.state, beginning.note)
     say(f'pictures in {job.path("samples")}')
 
 
 def _is_finished(job: Job, beginning: '_Beginning') -> bool:
-    if beginning.state is None:
-        return False
-    step = int(beginning.state.step)
+    step = beginning.step
     return step == job.config.num_steps and workdir.is_finished(job.run.workdir, step)
 
 
@@ -152,6 +153,11 @@ class _Beginning(NamedTuple):
     shapes: TrainState
     state: TrainState | None
     note: Note
+
+    @property
+    def step(self) -> int:
+        """The step of the state, 0 before the first."""
+        return 0 if self.state is None else int(self.state.step)
 
 
 def _restore(job: Job) -> _Beginning:
@@ -180,30 +186,47 @@ def _exported(path: str, shapes: TrainState) -> TrainState:
     return parallel.replicate(state.replace(step=step))
 
 
-def _train(job: Job, beginning: _Beginning) -> tuple[TrainState, Note]:
-    """Train to the last step; go back to a checkpoint if training diverges."""
-    if beginning.state is not None:
-        step = int(beginning.state.step)
-        if step == job.config.num_steps:
-            say(f'already trained to step {step}.')
-            return beginning.state, beginning.note
-        say(f'resuming from step {step} of {job.config.num_steps}.')
+def _train_and_test(
+    job: Job, beginning: _Beginning, others: Sequence[MetricWriter]
+) -> None:
+    """Train to the last step, going back if training diverges, and evaluate."""
+    last = job.config.num_steps
+    if beginning.step == last:
+        say(f'already trained to step {last}.')
+    elif beginning.step:
+        say(f'resuming from step {beginning.step} of {last}.')
     while True:
-        try:
-            return _train_from(job, beginning)
-        except _Diverged as diverged:
-            rollbacks = beginning.note.rollbacks
-            if rollbacks >= MAX_ROLLBACKS:
-                raise FloatingPointError(
-                    f'{diverged}, again after going back {rollbacks} times. Try a '
-                    f'lower --learning_rate, --grad_clip or --warmup_steps.'
-                ) from None
-            beginning = _restore(job)
-            # With other noise and another order of examples: with the same ones
-            # training would diverge again.
-            beginning.note.rollbacks = rollbacks + 1
-            step = 0 if beginning.state is None else int(beginning.state.step)
-            say(f'WARNING: {diverged}: back to step {step}.')
+        with contextlib.ExitStack() as files:
+            writers = list(others)
+            if processes.is_primary():
+                own = Writer(job.run.workdir, job.settings, beginning.step)
+                files.enter_context(contextlib.closing(own))
+                writers.insert(0, own)
+            state, note = beginning.state, beginning.note
+            try:
+                if state is None or beginning.step < last:
+                    state, note = _train_from(job, beginning, writers)
+            except _Diverged as diverged:
+                beginning = _go_back(job, beginning, diverged)
+                continue
+            outcome.test(job, state, note, writers)
+            return
+
+
+def _go_back(job: Job, beginning: _Beginning, diverged: _Diverged) -> _Beginning:
+    """Return the last checkpoint, for another attempt."""
+    rollbacks = beginning.note.rollbacks
+    if rollbacks >= MAX_ROLLBACKS:
+        raise FloatingPointError(
+            f'{diverged}, again after going back {rollbacks} times. Try a '
+            f'lower --learning_rate, --grad_clip or --warmup_steps.'
+        ) from None
+    beginning = _restore(job)
+    # With other noise and another order of examples: with the same ones training would
+    # diverge again.
+    beginning.note.rollbacks = rollbacks + 1
+    say(f'WARNING: {diverged}: back to step {beginning.step}.')
+    return beginning
 
 
 class _Evaluator(NamedTuple):
@@ -252,7 +275,9 @@ def _means(
     }
 
 
-def _train_from(job: Job, beginning: _Beginning) -> tuple[TrainState, Note]:
+def _train_from(
+    job: Job, beginning: _Beginning, writers: Sequence[MetricWriter]
+) -> tuple[TrainState, Note]:
     """Train from a checkpoint, or from the first state, to the last step.
 
     Raises:
@@ -260,8 +285,7 @@ def _train_from(job: Job, beginning: _Beginning) -> tuple[TrainState, Note]:
         Stopped: a process was told to stop; a checkpoint has been written.
     """
     config, experiment, note = job.config, job.experiment, beginning.note
-    state = beginning.state
-    step = 0 if state is None else int(state.step)
+    state, step = beginning.state, beginning.step
     per_dispatch = dispatch.steps_per_dispatch(config, experiment.single_steps)
     train_many = parallel.train_many(experiment.train_step, per_dispatch)
     evaluator = _evaluator(job)
@@ -279,7 +303,7 @@ def _train_from(job: Job, beginning: _Beginning) -> tuple[TrainState, Note]:
             state = _first_state(job, beginning.shapes, train_many, *arguments)
             dispatches = itertools.chain([first], dispatches)
         recorder = Recorder(
-            job.run.workdir, step, config.num_steps, config.batch_size, note,
+            writers, step, config.num_steps, config.batch_size, note,
             experiment.alarms, learning_rate=optimizer.learning_rate(config),
             loss_unit=experiment.loss_unit,
         )

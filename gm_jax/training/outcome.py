@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,13 @@ from gm_jax.training import (
     runs,
     settings,
     sizes,
-    writers,
 )
 from gm_jax.training.contracts import BySamples, Pictures
 from gm_jax.training.progress import doing, reporter, say
 from gm_jax.training.recorder import Note
 from gm_jax.training.runs import Job
 from gm_jax.training.train_state import TrainState
+from gm_jax.training.writers import MetricWriter, without_nan, write_atomically
 
 __all__ = ['sample', 'test']
 
@@ -36,10 +37,18 @@ __all__ = ['sample', 'test']
 _LONGEST = 120
 
 
-def test(job: Job, state: TrainState, note: Note) -> None:
+def test(
+    job: Job, state: TrainState, note: Note, writers: Sequence[MetricWriter] = ()
+) -> None:
     """Evaluate the whole test set; write pictures and then the results.
 
     Training writes results.json, --mode=eval a file of its own.
+
+    Args:
+        job: the run.
+        state: the state that is evaluated.
+        note: the note of its checkpoint.
+        writers: those of training.
     """
     experiment = job.experiment
     started = time.monotonic()
@@ -57,14 +66,12 @@ def test(job: Job, state: TrainState, note: Note) -> None:
     seconds = note.seconds + time.monotonic() - started
     own = '' if job.run.mode == 'train' else _ending(job, int(state.step), 'eval')
     pictures = _save_pictures(job, state, pictures, own)
-    if not own:
-        writers.write_final(
-            job.run.workdir, int(state.step), vars(job.config), numbers, pictures
-        )
+    for writer in writers:
+        writer.final(int(state.step), numbers, pictures)
     path = job.path(f'results{own}.json')
     results = _results(job, state, numbers, seconds, len(examples))
     text = json.dumps(results, indent=2, allow_nan=False)
-    writers.write_atomically(path, text + '\n')
+    write_atomically(path, text + '\n')
     for name, value in numbers.items():
         if isinstance(value, (int, float, str)):
             say(f'  {name}: {value:.4f}' if isinstance(value, float)
@@ -107,7 +114,7 @@ def _results(
         'best_checkpoint_chosen_on': runs.validation_split(data),
         'num_examples': num_examples,
         'num_parameters': sizes.count(state),
-        'metrics': writers.without_nan(numbers),
+        'metrics': without_nan(numbers),
         'seed': config.seed,
         'noise_seed': job.noise_seed,
         'wall_seconds': round(seconds, 1),

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gm_jax.training import processes
 from gm_jax.training.contracts import Alarms
 from gm_jax.training.progress import Progress
 from gm_jax.training.train_state import Metrics
-from gm_jax.training.writers import MetricWriter, NoWriter, Writer
+from gm_jax.training.writers import MetricWriter
 
 __all__ = ['MAX_IN_FLIGHT', 'Note', 'Recorder', 'Skipped']
 
@@ -69,7 +68,7 @@ class Recorder:
 
     def __init__(
         self,
-        workdir: str,
+        writers: Sequence[MetricWriter],
         step: int,
         num_steps: int,
         batch_size: int,
@@ -79,10 +78,10 @@ class Recorder:
         learning_rate: Callable[[int], Any] | None = None,
         loss_unit: str = '',
     ) -> None:
-        """Open the files of `workdir` to resume from `step`.
+        """Begin at `step`.
 
         Args:
-            workdir: the work directory.
+            writers: where lines and pictures go; they stay open.
             step: the step from which the run goes on.
             num_steps: the last step.
             batch_size: examples per step.
@@ -96,9 +95,7 @@ class Recorder:
         self._pending: list[tuple[int, Metrics]] = []
         self._learning_rate, self._loss_unit = learning_rate, loss_unit
         self._num_steps, self._batch_size = num_steps, batch_size
-        self._writer: MetricWriter = (
-            Writer(workdir, step) if processes.is_primary() else NoWriter()
-        )
+        self._writers = writers
         self._bar = Progress(num_steps, step)
         self._start = time.monotonic() - note.seconds
         self._clock, self._clock_step = time.monotonic(), step
@@ -130,7 +127,8 @@ class Recorder:
             note.count += rows.shape[1]
         self._pending.clear()
         note.seconds = time.monotonic() - self._start
-        self._writer.sync()
+        for writer in self._writers:
+            writer.sync()
         return note
 
     def train_line(self, step: int, skipped_total: int) -> Skipped:
@@ -151,7 +149,8 @@ class Recorder:
         if self._learning_rate is not None:  # of the last update
             line['learning_rate'] = float(self._learning_rate(step - 1))
         alarms = self._alarms('train', scalars) if scalars else []
-        self._writer.write(step, 'train', line, alarms, images_per_s=rate)
+        for writer in self._writers:
+            writer.write(step, 'train', line, alarms, images_per_s=rate)
         left = (self._num_steps - step) * self._batch_size / rate
         losses = ''.join(
             self._told(name, value) + '  '
@@ -164,14 +163,16 @@ class Recorder:
     def eval_line(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
         """Write the result of an evaluation."""
         alarms = self._alarms(split, scalars)
-        self._writer.write(step, split, scalars, alarms)
+        for writer in self._writers:
+            writer.write(step, split, scalars, alarms)
         values = '  '.join(self._told(*number) for number in scalars.items())
         self._bar.note(f'step {step}: {split} {values}')
         self._ring(alarms)
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """Write a picture, uint8 [H, W, C], for TensorBoard."""
-        self._writer.picture(step, name, image)
+        """Write a picture, uint8 [H, W, C]."""
+        for writer in self._writers:
+            writer.picture(step, name, image)
 
     def _told(self, name: str, value: float) -> str:
         unit = f' {self._loss_unit}' if name == 'loss' and self._loss_unit else ''
@@ -186,6 +187,5 @@ class Recorder:
         self._clock, self._clock_step = time.monotonic(), step
 
     def close(self) -> None:
-        """Close files and bar."""
+        """Leave the bar on the screen."""
         self._bar.close()
-        self._writer.close()

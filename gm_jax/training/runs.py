@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from gm_jax.data.image_set import ImageSet
 from gm_jax.keys import Stream, stream
-from gm_jax.training import evaluate, parallel
+from gm_jax.training import evaluate, parallel, settings
 from gm_jax.training.contracts import BySamples, Experiment, SampleMany
 from gm_jax.training.flags import Run
 from gm_jax.training.settings import Config
@@ -41,6 +41,11 @@ class Job(NamedTuple):
     def noise_seed(self) -> int:
         """The seed of the noise of evaluations, samples and pictures."""
         return self.config.seed if self.run.seed is None else self.run.seed
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The name of the experiment and its settings, as config.json has them."""
+        return {'experiment': self.name, **settings.plain(self.config)}
 
     def path(self, name: str) -> str:
         """Return the path of a file in the work directory."""

@@ -25,8 +25,8 @@ from gm_jax.errors import UserError, did_you_mean
 
 __all__ = [
     'alike', 'changed', 'check_utf8', 'Config', 'field', 'load', 'MOST_DECAY',
-    'MOST_LAYERS', 'MOST_SIDE', 'MOST_UNITS', 'Origin', 'origin', 'Sizes', 'text',
-    'to_json',
+    'MOST_LAYERS', 'MOST_SIDE', 'MOST_UNITS', 'Origin', 'origin', 'plain', 'Sizes',
+    'text', 'to_json',
 ]
 
 # Positive whole numbers, written as 200,200 on the command line and in JSON. Where the
@@ -249,11 +249,15 @@ def _read(path: str) -> dict[str, Any]:
         raise UserError(f'{path} cannot be read as a config: {error}.') from None
 
 
+def plain(config: Config) -> dict[str, Any]:
+    """Return the settings by name, as they are in JSON."""
+    return {name: text(value) for name, value in vars(config).items()}
+
+
 def to_json(config: Config, origin: Origin | None = None) -> str:
     """Return the config as JSON that `load` reads back to an equal config."""
-    settings = {name: text(value) for name, value in vars(config).items()}
     about = {} if origin is None else origin._asdict()
-    return json.dumps({**about, **settings}, indent=2) + '\n'
+    return json.dumps({**about, **plain(config)}, indent=2) + '\n'
 
 
 def changed(old: Config, new: Config, mode: str) -> list[str]:

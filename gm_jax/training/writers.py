@@ -17,7 +17,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,16 +32,17 @@ from tensorboardX.proto import event_pb2, summary_pb2
 from gm_jax import plotting
 from gm_jax.data import files
 
-__all__ = [
-    'MetricWriter', 'NoWriter', 'without_nan', 'write_atomically', 'write_final',
-    'Writer',
-]
+__all__ = ['Make', 'MetricWriter', 'without_nan', 'write_atomically', 'Writer']
 
 _SPLITS = 'train', 'validation', 'test'
 
 
 class MetricWriter(Protocol):
-    """A writer of lines of metrics and of pictures."""
+    """Where a training run writes its numbers and pictures, in the primary process.
+
+    After a kill, and when training goes back to a checkpoint, the lines after that
+    checkpoint come again: a line replaces an earlier one of its step and split.
+    """
 
     def write(
         self,
@@ -51,39 +52,40 @@ class MetricWriter(Protocol):
         alarms: Sequence[str] = (),
         **timing: float,
     ) -> None:
-        """Write one line of a step; `timing` differs between equal runs."""
+        """Write one line of metrics.
+
+        Args:
+            step: the training step.
+            split: 'train', 'validation' or 'test'.
+            scalars: the numbers by name; docs/metrics.md explains them.
+            alarms: a sentence for each thing that looks wrong.
+            **timing: numbers that differ between equal runs, such as images_per_s.
+        """
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """Write a picture, uint8 [H, W, C], for TensorBoard."""
+        """Write a picture, uint8 [H, W, C]."""
 
-    def sync(self) -> None:
-        """Put all lines on the disk, before a checkpoint that relies on them."""
-
-    def close(self) -> None:
-        """Close the files."""
-
-
-class NoWriter:
-    """The writer of a process that does not write."""
-
-    def write(
-        self,
-        step: int,
-        split: str,
-        scalars: Mapping[str, float],
-        alarms: Sequence[str] = (),
-        **timing: float,
+    def final(
+        self, step: int, numbers: Mapping[str, Any], pictures: Mapping[str, np.ndarray]
     ) -> None:
-        """Write nothing."""
+        """Write what the evaluation at the end has found.
 
-    def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """Write nothing."""
+        Args:
+            step: the training step of the evaluated state.
+            numbers: those under `metrics` of results.json: numbers, text and lists.
+            pictures: the last pictures by name, uint8 [H, W, C] each.
+        """
 
     def sync(self) -> None:
-        """Do nothing."""
+        """Put all lines in a safe place, before a checkpoint that relies on them."""
 
     def close(self) -> None:
-        """Do nothing."""
+        """Close the files, at the end or after an error."""
+
+
+# Makes a writer from the work directory, the settings as config.json has them, and the
+# step from which training goes on, 0 for a new run.
+Make = Callable[[str, Mapping[str, Any], int], MetricWriter]
 
 
 class Writer:
@@ -93,11 +95,14 @@ class Writer:
     as an uninterrupted one.
     """
 
-    def __init__(self, workdir: str, first_step: int) -> None:
+    def __init__(
+        self, workdir: str, settings: Mapping[str, Any], first_step: int
+    ) -> None:
         """Open the files; drop what a killed run wrote after `first_step`."""
         path = os.path.join(workdir, 'metrics.jsonl')
         _drop_after(path, first_step)
         self._workdir, self._first_step = workdir, first_step
+        self._settings = settings
         self._file = open(path, 'a', encoding='utf-8')
         self._run = _Events(workdir, first_step)
         self._splits = {
@@ -129,6 +134,24 @@ class Writer:
         """Write a picture for TensorBoard."""
         self._run.picture(step, name, image)
 
+    def final(
+        self, step: int, numbers: Mapping[str, Any], pictures: Mapping[str, np.ndarray]
+    ) -> None:
+        """Write the settings, numbers that are scalars, and pictures for TensorBoard.
+
+        They replace those of an earlier evaluation.
+        """
+        events = _Events(os.path.join(self._workdir, 'final'), -1)
+        with contextlib.closing(events):
+            for part in _hparams(self._settings):
+                events.write(step, summary=part)
+            for name, value in numbers.items():
+                if isinstance(value, (int, float)):
+                    events.scalar(step, name, value)
+            for name, picture in pictures.items():
+                events.picture(step, name, picture)
+            events.sync()
+
     def sync(self) -> None:
         """Put all lines on the disk."""
         os.fsync(self._file.fileno())
@@ -141,33 +164,6 @@ class Writer:
             stack.callback(self._file.close)
             for events in (self._run, *self._splits.values()):
                 stack.callback(events.close)
-
-
-def write_final(
-    workdir: str, step: int, settings: Mapping[str, Any], numbers: Mapping[str, Any],
-    pictures: Mapping[str, np.ndarray],
-) -> None:
-    """Write the settings, numbers and last pictures of a run for TensorBoard.
-
-    They replace those of an earlier evaluation.
-
-    Args:
-        workdir: the work directory.
-        step: the training step of the evaluated state.
-        settings: those of config.json.
-        numbers: of results.json; those that are no scalars are left out.
-        pictures: uint8 [H, W, C] each.
-    """
-    events = _Events(os.path.join(workdir, 'final'), -1)
-    with contextlib.closing(events):
-        for part in _hparams(settings):
-            events.write(step, summary=part)
-        for name, value in numbers.items():
-            if isinstance(value, (int, float)):
-                events.scalar(step, name, value)
-        for name, picture in pictures.items():
-            events.picture(step, name, picture)
-        events.sync()
 
 
 class _Events:
@@ -250,14 +246,10 @@ def _read(path: Path, last_step: int) -> Iterator[event_pb2.Event]:
 
 
 def _hparams(settings: Mapping[str, Any]) -> Sequence[summary_pb2.Summary]:
-    """Return start and end of a session of the HPARAMS tab; lists are text in it."""
-    plain = {
-        name: value if isinstance(value, (bool, int, float, str)) else str(value)
-        for name, value in settings.items()
-    }
+    """Return start and end of a session of the HPARAMS tab."""
     # Without the declaration of an experiment, which would be one for all runs beside
     # each other, TensorBoard finds the columns itself.
-    return summary.hparams(plain, {})[1:]
+    return summary.hparams(settings, {})[1:]
 
 
 def without_nan(numbers: Any) -> Any:

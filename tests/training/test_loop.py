@@ -449,9 +449,9 @@ def _plant(monkeypatch, is_bad) -> list[int]:
     starts = []
     train_from, objective = loop._train_from, vae.objective
 
-    def counted(job, beginning):
-        starts.append(0 if beginning.state is None else int(beginning.state.step))
-        return train_from(job, beginning)
+    def counted(job, beginning, writers):
+        starts.append(beginning.step)
+        return train_from(job, beginning, writers)
 
     def planted(config, terms, step, axis_name):
         loss, values = objective(config, terms, step, axis_name)

@@ -1,11 +1,13 @@
 """What a run tells: the same bytes after a kill, lines where there is no terminal."""
 
+import contextlib
 import json
 import os
 import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from gm_jax.training.writers import Writer
 
 def _write(workdir, first_step, steps) -> None:
     workdir.mkdir(exist_ok=True)
-    writer = Writer(str(workdir), first_step)
+    writer = Writer(str(workdir), {}, first_step)
     for step in steps:
         writer.write(step, 'train', {'loss': step / 3}, images_per_s=1.5)
     writer.sync()
@@ -45,7 +47,7 @@ def test_going_on_leaves_the_bytes_of_a_run_that_was_not_stopped(tmp_path, tail)
 
 def test_timing_is_not_in_the_file_and_nan_is_null(tmp_path):
     """Catch what makes two runs differ, and what no JSON reader takes."""
-    writer = Writer(str(tmp_path), 0)
+    writer = Writer(str(tmp_path), {}, 0)
     writer.write(1, 'test', {'loss': float('nan'), 'kl': np.inf, 'x': 0.5}, rate=3.0)
     writer.close()
     text = (tmp_path / 'metrics.jsonl').read_text()
@@ -71,7 +73,7 @@ def _events(workdir) -> list[event_pb2.Event]:
 
 def test_events_for_tensorboard(tmp_path):
     """Catch events that only the end of a run writes, and no word of going on."""
-    writer = Writer(str(tmp_path), 20)
+    writer = Writer(str(tmp_path), {}, 20)
     writer.write(30, 'train', {'loss': 0.5}, ['an alarm'], images_per_s=3.0)
     writer.sync()
     version, start, *events = _events(tmp_path / 'train')
@@ -96,15 +98,15 @@ def _values_of(events):
 
 def test_one_quantity_has_one_name_for_tensorboard(tmp_path):
     """Catch a split in the name, which would put each curve in a chart of its own."""
-    chosen = {'hidden': (3, 4), 'rate': 0.5, 'name': 'x'}
-    writer = Writer(str(tmp_path), 0)
+    chosen = {'hidden': '3,4', 'rate': 0.5, 'name': 'x'}
+    writer = Writer(str(tmp_path), chosen, 0)
     writer.write(1, 'train', {'loss': 3.0})
     writer.write(1, 'validation', {'loss': 2.0})
-    writer.close()
     for loss in (5.0, 1.0):  # the second evaluation replaces the first
         numbers = {'loss': loss, 'estimator': 'exact', 'kl_nats_per_unit': [1.0]}
         picture = np.zeros((200, 400, 3), np.uint8)
-        writers.write_final(str(tmp_path), 1, chosen, numbers, {'curve': picture})
+        writer.final(1, numbers, {'curve': picture})
+    writer.close()
     for split, loss in (('train', 3.0), ('validation', 2.0)):
         assert _values_of(_events(tmp_path / split)) == [(1, 'loss', loss)]
     start, _, *final = [
@@ -119,14 +121,14 @@ def test_one_quantity_has_one_name_for_tensorboard(tmp_path):
     assert {
         name: getattr(value, value.WhichOneof('kind'))
         for name, value in content.session_start_info.hparams.items()
-    } == {'hidden': '(3, 4)', 'rate': 0.5, 'name': 'x'}
+    } == chosen
 
 
 @pytest.mark.parametrize('cut', [0, 3, 30])
 def test_going_on_leaves_no_event_twice(tmp_path, cut):
     """Catch pictures of steps after the checkpoint, and a last event cut in two."""
     def run(first_step, steps):
-        writer = Writer(str(tmp_path), first_step)
+        writer = Writer(str(tmp_path), {}, first_step)
         for step in steps:
             writer.write(step, 'train', {'loss': step})
             writer.picture(step, 'samples', np.full((8, 8, 1), step, np.uint8))
@@ -167,7 +169,7 @@ def test_full_disk_is_told_to_the_run(tmp_path, monkeypatch):
         record_writer, 'open_file', lambda path: files.get(Path(path).parts[-2], other)
     )
     threads = threading.enumerate()
-    writer = Writer(str(tmp_path), 0)
+    writer = Writer(str(tmp_path), {}, 0)
     assert threading.enumerate() == threads
     with pytest.raises(OSError, match='No space left'):
         for step in range(1000):
@@ -185,8 +187,9 @@ def test_full_disk_is_the_last_that_is_told(tmp_path):
     program = (
         'import sys; from tensorboardX import record_writer; '
         'record_writer.open_file = lambda path: open("/dev/full", "wb"); '
-        'from gm_jax.training.writers import Writer; writer = Writer(sys.argv[1], 0); '
-        'writer.write(1, "train", {"loss": 0.5}); writer.close()'
+        'from gm_jax.training.writers import Writer; '
+        'writer = Writer(sys.argv[1], {}, 0); writer.write(1, "train", {"loss": 0.5}); '
+        'writer.close()'
     )
     done = subprocess.run(
         [sys.executable, '-c', program, str(tmp_path)],
@@ -222,9 +225,13 @@ def test_processes_may_write_the_same_file_at_once(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ['samples.npz']
 
 
-def _recorder(workdir, note=None, step=0) -> Recorder:
+@contextlib.contextmanager
+def _recorder(workdir, note=None, step=0) -> Iterator[Recorder]:
     workdir.mkdir(exist_ok=True)
-    return Recorder(str(workdir), step, 100, 8, note or Note())
+    with contextlib.closing(Writer(str(workdir), {}, step)) as writer:
+        recorder = Recorder([writer], step, 100, 8, note or Note())
+        with contextlib.closing(recorder):
+            yield recorder
 
 
 def _values(*losses) -> dict[str, np.ndarray]:
@@ -234,20 +241,17 @@ def _values(*losses) -> dict[str, np.ndarray]:
 def test_means_do_not_depend_on_the_dispatches(tmp_path):
     """Catch padding that counts, and sums in another order."""
     losses = np.random.default_rng(0).normal(size=20).astype(np.float32)
-    one = _recorder(tmp_path / 'one')
-    one.add(20, 20, _values(*losses, 7, 7, 7))
-    one.train_line(20, 0)
-    one.close()
+    with _recorder(tmp_path / 'one') as one:
+        one.add(20, 20, _values(*losses, 7, 7, 7))
+        one.train_line(20, 0)
     # Cut in three, and carried over a checkpoint's JSON in between.
-    many = _recorder(tmp_path / 'many')
-    many.add(3, 3, _values(*losses[:3], 7))
-    many.add(8, 5, _values(*losses[3:8]))
-    note = json.loads(json.dumps(vars(many.settle())))
-    many.close()
-    many = _recorder(tmp_path / 'many', Note(**note), 8)
-    many.add(20, 12, _values(*losses[8:]))
-    many.train_line(20, 0)
-    many.close()
+    with _recorder(tmp_path / 'many') as many:
+        many.add(3, 3, _values(*losses[:3], 7))
+        many.add(8, 5, _values(*losses[3:8]))
+        note = json.loads(json.dumps(vars(many.settle())))
+    with _recorder(tmp_path / 'many', Note(**note), 8) as many:
+        many.add(20, 12, _values(*losses[8:]))
+        many.train_line(20, 0)
     lines = [
         (tmp_path / name / 'metrics.jsonl').read_text() for name in ('one', 'many')
     ]
@@ -258,14 +262,13 @@ def test_means_do_not_depend_on_the_dispatches(tmp_path):
 
 def test_skipped_steps_are_left_out_of_the_mean(tmp_path):
     """Catch one NaN that hides a hundred good steps, and a division by zero."""
-    recorder = _recorder(tmp_path)
-    recorder.add(4, 4, _values(1, np.nan, 3, np.inf))
-    assert recorder.train_line(4, 2) == (1, 0.5)
-    recorder.add(6, 2, _values(np.nan, np.nan))
-    assert recorder.train_line(6, 4) == (3, 1.0)  # in a row across the line
-    recorder.add(7, 1, _values(5))
-    assert recorder.train_line(7, 4) == (0, 0.0)
-    recorder.close()
+    with _recorder(tmp_path) as recorder:
+        recorder.add(4, 4, _values(1, np.nan, 3, np.inf))
+        assert recorder.train_line(4, 2) == (1, 0.5)
+        recorder.add(6, 2, _values(np.nan, np.nan))
+        assert recorder.train_line(6, 4) == (3, 1.0)  # in a row across the line
+        recorder.add(7, 1, _values(5))
+        assert recorder.train_line(7, 4) == (0, 0.0)
     text = (tmp_path / 'metrics.jsonl').read_text().splitlines()
     lines = [json.loads(line, parse_constant=pytest.fail) for line in text]
     assert [line['loss'] for line in lines] == [2, None, 5]
@@ -274,12 +277,11 @@ def test_skipped_steps_are_left_out_of_the_mean(tmp_path):
 
 def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     """Catch control characters in a log file, and silence."""
-    recorder = _recorder(tmp_path)
-    recorder.add(50, 2, _values(1, 2))
-    assert capsys.readouterr().out == ''
-    recorder.train_line(50, 0)
-    recorder.eval_line(50, 'test', {'loss': 2.5})
-    recorder.close()
+    with _recorder(tmp_path) as recorder:
+        recorder.add(50, 2, _values(1, 2))
+        assert capsys.readouterr().out == ''
+        recorder.train_line(50, 0)
+        recorder.eval_line(50, 'test', {'loss': 2.5})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and '\x1b' not in ''.join(lines)
     assert lines[0].startswith('step 50/100  loss 1.5000  ')
