@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'sizes',
     'train_state',
     'version',
+    'wandb_logger',
     'watch',
     'workdir',
     'writers',

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import textwrap
 
@@ -98,6 +99,7 @@ def test_every_line_setting_and_picture(runs):
         for _, step, split, scalars, *_ in (c for c in calls if c[0] == 'write')
     ]
     assert lines == tiny.metrics(runs / 'whole') and len(lines) == 5
+    assert len({(line['step'], line['split']) for line in lines}) == 5  # for a pivot
     assert [c[5] for c in calls if c[0] == 'write'][:3] == [
         ['images_per_s'], ['images_per_s'], [],
     ]
@@ -260,3 +262,17 @@ def test_the_message_of_a_missing_logger_is_short():
         with loggers.opened(make, 'DIR', {}, 0):
             pass
     assert len(str(caught.value)) < 1200 and str(caught.value).isprintable()
+
+
+def test_the_example_of_the_documentation(tmp_path, capsys):
+    """Catch an example that is refused."""
+    text = pathlib.Path(__file__).parents[2].joinpath('docs', 'metrics.md').read_text()
+    example, = re.findall(r'```python\n(class Logger.*?)```', text, re.S)
+    (tmp_path / 'example.py').write_text(example)
+    make = loggers.find(f'{tmp_path / "example.py"}:make')
+    with loggers.opened(make, 'DIR', {}, 0) as (opened,):
+        opened.write(1, 'train', {'loss': 2.0}, ['an alarm'], images_per_s=3.0)
+        opened.final(1, {'nats_per_image': 4.0}, {})
+    assert capsys.readouterr() == (
+        "1 train {'loss': 2.0} an alarm\n{'nats_per_image': 4.0}\n", ''
+    )
