@@ -9,7 +9,6 @@ lines later.
 """
 
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,27 +36,23 @@ def make(workdir: str, settings: Mapping[str, Any], first_step: int) -> MetricWr
         settings: the settings, the config of the run.
         first_step: the step from which training goes on.
     """
+    path, known = os.path.join(workdir, 'wandb_id.txt'), None
+    if os.path.exists(path):
+        with open(path, encoding='utf-8') as file:
+            known = file.read().strip()
     run = wandb.init(
         project=os.environ.get('WANDB_PROJECT', 'gm_jax'),
         name=os.environ.get('WANDB_NAME', os.path.basename(os.path.abspath(workdir))),
         dir=os.environ.get('WANDB_DIR', workdir),
-        id=_id(workdir), resume='allow',
+        id=known, resume='allow',
         settings=wandb.Settings(console='off'),  # the screen has a progress bar
     )
+    write_atomically(path, run.id)
     # A run that goes on may have other settings of the kind that changes no result.
     run.config.update(dict(settings), allow_val_change=True)
     run.define_metric('step')
     run.define_metric('*', step_metric='step')
     return _Logger(run)
-
-
-def _id(workdir: str) -> str:
-    """Return the id of the run of a work directory, a new one if it has none."""
-    path = os.path.join(workdir, 'wandb_id.txt')
-    if not os.path.exists(path):
-        write_atomically(path, uuid.uuid4().hex[:8])
-    with open(path, encoding='utf-8') as file:
-        return file.read().strip()
 
 
 class _Logger:
