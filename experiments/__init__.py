@@ -1,4 +1,7 @@
-"""One short module per model, each a command: `python -m experiments` lists them."""
+"""One short module per model, each a command: `python -m experiments` lists them.
+
+`compare_runs` is a command as well, which makes a table of what they leave.
+"""
 
 # In the order of the lecture; `classifier` serves the other experiments.
 NAMES = (

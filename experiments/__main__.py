@@ -1,4 +1,4 @@
-"""Lists the experiments, prepares image sets, or exports a model."""
+"""Lists the experiments, prepares image sets, exports a model or compares runs."""
 
 import sys
 
@@ -8,4 +8,6 @@ if sys.argv[1:2] == ['prepare']:
     sys.exit(cli.prepare(sys.argv[2:], f'python -m {__package__} prepare'))
 if sys.argv[1:2] == ['export']:
     sys.exit(cli.export(sys.argv[2:], f'python -m {__package__} export'))
+if sys.argv[1:2] in (['compare-runs'], ['compare_runs']):
+    sys.exit(cli.compare_runs(sys.argv[2:], f'python -m {__package__} compare-runs'))
 cli.show(cli.listing(__package__, f'python -m {__package__}.'))

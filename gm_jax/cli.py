@@ -1,9 +1,10 @@
-"""The command gm-jax: lists and runs experiments, prepares sets, exports models.
+"""The command gm-jax: experiments, image sets, exported models and tables of runs.
 
     gm-jax
     gm-jax vae --workdir=/tmp/vae
     gm-jax export --workdir=/tmp/vae --to=/tmp/model
     gm-jax prepare mnist --data_dir=/tmp/data
+    gm-jax compare-runs /tmp/vae /tmp/model
 """
 
 import argparse
@@ -11,7 +12,9 @@ import ast
 import contextlib
 import difflib
 import importlib
+import os
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,25 +22,29 @@ from collections.abc import Callable, Iterator
 from gm_jax import entry
 from gm_jax.errors import UserError, did_you_mean
 
-__all__ = ['export', 'listing', 'main', 'prepare', 'show']
+__all__ = ['compare_runs', 'export', 'listing', 'main', 'prepare', 'show']
 
+# A module is called by the second name.
+_COMPARE = ['compare-runs'], ['compare_runs']
 # Where the wheel installs the experiments.
 _PACKAGE = 'gm_jax.experiments'
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run an experiment, list them all, or prepare image sets.
+    """Run an experiment, list them all, or do one of the other commands.
 
     Args:
-        argv: the name of an experiment, `prepare` or `export`, and its flags; None:
-            the process's arguments.
+        argv: the name of an experiment, `prepare`, `export` or `compare-runs`, and its
+            flags; None: the process's arguments.
 
     Returns:
         The exit status.
     """
-    if argv is None:
+    started, argv = argv is None, sys.argv[1:] if argv is None else argv
+    if argv[:1] in _COMPARE:
+        return compare_runs(argv[1:], 'gm-jax compare-runs')
+    if started:
         entry.begin()
-        argv = sys.argv[1:]
     if not argv or argv[0] in ('-h', '--help'):
         show(listing(_PACKAGE, 'gm-jax '))
         return 0
@@ -77,6 +84,7 @@ def listing(package: str, prefix: str) -> str:
         'Experiments, in the order of the lecture; each explains itself with --help:',
         '', *lines, '', f'For instance: {prefix}vae --workdir=/tmp/vae',
         f'Image sets such as MNIST: {prefix[:-1]} prepare lists and downloads them.',
+        f'The numbers of several runs: {prefix[:-1]} compare-runs DIR ...',
     ])
 
 
@@ -149,6 +157,77 @@ def export(argv: list[str], program: str) -> int:
             return 2
         print(f'{args.to} is ready.')
         return 0
+
+
+def compare_runs(argv: list[str], program: str) -> int:
+    """Show a table of runs: `gm-jax compare-runs DIR ...`; JAX is not imported.
+
+    Args:
+        argv: the directories and the flags.
+        program: the command, for its sentences.
+
+    Returns:
+        The exit status: 0, or 2 for a mistake of the user.
+    """
+    parser = argparse.ArgumentParser(
+        program, allow_abbrev=False, usage=argparse.SUPPRESS,
+        description='Shows the settings in which runs differ, and the numbers of '
+        'results.json; of a run that has not ended, its last line of metrics.jsonl.',
+    )
+    parser.add_argument('runs', nargs='+', metavar='DIR', help='work directory, or an '
+                        'exported model')
+    parser.add_argument('--csv', default='', help='file to write; - for the screen')
+    parser.add_argument('--markdown', default='', help='the same')
+    args = parser.parse_args(argv)
+    from gm_jax.training import screen
+
+    with screen.tolerant():
+        try:
+            shown = _compare(args.runs, args.csv, args.markdown)
+        except UserError as error:
+            print(f'{program}: {error}', file=sys.stderr)
+            return 2
+        print(shown, end='')
+        return 0
+
+
+def _compare(paths: list[str], csv_path: str, markdown_path: str) -> str:
+    """Write the table of runs to files; return what is shown."""
+    from gm_jax.training import comparing
+
+    if csv_path == markdown_path == '-':
+        raise UserError('--csv=- and --markdown=- exclude each other: name a file.')
+    table = comparing.table(comparing.read(paths))
+    # A terminal has a width; a pipe has as much as it takes.
+    shown = comparing.to_text(table, shutil.get_terminal_size((10_000, 24)).columns)
+    for path, text in (
+        (csv_path, comparing.to_csv(table)),
+        (markdown_path, comparing.to_markdown(table)),
+    ):
+        if path == '-':
+            shown = text
+        elif path:
+            _write(os.path.expanduser(path), text, paths)
+    return shown
+
+
+def _write(path: str, text: str, runs: list[str]) -> None:
+    """Write a text file, outside the directories of runs."""
+    from gm_jax.data import files
+
+    place = os.path.dirname(os.path.realpath(path))
+    for run in runs:
+        real = os.path.realpath(os.path.expanduser(run))
+        if os.path.commonpath([place, real]) == real:
+            raise UserError(f'{path} lies in the run {run}, which stays as it is.')
+    try:
+        if os.path.isdir(path):
+            raise IsADirectoryError('it is a directory')
+        with files.replacing(path) as new, open(new, 'w', encoding='utf-8') as file:
+            file.write(text)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f'{path} cannot be written: {reason}.') from None
 
 
 def _sets(program: str) -> str:

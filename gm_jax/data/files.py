@@ -1,12 +1,14 @@
 """Paths that a user has named, and files that are replaced as a whole."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from gm_jax.errors import UserError
 
-__all__ = ['find', 'replacing']
+__all__ = ['find', 'read_object', 'replacing']
 
 
 def find(path: str, flag: str = '') -> str:
@@ -30,6 +32,27 @@ def find(path: str, flag: str = '') -> str:
     if not os.access(path, os.R_OK):
         raise UserError(f'{path} may not be read{advice}')
     return path
+
+
+def read_object(path: str, what: str) -> dict[str, Any]:
+    """Return the JSON object of a file.
+
+    Args:
+        path: the path, as for `find`.
+        what: what the file is, such as 'a config', for the error message.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    path = find(path)
+    try:
+        with open(path, encoding='utf-8') as file:
+            found = json.load(file)
+        if not isinstance(found, dict):
+            raise ValueError('it is not a JSON object')
+        return found
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f'{path} cannot be read as {what}: {error}.') from None
 
 
 @contextlib.contextmanager

@@ -204,7 +204,7 @@ def origin(path: str) -> Origin | None:
     Raises:
         UserError: the file is missing or damaged.
     """
-    found = _read(path)
+    found = files.read_object(path, 'a config')
     names = [found[name] for name in Origin._fields if isinstance(found.get(name), str)]
     return Origin(*names) if len(names) == len(Origin._fields) else None
 
@@ -220,7 +220,7 @@ def load(path: str, config_class: type[ConfigT], experiment: str = '') -> Config
     Raises:
         UserError: the file is missing, damaged or of another experiment.
     """
-    settings = _read(path)
+    settings = files.read_object(path, 'a config')
     found = settings.pop('experiment', experiment)
     settings.pop('module', '')
     if experiment and found != experiment:
@@ -234,19 +234,6 @@ def load(path: str, config_class: type[ConfigT], experiment: str = '') -> Config
         raise UserError(f'{path} has settings unknown here: '
                         f'{", ".join(map(repr, unknown))}.')
     return config_class(**settings)
-
-
-def _read(path: str) -> dict[str, Any]:
-    """Return the JSON object of a file."""
-    path = files.find(path)
-    try:
-        with open(path, encoding='utf-8') as file:
-            settings = json.load(file)
-        if not isinstance(settings, dict):
-            raise ValueError('it is not a JSON object')
-        return settings
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f'{path} cannot be read as a config: {error}.') from None
 
 
 def plain(config: Config) -> dict[str, Any]:

@@ -1,0 +1,11 @@
+"""A table of runs: the settings in which they differ, and their numbers.
+
+    python -m experiments.compare_runs DIR ...
+"""
+
+import sys
+
+from gm_jax import cli
+
+if __name__ == '__main__':
+    sys.exit(cli.compare_runs(sys.argv[1:], f'python -m {__package__}.compare_runs'))
