@@ -8,4 +8,4 @@ import sys
 from gm_jax import cli
 
 if __name__ == '__main__':
-    sys.exit(cli.compare_runs(sys.argv[1:], f'python -m {__package__}.compare_runs'))
+    sys.exit(cli.compare_runs(sys.argv[1:], 'compare_runs'))

@@ -195,8 +195,8 @@ def _compare(paths: list[str], csv_path: str, markdown_path: str) -> str:
     """Write the table of runs to files; return what is shown."""
     from gm_jax.training import comparing
 
-    if csv_path == markdown_path == '-':
-        raise UserError('--csv=- and --markdown=- exclude each other: name a file.')
+    if csv_path and csv_path == markdown_path:
+        raise UserError(f'--csv and --markdown are both {csv_path}: name two files.')
     table = comparing.table(comparing.read(paths))
     # A terminal has a width; a pipe has as much as it takes.
     shown = comparing.to_text(table, shutil.get_terminal_size((10_000, 24)).columns)
@@ -223,7 +223,11 @@ def _write(path: str, text: str, runs: list[str]) -> None:
     try:
         if os.path.isdir(path):
             raise IsADirectoryError('it is a directory')
-        with files.replacing(path) as new, open(new, 'w', encoding='utf-8') as file:
+        with (
+            files.replacing(path) as new,
+            # The name of a directory need not be UTF-8.
+            open(new, 'w', encoding='utf-8', errors='backslashreplace') as file,
+        ):
             file.write(text)
     except OSError as error:
         reason = error.strerror or error

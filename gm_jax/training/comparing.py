@@ -44,7 +44,7 @@ class Run(NamedTuple):
         settings: the contents of config.json.
         data: those of data.json; {} if there is none.
         results: those of results.json; {} before the end of training.
-        last: the last whole line of metrics.jsonl; {} if there is none.
+        last: the last whole line of metrics.jsonl of a run without results; or {}.
     """
 
     name: str
@@ -126,7 +126,7 @@ def _read_run(path: str) -> Run:
     return Run(
         path, files.read_object(config, 'a config'),
         _read_if_there(path, 'data.json') or {}, results or {},
-        _last_line(os.path.join(path, 'metrics.jsonl')),
+        {} if results else _last_line(os.path.join(path, 'metrics.jsonl')),
     )
 
 
@@ -137,17 +137,16 @@ def _read_if_there(path: str, name: str) -> dict[str, Any] | None:
 
 def _last_line(path: str) -> dict[str, Any]:
     """Return the last line of metrics; one that was cut by a kill does not count."""
-    found: dict[str, Any] = {}
     if os.path.exists(path):
         with open(files.find(path), encoding='utf-8', errors='replace') as lines:
-            for line in lines:
+            for line in reversed(lines.readlines()):
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError):
                     continue
                 if isinstance(row, dict) and _is_number(row.get('step')):
-                    found = row
-    return found
+                    return row
+    return {}
 
 
 def table(runs: Sequence[Run]) -> Table:
@@ -202,7 +201,7 @@ def _row(run: Run, settings: Sequence[str]) -> dict[Column, Any]:
         'estimator': numbers.get('estimator'),
     }
     if not run.results and run.last:
-        counts['split'] = f'{counts["split"]}, unfinished'
+        counts['split'] = f'{run.last.get("split")}, unfinished'
     for name, value in counts.items():
         if value is not None:
             row[Column('count', name)] = value

@@ -172,12 +172,14 @@ def test_long_and_equal_names(tmp_path):
 
 def test_odd_values_stay_in_their_cell(tmp_path):
     """Catch a line break, a bar or a control character that destroys the table."""
-    odd = {'name': 'a|b\nc\x1b[31m', 'scale': 10**400, 'flag': True, 'more': [1, 'é']}
+    odd = {'name': 'a|b\nc\x1b[31m', 'half': '\ud800', 'scale': 10**400,
+           'flag': True, 'more': [1, 'é']}
     one, other = _run(tmp_path / 'one', odd, METRICS), _run(tmp_path / 'other')
     table = _table(one, other)
     assert 'a|b\\nc\\x1b[31m' in comparing.to_text(table, 10_000)
     assert 'a\\|b\\\\nc' in comparing.to_markdown(table)
     assert len(comparing.to_markdown(table).split('\n\n')[0].splitlines()) == 4
+    assert cli.main(['compare-runs', one, other, f'--csv={tmp_path / "a.csv"}']) == 0
 
 
 def test_files_and_the_screen(tmp_path, monkeypatch, capsys):
@@ -211,7 +213,7 @@ def test_files_and_the_screen(tmp_path, monkeypatch, capsys):
     (['one', '--markdown=empty'], 'empty cannot be written: it is a directory'),
     (['one', '--csv=one/results.json'], 'lies in the run one, which stays as it is'),
     (['one', '--csv=link/new.csv'], 'lies in the run one, which stays as it is'),
-    (['one', '--csv=-', '--markdown=-'], '--csv=- and --markdown=- exclude each other'),
+    (['one', '--csv=-', '--markdown=-'], '--csv and --markdown are both -: name two'),
 ])
 def test_mistakes_are_a_sentence(tmp_path, monkeypatch, capsys, argv, sentence):
     """Catch a traceback, and a file of a run that is replaced."""

@@ -178,6 +178,13 @@ def test_a_failure_is_told_once(failing, capsys):
     assert warning.count('\n') == 1
 
 
+def test_only_one_process_has_a_logger(monkeypatch):
+    """Catch a line of each process."""
+    monkeypatch.setattr(loggers.processes, 'is_primary', lambda: False)
+    with loggers.opened(pytest.fail, 'DIR', {}, 0) as opened:
+        assert opened == ()
+
+
 def test_being_told_to_stop_is_no_failure():
     """Catch a logger in which Ctrl-C is lost."""
     logger = _Logger()
