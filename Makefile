@@ -11,9 +11,9 @@ BIN := $(VENV)/bin
 WHEEL_CHECK := $(VENV)/wheel-check
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo test test-all bench lint wheel
+.PHONY: help demo test test-all bench check-models lint wheel
 help:
-	@echo 'make demo | test | test-all | bench | lint | wheel  [PYTHON=python3.13]'
+	@echo 'make demo | test | test-all | bench | check-models | lint | wheel'
 
 demo: $(VENV)/ready
 	$(BIN)/python -m experiments.vae --workdir=$(DEMO_DIR)
@@ -34,6 +34,12 @@ test-all: $(VENV)/ready
 
 bench: $(VENV)/ready-bench
 	$(BIN)/python -m benchmarks.train_step
+
+# Evaluates every model of results/models and compares with the recorded numbers.
+check-models: $(VENV)/ready
+	@test -d '$(TFDS)' || { echo 'make check-models TFDS=DIR: the directory of the' \
+	    'sets that gm-jax prepare has made' >&2; exit 2; }
+	$(BIN)/python -m benchmarks.zoo check --data_dir='$(TFDS)'
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check

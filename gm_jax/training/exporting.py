@@ -35,6 +35,13 @@ _CARD = 'README.md'
 _ERROR = '_standard_error'
 
 
+_HALF = [
+    'The arrays are stored as float16, half the size of those that were trained, and '
+    'gm_jax computes with them in float32. The numbers above are of the arrays before '
+    'they were rounded.', '',
+]
+
+
 class Trained(NamedTuple):
     """The arrays of a trained model.
 
@@ -97,10 +104,12 @@ def write(
     try:
         shutil.rmtree(part, ignore_errors=True)
         os.makedirs(part)
-        arrays = {
-            key: _stored(np.asarray(x), half)
-            for key, x in traverse_util.flatten_dict(trained[0], sep='/').items()
+        exact = {
+            key: np.asarray(x)
+            for key, x in traverse_util.flatten_dict(trained.variables, sep='/').items()
         }
+        arrays = {key: _stored(x, half) for key, x in exact.items()}
+        rounded = any(not np.array_equal(arrays[key], exact[key]) for key in exact)
         path = os.path.join(part, ARRAYS)
         metadata = {'experiment': name, 'step': str(trained.step)}
         save_file(arrays, path, metadata=metadata)
@@ -116,7 +125,7 @@ def write(
                 with open(os.path.join(part, file), 'w', encoding='utf-8') as copy:
                     copy.write(json.dumps(content, indent=2) + '\n')
         with open(os.path.join(part, _CARD), 'w', encoding='utf-8') as card:
-            card.write(_card(part, name, about, trained.step, arrays))
+            card.write(_card(part, name, about, trained.step, arrays, rounded))
         os.rename(part, out)
     except OSError as error:
         raise UserError(f'{out} cannot be written: {error}.') from None
@@ -200,7 +209,8 @@ def _check_digest(directory: str, path: str) -> None:
 
 
 def _card(
-    directory: str, name: str, about: str, step: int, arrays: dict[str, np.ndarray]
+    directory: str, name: str, about: str, step: int, arrays: dict[str, np.ndarray],
+    rounded: bool,
 ) -> str:
     """Return the model card, in the convention of the Hugging Face hub."""
     results = read_json(directory, 'results.json')
@@ -224,7 +234,7 @@ def _card(
         '## Use', '', '```python', 'import gm_jax', '',
         "run = gm_jax.load('.')  # the directory of this file", 'print(run)', '```', '',
         'The arrays, without gm_jax:', '', '```python', *_LOADER.splitlines(), '```',
-        '', *_half(arrays),
+        '', *(_HALF if rounded else []),
     ]
     return '\n'.join(lines)
 
@@ -278,17 +288,6 @@ def _with_error(numbers: dict[str, float], key: str) -> str:
     """Return a number and, where there is one, its standard error."""
     error = numbers.get(key.removesuffix('_per_image') + _ERROR)
     return f'{numbers[key]:.6g}' + ('' if error is None else f' +- {error:.2g}')
-
-
-def _half(arrays: dict[str, np.ndarray]) -> list[str]:
-    """Return what the card says about float16."""
-    if all(x.dtype != np.float16 for x in arrays.values()):
-        return []
-    return [
-        'They are stored as float16, half the size of those that were trained, and '
-        'gm_jax computes with them in float32. The numbers above are of the float32 '
-        'arrays.', '',
-    ]
 
 
 def _model_index(name: str, dataset: str, numbers: dict[str, float]) -> list[str]:
