@@ -88,7 +88,7 @@ FIGURES = {
     ),
     'results/time_series_forecasts.png': Figure('time_series_lorenz', ('forecasts',)),
     'results/gan_grid25.png': Figure('gan_minimax_grid25', ('points',)),
-    'results/wgan_grid25.png': Figure('wgan_gp_grid25', ('points',)),
+    'results/wgan_grid25.png': Figure('wgan_gp01_grid25', ('points',)),
     'results/gan_dense_fashion_mnist_samples.png': Figure(
         'gan_dense_fashion_mnist', ('generated',)
     ),

@@ -11,7 +11,6 @@ The data set is not needed, nothing is written, and no parameters are initialise
 
 import dataclasses
 import os
-from typing import Any
 
 import jax
 import jax.numpy as jnp

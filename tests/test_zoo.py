@@ -1,0 +1,137 @@
+"""The models behind the numbers are there, are small, and give these numbers."""
+
+import importlib
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+import experiments
+import gm_jax
+from benchmarks import zoo
+from gm_jax.data import sources
+
+DIRECTORY = zoo.RESULTS / 'models'
+NAMES = sorted(
+    str(path.parent.relative_to(DIRECTORY))
+    for path in DIRECTORY.glob('**/model.safetensors')
+)
+DIGITS = [name for name in NAMES if name.startswith('digits/')]
+METHODS = {'log_prob', 'sample', 'encode', 'decode', 'embed'}
+
+
+def test_every_experiment_has_a_small_model():
+    """Catch an experiment without a model, and models that are too large."""
+    assert {f'digits/{name}' for name in experiments.NAMES} <= set(NAMES)
+    assert {f'digits/{name}' for name in zoo.DIGITS} == set(DIGITS)
+    total = 0
+    for name in NAMES:
+        size = sum(path.stat().st_size for path in (DIRECTORY / name).iterdir())
+        assert size <= (zoo.MOST_DIGITS if name in DIGITS else zoo.MOST), name
+        total += size
+    assert total <= zoo.MOST_TOTAL
+
+
+def test_every_model_is_in_the_table():
+    """Catch a number without its model, and a model with another number."""
+    rows = zoo.recorded()
+    assert sorted(rows) == NAMES
+    for name, row in rows.items():
+        own = json.loads((DIRECTORY / name / 'results.json').read_text())
+        for key in ('experiment', 'dataset', 'step', 'metrics', 'num_examples'):
+            assert row[key] == own[key], (name, key)
+
+
+# Rows whose models are too large, or were not kept: results/models/README.md.
+WITHOUT_MODELS = {
+    'adversarial_autoencoder_mnist.json': 6, 'conditional.json': 4,
+    'dcgan_cifar10_jpeg.json': 2, 'gan_grid25.json': 3, 'gan_losses.json': 33,
+    'gated_pixel_cnn_binarized_mnist.json': 3, 'gated_pixel_cnn_fashion_mnist.json': 1,
+    'made_binarized_mnist.json': 4, 'nade_binarized_mnist.json': 2,
+    'pixel_cnn_binarized_mnist.json': 1, 'pixel_cnn_pp_fashion_mnist.json': 1,
+    'pixel_rnn_binarized_mnist.json': 5, 'time_series_lorenz.json': 1,
+    'vae_mnist_iwae_1l.json': 2,
+}
+
+
+def test_every_new_number_comes_with_its_model():
+    """Catch a number that nobody can check."""
+    found = {}
+    for path in sorted(zoo.RESULTS.glob('*.json')):
+        content = json.loads(path.read_text())
+        rows = content if isinstance(content, list) else [content]
+        without = [r for r in rows if 'num_parameters' in r and 'weights' not in r
+                   and 'metrics' in r]
+        if without:
+            found[path.name] = len(without)
+    assert found == WITHOUT_MODELS
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_model_loads(name):
+    """Catch arrays of another code, and loading that compiles or initialises."""
+    config = json.loads((DIRECTORY / name / 'config.json').read_text())
+    importlib.import_module(config['module'])
+    started = time.process_time()
+    run = gm_jax.load(DIRECTORY / name)
+    assert time.process_time() - started < 2
+    assert run.experiment is not None and run.command.name in repr(run)
+    assert METHODS & set(dir(run))
+    numbers = run.results['metrics']
+    assert ('nats_per_image' in numbers) <= ('log_prob' in dir(run))
+    assert run.estimator == numbers.get('estimator', '')
+
+
+@pytest.mark.parametrize('name', ['nade', 'made'])
+def test_the_number_of_a_model(name):
+    """Catch a change of code that changes the number of a trained model."""
+    run = gm_jax.load(DIRECTORY / 'digits' / name)
+    found = -run.log_prob(sources.load('digits').splits['test'].images).mean()
+    expected = run.results['metrics']['nats_per_image']
+    np.testing.assert_allclose(found, expected, rtol=zoo.TOLERANCE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', DIGITS)
+def test_every_model_gives_its_numbers(name):
+    """Catch any number of any experiment that is not reproduced from its arrays."""
+    for difference in zoo.evaluate(name):
+        assert difference.relative <= zoo.TOLERANCE, difference
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', DIGITS)
+def test_every_model_gives_the_images_of_the_command(name, tmp_path, capsys):
+    """Catch other images, or another log p(x), in Python than on the command line."""
+    run = gm_jax.load(DIRECTORY / name)
+    if hasattr(run, 'sample'):
+        model = shutil.copytree(DIRECTORY / name, tmp_path / 'model')
+        flags, given = ['--mode=sample', '--seed=3', '--num_samples=7'], {}
+        if run.experiment.sample is None:  # a task, which hides a part of images
+            assert run.command([f'--workdir={model}', *flags]) == 2
+            assert 'needs --given=FILE' in capsys.readouterr().err
+            with pytest.raises(ValueError, match='trained for a task: pass given'):
+                run.sample(7)
+            images = sources.load('digits').splits['test'].images[:2].astype(int)
+            given['given'] = images
+            np.savez(tmp_path / 'given.npz', images=images)
+            flags.append(f'--given={tmp_path}/given.npz')
+        assert run.command([f'--workdir={model}', *flags]) == 0
+        with np.load(model / 'samples.npz') as file:
+            np.testing.assert_array_equal(
+                run.sample(7, seed=3, **given), file['images']
+            )
+    if run.data.name == 'digits':
+        digits = sources.load('digits').splits['test']
+        if hasattr(run, 'encode'):
+            z = run.encode(digits.images[:5])
+            assert run.decode(z).shape == (5, 8, 8, 1)
+        if hasattr(run, 'embed'):
+            assert run.embed(digits.images[:5]).shape[0] == 5
+        if hasattr(run, 'log_prob'):
+            label = digits.labels if run.config.class_conditional else None
+            nats = -run.log_prob(digits.images, label=label).mean()
+            expected = run.results['metrics']['nats_per_image']
+            np.testing.assert_allclose(nats, expected, rtol=zoo.TOLERANCE)
