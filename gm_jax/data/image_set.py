@@ -50,7 +50,7 @@ SPECS = (
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ArrayExamples:
     """A split in memory.
 
@@ -68,6 +68,11 @@ class ArrayExamples:
         chex.assert_equal_shape_prefix([self.images, self.labels], 1)
         chex.assert_type([self.images, self.labels], [np.uint8, np.int32])
 
+    def __repr__(self) -> str:
+        """Return what it holds in a few words, not all pixels."""
+        shape = 'x'.join(map(str, self.images.shape[1:]))
+        return f'<{len(self)} images {shape} in memory>'
+
     def __len__(self) -> int:
         """Return N."""
         return len(self.images)
@@ -77,7 +82,7 @@ class ArrayExamples:
         return {'image': self.images[indices], 'label': self.labels[indices]}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class StreamedExamples:
     """A split whose examples are read, and decoded, when they are fetched.
 
@@ -90,6 +95,10 @@ class StreamedExamples:
     num_examples: int
     fetch_fn: FetchFn
     files: str = ''
+
+    def __repr__(self) -> str:
+        """Return what it holds in a few words, not the names of all files."""
+        return f'<{len(self)} images, read when they are fetched>'
 
     def __len__(self) -> int:
         """Return N."""

@@ -3,10 +3,11 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from gm_jax.data import image_set
-from gm_jax.data.image_set import ArrayExamples, ImageSet
+from gm_jax.data.image_set import ArrayExamples, ImageSet, StreamedExamples
 from gm_jax.errors import UserError
 
 
@@ -81,3 +82,15 @@ def test_damaged_facts(tmp_path, data, key, text):
     path.write_text(found.replace('"@"', text))
     with pytest.raises(UserError, match='data.json, which describes'):
         image_set.read_facts(str(path))
+
+
+def test_a_set_is_shown_without_its_pixels():
+    """Catch a notebook that is flooded by the set that its reader looks at."""
+    held = ArrayExamples(np.zeros((70_000, 4, 4, 3), np.uint8), np.zeros(70_000, 'i4'))
+    streamed = StreamedExamples(5, held.fetch, 'a name of a file\n' * 5)
+    shown = repr(ImageSet(
+        name='x', image_shape=(4, 4, 3), num_values=256, num_classes=0,
+        splits={'train': held, 'test': streamed},
+    ))
+    assert '70000 images 4x4x3' in shown and '5 images, read' in shown
+    assert len(shown) < 300
