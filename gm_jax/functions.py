@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gm_jax.keys import fold_in_each
+from gm_jax.keys import fold_in_each, per_example
 from gm_jax.training.contracts import ByExample, Experiment, Sample
 from gm_jax.training.train_state import of_variables
 
@@ -74,6 +74,7 @@ def _pure_sample(
     sample: Sample, variables: Variables, rngs: jax.Array,
     index: jax.Array | None = None,
 ) -> jax.Array:
+    rngs = per_example(rngs, None, 'rngs')
     index = jnp.arange(len(rngs), dtype=jnp.int32) if index is None else index
     return sample(of_variables(variables), rngs, index)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -70,7 +70,8 @@ class Run:
 
     def __dir__(self) -> list[str]:
         """Name the fields and the methods that this model has."""
-        return [*(f.name for f in dataclasses.fields(self)), *self._methods()]
+        fields = [f.name for f in dataclasses.fields(self)]
+        return [*fields, 'estimator', *self._methods()]
 
     def _methods(self) -> list[str]:
         found = self.functions._asdict()
@@ -155,14 +156,14 @@ def sample(
             model that was trained for a task, which hides a part itself.
 
     Returns:
-        [N, H, W, C] uint8.
+        [N, H, W, C] uint8, grey levels from 0 to 255 whatever the values of the set.
     """
     changes = _changes(run, temperature=temperature, label=label)
     if given is None and mask is None:
         sample_many = _sampler(run, changes)
     else:
-        completed = _complete(run, _variant(run, changes), given, mask)
-        sample_many = parallel.sample_many(completed)
+        arrays = (None if x is None else _Content.of(x) for x in (given, mask))
+        sample_many = _completer(run, changes, *arrays)
     return evaluate.samples(
         sample_many, _on_devices(run), _positive('num', num),
         stream(_seed(run, seed), Stream.SAMPLE), run.config.batch_size,
@@ -269,6 +270,38 @@ def _sampler(run: Run, changes: tuple[tuple[str, Any], ...]) -> SampleMany:
     return parallel.sample_many(sample)
 
 
+class _Content(NamedTuple):
+    """An array that can be a key of a cache.
+
+    Attributes:
+        content: its bytes.
+        dtype: its type.
+        shape: its shape.
+    """
+
+    content: bytes
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, x: Any) -> '_Content':
+        x = np.asarray(x)
+        return cls(x.tobytes(), x.dtype.str, x.shape)
+
+    def array(self) -> np.ndarray:
+        return np.frombuffer(self.content, self.dtype).reshape(self.shape)
+
+
+@functools.lru_cache(maxsize=16)
+def _completer(
+    run: Run, changes: tuple[tuple[str, Any], ...], given: _Content | None,
+    mask: _Content | None,
+) -> SampleMany:
+    """Return the sampler that completes images, compiled once for each of them."""
+    arrays = (None if x is None else x.array() for x in (given, mask))
+    return parallel.sample_many(_complete(run, _variant(run, changes), *arrays))
+
+
 @functools.lru_cache(maxsize=16)
 def _on_devices(run: Run) -> TrainState:
     return parallel.replicate(of_variables(run.variables))
@@ -287,7 +320,8 @@ def _images(run: Run, x: Any) -> np.ndarray:
         raise ValueError(f'x is {list(x.shape)}, the model takes {wanted}.')
     if x.min() < 0 or x.max() > most:
         raise ValueError(
-            f'x has values from {x.min()} to {x.max()}, the model takes {wanted}.'
+            f'x has values from {x.min()} to {x.max()}, the model takes {wanted}: grey '
+            f'levels, as `sample` returns them, are np.rint(x * {most} / 255) there.'
         )
     return x.astype(np.uint8)
 

@@ -17,7 +17,7 @@ import pytest
 
 import gm_jax
 from experiments import classifier, gan, made, vae
-from gm_jax import cli, loading
+from gm_jax import cli, loading, trained
 from gm_jax.data import sources
 from gm_jax.errors import UserError
 from gm_jax.training import exporting, parallel
@@ -86,7 +86,7 @@ def test_what_a_model_has_and_has_not(trained):
     }[name]
     every = {'log_prob', 'sample', 'encode', 'decode', 'embed'}
     assert {method for method in every if hasattr(run, method)} == has
-    assert has <= set(dir(run)) and name in repr(run)
+    assert has | {'estimator'} <= set(dir(run)) and name in repr(run)
     for method in every - has:
         with pytest.raises(AttributeError, match=f'{name} has no {method}.*{min(has)}'):
             getattr(run, method)
@@ -121,6 +121,8 @@ def test_functions_are_pure(trained):
     if functions.sample is not None:
         drawn = jax.jit(functions.sample)(run.variables, rngs)
         assert drawn.shape == (3, 8, 8, 1) and drawn.dtype == jnp.uint8
+        with pytest.raises(AssertionError, match='rngs must be .*per example'):
+            functions.sample(run.variables, rngs[0])
 
 
 def test_what_is_given_is_checked(trained):
@@ -133,7 +135,7 @@ def test_what_is_given_is_checked(trained):
             (images / 16, 'x is float64, .* multiply images in .0, 1. by 16'),
             (images[..., 0], r'x is \[4, 8, 8\], the model takes \[N, 8, 8, 1\]'),
             (images[:, :4], r'x is \[4, 4, 8, 1\]'), (images[:0], r'x is \[0, 8'),
-            (images * 15, 'x has values from 0 to .* integers from 0 to 16'),
+            (images * 15, 'has values from 0 to .* integers from 0 to 16: grey level'),
         ):
             with pytest.raises(ValueError, match=sentence):
                 getattr(run, method)(x)
@@ -185,6 +187,10 @@ def test_completion_and_choices(tmp_path):
     with np.load(tmp_path / 'samples.npz') as file:
         np.testing.assert_array_equal(drawn, file['images'])
     assert not np.array_equal(drawn, run.sample(8, seed=1))
+    # The same images are not compiled in again for another seed.
+    again = run.sample(8, seed=2, label=2, temperature=0.7, given=images, mask=mask)
+    assert not np.array_equal(drawn, again)
+    assert trained._completer.cache_info().hits == 1
 
 
 def test_other_experiments_are_refused_by_name(trained, tmp_path, capfd):
