@@ -70,7 +70,7 @@ def _module(spec: str, name: str) -> ModuleType:
         return modules.load(name)
     except UserError as error:
         raise UserError(f'--logger={spec}: {error}') from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f'--logger={spec}: {name} cannot be imported: {_told(error)}. Name a '
             f'module that Python finds, or the path of a file that ends in .py.'
@@ -102,7 +102,7 @@ def opened(
         writer = make(workdir, copy.deepcopy(dict(settings)), first_step)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f'the logger cannot start: {_told(error)}.') from None
     _check_methods(writer)
     _check_arguments(writer)
@@ -150,7 +150,7 @@ class _Guarded:
             return
         try:
             getattr(self._writer, name)(*copy.deepcopy(args), **kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._writer = None
             print(
                 f'WARNING: the logger has failed in {name!r} and is not called again: '
@@ -183,7 +183,7 @@ class _Guarded:
         self._call('close')
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """Return an error in one line, with the line of the logger that raised it."""
     text = ''.join(traceback.format_exception_only(error)[-1:])
     text = str(UserError(text)).rstrip('.')  # one line that is not too long

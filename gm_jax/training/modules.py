@@ -28,5 +28,9 @@ def load(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up there. Its path is the name of no other module.
     sys.modules[path] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path]  # half a module
+        raise
     return module

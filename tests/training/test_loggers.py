@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import textwrap
 
 import numpy as np
@@ -176,6 +177,23 @@ def test_a_failure_is_told_once(failing, capsys):
     assert warning.startswith(f'WARNING: the logger has failed in {failing!r} and is ')
     assert "OSError: [Errno 28] No space left on device (test_loggers.py, " in warning
     assert warning.count('\n') == 1
+
+
+def test_a_logger_cannot_exit(tmp_path, capsys):
+    """Catch sys.exit() in a logger, or in its module, that ends a run as if done."""
+    logger = _Logger()
+    logger._call = lambda name: sys.exit(0)
+    with loggers.opened(lambda *_: logger, 'DIR', {}, 0) as (opened,):
+        opened.sync()
+    assert "failed in 'sync' and is not called again" in capsys.readouterr().err
+    path = tmp_path / 'script.py'
+    path.write_text('import sys; sys.exit(0)')
+    with pytest.raises(UserError, match='script.py cannot be imported: SystemExit'):
+        loggers.find(str(path))
+    assert str(path) not in sys.modules
+    with pytest.raises(UserError, match='the logger cannot start: SystemExit'):
+        with loggers.opened(lambda *_: sys.exit(1), 'DIR', {}, 0):
+            pass
 
 
 def test_only_one_process_has_a_logger(monkeypatch):
