@@ -166,7 +166,7 @@ def table(runs: Sequence[Run]) -> Table:
     }
     return Table(
         tuple(c for c in columns if c not in errors.values()), tuple(rows), errors,
-        (*_unfinished(runs), *_incomparable(runs)),
+        tuple(map(_printable, (*_unfinished(runs), *_incomparable(runs)))),
     )
 
 
@@ -291,7 +291,11 @@ def _cell(value: Any, error: Any = None) -> str:
         return f'{value:.{digits}f} ± {error:.{digits}f}'
     if isinstance(value, float):
         return f'{value:.5g}' if abs(value) < 1e5 else f'{value:.0f}'
-    text = value if isinstance(value, str) else json.dumps(value)
+    return _printable(value if isinstance(value, str) else json.dumps(value))
+
+
+def _printable(text: str) -> str:
+    """Return a text in which what would steer a terminal is written out."""
     return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -174,8 +174,9 @@ def test_odd_values_stay_in_their_cell(tmp_path):
     """Catch a line break, a bar or a control character that destroys the table."""
     odd = {'name': 'a|b\nc\x1b[31m', 'half': '\ud800', 'scale': 10**400,
            'flag': True, 'more': [1, 'é']}
-    one, other = _run(tmp_path / 'one', odd, METRICS), _run(tmp_path / 'other')
+    one, other = _run(tmp_path / 'one', odd, METRICS), _run(tmp_path / 'o\x1b[31m')
     table = _table(one, other)
+    assert table.notes and '\x1b' not in comparing.to_text(table, 10_000)
     assert 'a|b\\nc\\x1b[31m' in comparing.to_text(table, 10_000)
     assert 'a\\|b\\\\nc' in comparing.to_markdown(table)
     assert len(comparing.to_markdown(table).split('\n\n')[0].splitlines()) == 4
