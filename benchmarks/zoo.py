@@ -131,6 +131,11 @@ def main() -> None:
     parser.add_argument('names', nargs='*', help='models or figures; by default all')
     parser.add_argument('--data_dir', default='', help='directory of prepared sets')
     args = parser.parse_args()
+    every = {'train': list(DIGITS), 'check': list(recorded()), 'draw': list(FIGURES)}
+    known = every[args.what]
+    for name in args.names:
+        if name not in known:
+            parser.error(f'{name!r} is none of {", ".join(known)}')
     if args.what == 'train':
         train(args.names)
     elif args.what == 'draw':
