@@ -39,7 +39,8 @@ def load(
         experiment: the `main` of its module; by default config.json says which it is.
 
     Returns:
-        The run.
+        The run. The module that config.json names is imported, which runs its code:
+        load from other people only what you would run, or pass `experiment`.
 
     Raises:
         UserError: there is no such run, it is damaged, or it is of another experiment.
@@ -60,7 +61,7 @@ def load(
     variables, step = exporting.variables(workdir, shapes, checkpoint)
     return Run(
         command=command, config=config, data=data,
-        results=exporting.read_json(workdir, 'results.json'),
+        results=exporting.results(workdir, step),
         step=step, experiment=built, functions=functions(built),
         variables=jax.tree.map(jnp.asarray, variables),
     )
@@ -73,7 +74,7 @@ def export(
     """Write a trained model as files that anyone can read; see `exporting`.
 
     Args:
-        path: a work directory.
+        path: a work directory, or an exported model.
         to: the directory that is made.
         checkpoint: 'last' or 'best'.
         half: store float32 as float16, in half the space.
@@ -100,15 +101,19 @@ def _find_command(origin: settings.Origin | None, path: str) -> Command:
             f'experiment=, the `main` of its module.'
         )
     own = f'gm_jax.experiments.{origin.experiment}'  # where a wheel has it
+    reason: BaseException | None = None
     for name in (origin.module, f'experiments.{origin.experiment}', own):
         try:
             module = modules.load(name)
-        except (ImportError, OSError):
+        # The module of other people may raise anything, even SystemExit.
+        except (Exception, SystemExit) as error:
+            reason = reason or error
             continue
         for value in vars(module).values():
             if isinstance(value, Command) and value.name == origin.experiment:
                 return value
     raise UserError(
-        f'{path} is of the experiment {origin.experiment} in {origin.module}, which '
-        f'cannot be imported here: pass experiment=, the `main` of its module.'
-    )
+        f'{path} is of the experiment {origin.experiment} in '
+        f'{origin.module or "a notebook"}, which cannot be imported here '
+        f'({reason!r}): pass experiment=, the `main` of its module.'
+    ) from reason

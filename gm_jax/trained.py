@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,14 +13,16 @@ from gm_jax.data.image_set import ArrayExamples, ImageSet
 from gm_jax.evaluation import likelihood
 from gm_jax.functions import Functions, Variables
 from gm_jax.keys import Stream, fold_in_each, stream
-from gm_jax.training import evaluate, parallel
+from gm_jax.training import evaluate, parallel, progress
 from gm_jax.training.command import Command
 from gm_jax.training.contracts import ByExample, Experiment, Sample, SampleMany
-from gm_jax.training.progress import reporter
 from gm_jax.training.settings import Config
 from gm_jax.training.train_state import TrainState, of_variables
 
 __all__ = ['decode', 'embed', 'encode', 'log_prob', 'Run', 'sample']
+
+# Programs of one kind that a run remembers: one for each choice of a sampler.
+_REMEMBERED = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -33,7 +36,8 @@ class Run:
         command: the experiment.
         config: the settings.
         data: the facts of the images, without images.
-        results: the contents of results.json, {} before the end of training.
+        results: the numbers of these arrays, as results.json has them; {} if they have
+            not been evaluated.
         step: the training step of the checkpoint.
         variables: the arrays that evaluation uses, 'params' and other collections.
         experiment: the functions that the experiment is made of.
@@ -126,14 +130,15 @@ def log_prob(
     labels = _labels(run, label, len(x))
     num_chunks = run.results.get('metrics', {}).get('importance_samples', 0)
     chunks = num_chunks // evaluation.chunk_size or evaluation.test_chunks
-    arrays = evaluate.over_examples(
-        _compiled(run, 'log_prob'), _on_devices(run),
-        ArrayExamples(x, labels), stream(_seed(run, seed), Stream.EVAL),
-        run.config.eval_batch if batch_size is None else _positive(
-            'batch_size', batch_size
-        ),
-        chunks, reporter('images', len(x)),
-    )
+    rng = stream(_seed(run, seed), Stream.EVAL)
+    size = run.config.eval_batch
+    if batch_size is not None:
+        size = _positive('batch_size', batch_size)
+    with progress.closed():
+        arrays = evaluate.over_examples(
+            _compiled(run), _on_devices(run), ArrayExamples(x, labels), rng, size,
+            chunks, progress.reporter('images', len(x)),
+        )
     return likelihood.combine(arrays[evaluation.log_prob])
 
 
@@ -164,10 +169,11 @@ def sample(
     else:
         arrays = (None if x is None else _Content.of(x) for x in (given, mask))
         sample_many = _completer(run, changes, *arrays)
-    return evaluate.samples(
-        sample_many, _on_devices(run), _positive('num', num),
-        stream(_seed(run, seed), Stream.SAMPLE), run.config.batch_size,
-    )
+    num, rng = _positive('num', num), stream(_seed(run, seed), Stream.SAMPLE)
+    with progress.closed():
+        return evaluate.samples(
+            sample_many, _on_devices(run), num, rng, run.config.batch_size
+        )
 
 
 def _changes(run: Run, **wanted: Any) -> tuple[tuple[str, Any], ...]:
@@ -177,6 +183,9 @@ def _changes(run: Run, **wanted: Any) -> tuple[tuple[str, Any], ...]:
     for name in chosen:
         if name not in fields:
             raise ValueError(f'{run.command.name} has no {name} to choose.')
+        if np.ndim(chosen[name]):
+            raise ValueError(f'{name}={chosen[name]!r} is not one value.')
+        chosen[name] = np.asarray(chosen[name]).item()  # a number of NumPy or JAX
     if 'label' in chosen:
         chosen['label'] = str(chosen['label'])
     return tuple(sorted(chosen.items()))
@@ -237,20 +246,39 @@ def _by_batch(run: Run, name: str, x: np.ndarray, seed: int | None) -> np.ndarra
     return np.concatenate(parts)
 
 
-@functools.lru_cache(maxsize=64)
+def _once(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Remember what a function makes of a run, for as long as there is the run.
+
+    What it makes must not refer to the run, which would then stay for ever.
+    """
+    made: weakref.WeakKeyDictionary[Run, Any] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(make)
+    def once(run: Run, *args: Any) -> Any:
+        if run not in made:
+            this = weakref.ref(run)
+            made[run] = functools.lru_cache(_REMEMBERED)(
+                lambda *args: make(this(), *args)
+            )
+        return made[run](*args)
+
+    return once
+
+
+@_once
 def _jitted(run: Run, name: str) -> Callable[..., jax.Array]:
     return jax.jit(run.functions._asdict()[name])
 
 
-@functools.lru_cache(maxsize=16)
-def _compiled(run: Run, name: str) -> parallel.EvalMany:
+@_once
+def _compiled(run: Run) -> parallel.EvalMany:
     evaluation = run.experiment.evaluation
     if not isinstance(evaluation, ByExample):
         raise ValueError('the model has no likelihood')
     return parallel.eval_many(evaluation.test_step)
 
 
-@functools.lru_cache(maxsize=16)
+@_once
 def _variant(run: Run, wanted: tuple[tuple[str, Any], ...]) -> Experiment:
     """Return the experiment with other settings of its sampler."""
     if not wanted:
@@ -259,7 +287,7 @@ def _variant(run: Run, wanted: tuple[tuple[str, Any], ...]) -> Experiment:
     return run.command.build(config, run.data)
 
 
-@functools.lru_cache(maxsize=16)
+@_once
 def _sampler(run: Run, changes: tuple[tuple[str, Any], ...]) -> SampleMany:
     sample = _variant(run, changes).sample
     if sample is None:
@@ -286,13 +314,15 @@ class _Content(NamedTuple):
     @classmethod
     def of(cls, x: Any) -> '_Content':
         x = np.asarray(x)
+        if x.dtype.hasobject:
+            raise ValueError('given and mask must be arrays of numbers.')
         return cls(x.tobytes(), x.dtype.str, x.shape)
 
     def array(self) -> np.ndarray:
         return np.frombuffer(self.content, self.dtype).reshape(self.shape)
 
 
-@functools.lru_cache(maxsize=16)
+@_once
 def _completer(
     run: Run, changes: tuple[tuple[str, Any], ...], given: _Content | None,
     mask: _Content | None,
@@ -302,7 +332,7 @@ def _completer(
     return parallel.sample_many(_complete(run, _variant(run, changes), *arrays))
 
 
-@functools.lru_cache(maxsize=16)
+@_once
 def _on_devices(run: Run) -> TrainState:
     return parallel.replicate(of_variables(run.variables))
 

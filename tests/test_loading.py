@@ -1,5 +1,6 @@
 """A trained model in Python gives what the command line gives, without the data."""
 
+import gc
 import json
 import os
 import pathlib
@@ -8,19 +9,22 @@ import shutil
 import subprocess
 import sys
 import time
+import types
+import weakref
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 import gm_jax
 from experiments import classifier, gan, made, vae
-from gm_jax import cli, loading, trained
+from gm_jax import cli, loading
 from gm_jax.data import sources
 from gm_jax.errors import UserError
-from gm_jax.training import exporting, parallel
+from gm_jax.training import command, exporting, parallel
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLAGS = ('--num_steps=2', '--batch_size=16', '--num_samples=8', '--eval_batch_size=50')
@@ -73,6 +77,22 @@ def test_the_same_numbers_and_images(trained, monkeypatch, capfd):
             np.testing.assert_array_equal(run.sample(3, seed=3), file['images'][:3])
     assert _content(workdir) == before
     assert 'WARNING' not in capfd.readouterr().err
+
+
+def test_what_is_not_used_is_freed(trained):
+    """Catch programs that keep every model that was ever loaded."""
+    name, workdir = trained
+    run = gm_jax.load(workdir)
+    if name != 'classifier':
+        run.sample(1)
+    if 'encode' in dir(run):
+        run.encode(DIGITS.images[:1])
+    if 'log_prob' in dir(run):
+        run.log_prob(DIGITS.images[:1], label=[0] if name == 'made' else None)
+    gone, leaf = weakref.ref(run), weakref.ref(jax.tree.leaves(run.variables)[0])
+    del run
+    gc.collect()
+    assert gone() is None and leaf() is None
 
 
 def test_what_a_model_has_and_has_not(trained):
@@ -147,6 +167,8 @@ def test_what_is_given_is_checked(trained):
         for given in ({'given': images}, {'mask': images[0, ..., 0]}):
             with pytest.raises(ValueError, match='given and mask belong together'):
                 run.sample(2, **given)
+        with pytest.raises(ValueError, match='must be arrays of numbers'):
+            run.sample(2, given=images.astype(object), mask=images)
         for label, sentence in (
             ([1, 2], r'int64\[2\], it must be integers \[4\]'),
             ([1.0, 2, 3, 4], 'label is float64'), ([0, 1, 2, 10], 'from 0 to 10, the'),
@@ -171,7 +193,7 @@ def test_what_is_given_is_checked(trained):
             run.sample(2, temperature=0.5)
 
 
-def test_completion_and_choices(tmp_path):
+def test_completion_and_choices(tmp_path, monkeypatch):
     """Catch a choice that is ignored, and given pixels that are not kept."""
     main, *flags = EXPERIMENTS['made']
     assert main([f'--workdir={tmp_path}', *FLAGS, *flags]) == 0
@@ -188,9 +210,18 @@ def test_completion_and_choices(tmp_path):
         np.testing.assert_array_equal(drawn, file['images'])
     assert not np.array_equal(drawn, run.sample(8, seed=1))
     # The same images are not compiled in again for another seed.
+    monkeypatch.setattr(parallel, 'sample_many', None)
     again = run.sample(8, seed=2, label=2, temperature=0.7, given=images, mask=mask)
     assert not np.array_equal(drawn, again)
-    assert trained._completer.cache_info().hits == 1
+    for wrong in ([0.5, 0.7], jnp.ones(1)):
+        with pytest.raises(ValueError, match='temperature=.* is not one value'):
+            run.sample(8, temperature=wrong)
+    exact, like = np.float32(0.75), {'seed': 2, 'label': 2, 'given': images}
+    monkeypatch.undo()
+    np.testing.assert_array_equal(
+        run.sample(2, temperature=exact, mask=mask, **like),
+        run.sample(2, temperature=0.75, mask=mask, **like),
+    )
 
 
 def test_other_experiments_are_refused_by_name(trained, tmp_path, capfd):
@@ -258,6 +289,13 @@ def test_half_is_half_and_nearly_equal(trained, tmp_path):
     run, again = gm_jax.load(workdir), gm_jax.load(out)
     chex.assert_trees_all_equal_shapes_and_dtypes(again.variables, run.variables)
     chex.assert_trees_all_close(again.variables, run.variables, rtol=1e-3, atol=1e-7)
+    # A process with JAX_ENABLE_X64 has wider parameters.
+    wide = jax.tree.map(lambda x: np.empty(x.shape, np.float64), run.variables)
+    chex.assert_trees_all_equal(exporting.read(out, wide).variables, again.variables)
+    chex.assert_trees_all_equal_dtypes(exporting.read(out, wide).variables, wide)
+    loading.export(out, tmp_path / 'again')  # it stays what it is
+    for file in out.iterdir():
+        assert (tmp_path / 'again' / file.name).read_bytes() == file.read_bytes()
 
 
 def test_numbers_are_of_the_arrays_beside_them(trained, tmp_path):
@@ -273,12 +311,16 @@ def test_numbers_are_of_the_arrays_beside_them(trained, tmp_path):
     assert '/home/me' not in (tmp_path / 'without' / 'config.json').read_text()
     assert 'not been evaluated' in (tmp_path / 'without' / 'README.md').read_text()
     run = gm_jax.load(tmp_path / 'without')
-    assert run.results == {}
+    assert run.results == {} == gm_jax.load(copy).results
     assert run.estimator == results['metrics'].get('estimator', '')
     evaluated = copy / 'results_eval_step=2_best.json'
     evaluated.write_text(json.dumps({**results, 'checkpoint': 'best'}))
     loading.export(copy, tmp_path / 'with', checkpoint='best')
     assert gm_jax.load(tmp_path / 'with').results['checkpoint'] == 'best'
+    for damaged in ('{', '{"metrics": null, "step": 2}'):
+        (copy / 'results.json').write_text(damaged)
+        with pytest.raises(UserError, match='results.json (cannot be|is damaged)'):
+            gm_jax.load(copy)
 
 
 def test_the_card_is_what_it_says(trained, tmp_path):
@@ -315,13 +357,14 @@ def test_the_card_is_what_it_says(trained, tmp_path):
 
 def test_an_export_that_stops_leaves_nothing(trained, tmp_path, monkeypatch):
     """Catch half a model under the name of a whole one."""
-    def fail(*args):
-        raise OSError('No space left on device')
+    def fail(*args, **kwargs):
+        raise error('No space left on device')
 
-    monkeypatch.setattr(exporting, '_card', fail)
-    with pytest.raises(UserError, match='cannot be written: No space'):
-        loading.export(trained[1], tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()
+    for name, error in ('_card', OSError), ('save_file', SafetensorError):
+        monkeypatch.setattr(exporting, name, fail)
+        with pytest.raises(UserError, match='cannot be written: No space'):
+            loading.export(trained[1], tmp_path / 'out')
+        assert list(tmp_path.iterdir()) == []
 
 
 # What docs/tour.md leaves to the reader, before the code of its page.
@@ -368,7 +411,29 @@ def test_an_experiment_of_other_people(tmp_path):
     expected = run.results['metrics']['nats_per_image']
     np.testing.assert_allclose(nats, expected, rtol=1e-6)
     assert run.sample(3).shape == (3, 8, 8, 1)
-    path.unlink()
-    with pytest.raises(UserError, match='of the experiment flow in .*flow.py, which'):
-        gm_jax.load(tmp_path / 'run')
+    for code, why in (
+        ('import nowhere', 'nowhere'), ('exit(0)', 'SystemExit'), ('(', 'SyntaxError'),
+        (None, 'No such file'),
+    ):
+        path.unlink() if code is None else path.write_text(code)
+        sentence = f'of the experiment flow in .*flow.py, which cannot .*{why}'
+        with pytest.raises(UserError, match=sentence):
+            gm_jax.load(tmp_path / 'run')
+        assert str(path) not in sys.modules
     assert loading.load(tmp_path / 'run', experiment=run.command).step == 2
+
+
+def test_an_experiment_of_a_notebook(trained, tmp_path, monkeypatch):
+    """Catch a traceback where the module of an experiment has no file."""
+    name, workdir = trained
+    cell = types.ModuleType('cell')
+    cell.main = EXPERIMENTS[name][0]._replace(name='mine')
+    monkeypatch.setitem(sys.modules, 'cell', cell)
+    assert command._home(cell.main) == ''
+    copy = shutil.copytree(workdir, tmp_path / 'run')
+    config = json.loads((copy / 'config.json').read_text())
+    config |= {'experiment': 'mine', 'module': ''}
+    (copy / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(UserError, match='mine in a notebook, .* pass experiment='):
+        gm_jax.load(copy)
+    assert gm_jax.load(copy, experiment=cell.main).step == 2

@@ -102,7 +102,10 @@ def _home(command: 'Command[Any]') -> str:
         spec = getattr(module, '__spec__', None)
         found = spec.name if name == '__main__' and spec is not None else name
         # A module outside a package is only found again by its file.
-        return found if '.' in found else os.path.abspath(module.__file__ or '')
+        if '.' in found:
+            return found
+        file = getattr(module, '__file__', None)  # a notebook has none
+        return os.path.abspath(file) if file else ''
     return ''
 
 

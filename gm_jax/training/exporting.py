@@ -22,12 +22,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import gm_jax
+from gm_jax.data import files
 from gm_jax.errors import UserError
 from gm_jax.training import checkpoints
 from gm_jax.training.train_state import TrainState
 
 __all__ = [
-    'ARRAYS', 'is_exported', 'read', 'read_json', 'Trained', 'variables', 'write',
+    'ARRAYS', 'is_exported', 'read', 'read_json', 'results', 'Trained', 'variables',
+    'write',
 ]
 
 ARRAYS = 'model.safetensors'
@@ -100,26 +102,30 @@ def write(
     out = os.path.abspath(os.path.expanduser(out))
     if os.path.lexists(out):
         raise UserError(f'{out} is there already: choose another --to.')
+    exact = {
+        key: np.asarray(x)
+        for key, x in traverse_util.flatten_dict(trained.variables, sep='/').items()
+    }
+    # An exported model that is exported again stays what its card says.
+    was_half = is_exported(workdir) and 'stored as float16' in _read_card(workdir)
+    arrays = {key: _stored(x, half or was_half) for key, x in exact.items()}
+    rounded = was_half or any(
+        not np.array_equal(arrays[key], exact[key]) for key in exact
+    )
     part = f'{out}.incomplete'
     try:
         shutil.rmtree(part, ignore_errors=True)
         os.makedirs(part)
-        exact = {
-            key: np.asarray(x)
-            for key, x in traverse_util.flatten_dict(trained.variables, sep='/').items()
-        }
-        arrays = {key: _stored(x, half) for key, x in exact.items()}
-        rounded = any(not np.array_equal(arrays[key], exact[key]) for key in exact)
         path = os.path.join(part, ARRAYS)
-        metadata = {'experiment': name, 'step': str(trained.step)}
-        save_file(arrays, path, metadata=metadata)
+        # safetensors writes several in a random order, which would change the digest.
+        save_file(arrays, path, metadata={'step': str(trained.step)})
         os.chmod(path, 0o644)
         settings = read_json(workdir, 'config.json')
         # What lies on one machine only.
         settings |= {name: '' for name in ('data_dir', 'given') if name in settings}
         for file, content in (
             ('config.json', settings), ('data.json', read_json(workdir, 'data.json')),
-            ('results.json', _results(workdir, trained.step)),
+            ('results.json', results(workdir, trained.step)),
         ):
             if content:
                 with open(os.path.join(part, file), 'w', encoding='utf-8') as copy:
@@ -127,15 +133,31 @@ def write(
         with open(os.path.join(part, _CARD), 'w', encoding='utf-8') as card:
             card.write(_card(part, name, about, trained.step, arrays, rounded))
         os.rename(part, out)
-    except OSError as error:
+    # safetensors says in its own way that the disk is full.
+    except (OSError, SafetensorError) as error:
         raise UserError(f'{out} cannot be written: {error}.') from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
-def _results(workdir: str, step: int) -> dict[str, Any]:
-    """Return the numbers of these arrays; {} if they have not been evaluated."""
+def results(workdir: str, step: int) -> dict[str, Any]:
+    """Return the numbers of the arrays of a step; {} if they have not been evaluated.
+
+    Args:
+        workdir: the directory of a run, or of an exported model.
+        step: the training step of the arrays; results.json may be of another one.
+
+    Raises:
+        UserError: a file of results is damaged.
+    """
     own = f'results_eval_step={step}'
     for name in ('results.json', f'{own}.json', f'{own}_best.json'):
-        found = read_json(workdir, name)
+        path = os.path.join(workdir, name)
+        if not os.path.exists(path):
+            continue
+        found = files.read_object(path, 'results')
+        if not isinstance(found.get('metrics'), dict):
+            raise UserError(f'{path} is damaged: it has no metrics.')
         if found.get('step') == step:
             return found
     return {}
@@ -154,7 +176,7 @@ def _stored(x: np.ndarray, half: bool) -> np.ndarray:
 
 
 def read(directory: str, template: dict[str, Any]) -> Trained:
-    """Read an exported model; float16 is returned in the type of the template.
+    """Read an exported model; narrower floats are returned in those of the template.
 
     Args:
         directory: what `write` has made.
@@ -173,8 +195,9 @@ def read(directory: str, template: dict[str, Any]) -> Trained:
             names = set(file.keys())
             for key, shape in shapes.items():
                 x = file.get_tensor('/'.join(key))
-                if x.dtype == np.float16 and shape.dtype == np.float32:
-                    x = x.astype(np.float32)
+                # float16 to float32, and to float64 where JAX_ENABLE_X64 is set.
+                if 'f' == x.dtype.kind and np.can_cast(x.dtype, shape.dtype):
+                    x = x.astype(shape.dtype)
                 if (x.shape, x.dtype) != (shape.shape, shape.dtype):
                     raise ValueError(
                         f'{"/".join(key)} is {x.dtype}{list(x.shape)}, the model has '
@@ -195,17 +218,22 @@ def _digest(path: str) -> str:
 
 def _check_digest(directory: str, path: str) -> None:
     """Compare the arrays with the digest in the card, if there is a card."""
-    try:
-        with open(os.path.join(directory, _CARD), encoding='utf-8') as card:
-            text = card.read()
-    except (OSError, UnicodeDecodeError):
-        return  # a model without its card
-    wanted = re.search(rf'`{ARRAYS}` \| SHA-256 `([0-9a-f]{{64}})`', text)
+    card = _read_card(directory)
+    wanted = re.search(rf'`{ARRAYS}` \| SHA-256 `([0-9a-f]{{64}})`', card)
     if wanted is not None and _digest(path) != wanted[1]:
         raise UserError(
             f'{path} is not the file that {_CARD} beside it names: its SHA-256 is '
             f'another. Get it again.'
         )
+
+
+def _read_card(directory: str) -> str:
+    """Return the model card; '' if there is none that can be read."""
+    try:
+        with open(os.path.join(directory, _CARD), encoding='utf-8') as card:
+            return card.read()
+    except (OSError, UnicodeDecodeError):
+        return ''
 
 
 def _card(

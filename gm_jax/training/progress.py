@@ -10,7 +10,7 @@ from rich import progress, status
 
 from gm_jax.training import processes, signals
 
-__all__ = ['doing', 'Progress', 'reporter', 'say']
+__all__ = ['closed', 'doing', 'Progress', 'reporter', 'say']
 
 
 def say(*parts: Any) -> None:
@@ -93,6 +93,18 @@ class Progress:
             self._bar.stop()
             _on_screen.remove(self._bar)
             self._bar = None
+
+
+@contextlib.contextmanager
+def closed() -> Iterator[None]:
+    """Close the bars that an error or Ctrl-C leaves open, where Python goes on."""
+    num = len(_on_screen)
+    try:
+        yield
+    finally:
+        for bar in _on_screen[num:]:
+            bar.stop()
+        del _on_screen[num:]
 
 
 def _clock(seconds: float) -> str:
