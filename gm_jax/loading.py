@@ -101,6 +101,9 @@ def _find_command(origin: settings.Origin | None, path: str) -> Command:
             f'experiment=, the `main` of its module.'
         )
     own = f'gm_jax.experiments.{origin.experiment}'  # where a wheel has it
+    if origin.module.endswith('.py') and exporting.is_exported(os.path.dirname(path)):
+        # Nobody should run a file because a model from elsewhere names it.
+        origin = origin._replace(module='')
     reason: BaseException | None = None
     for name in (origin.module, f'experiments.{origin.experiment}', own):
         try:
@@ -114,6 +117,6 @@ def _find_command(origin: settings.Origin | None, path: str) -> Command:
                 return value
     raise UserError(
         f'{path} is of the experiment {origin.experiment} in '
-        f'{origin.module or "a notebook"}, which cannot be imported here '
-        f'({reason!r}): pass experiment=, the `main` of its module.'
+        f'{origin.module or "a module that is not named"}, which cannot be imported '
+        f'here ({reason!r}): pass experiment=, the `main` of its module.'
     ) from reason

@@ -411,6 +411,16 @@ def test_an_experiment_of_other_people(tmp_path):
     expected = run.results['metrics']['nats_per_image']
     np.testing.assert_allclose(nats, expected, rtol=1e-6)
     assert run.sample(3).shape == (3, 8, 8, 1)
+    # An exported model may come from elsewhere: it makes nobody run a file.
+    out = tmp_path / 'out'
+    loading.export(tmp_path / 'run', out)
+    config = json.loads((out / 'config.json').read_text())
+    assert config['module'] == ''
+    for module in ('', str(path)):
+        (out / 'config.json').write_text(json.dumps({**config, 'module': module}))
+        with pytest.raises(UserError, match='not named, which .* pass experiment='):
+            gm_jax.load(out)
+        assert gm_jax.load(out, experiment=run.command).step == 2
     for code, why in (
         ('import nowhere', 'nowhere'), ('exit(0)', 'SystemExit'), ('(', 'SyntaxError'),
         (None, 'No such file'),

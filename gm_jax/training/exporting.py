@@ -123,6 +123,8 @@ def write(
         settings = read_json(workdir, 'config.json')
         # What lies on one machine only.
         settings |= {name: '' for name in ('data_dir', 'given') if name in settings}
+        if str(settings.get('module', '')).endswith('.py'):
+            settings['module'] = ''
         for file, content in (
             ('config.json', settings), ('data.json', read_json(workdir, 'data.json')),
             ('results.json', results(workdir, trained.step)),
