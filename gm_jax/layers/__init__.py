@@ -4,6 +4,7 @@ from gm_jax._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(__name__, (
     'causal',
+    'coupling',
     'dropout',
     'levels',
     'lstm',
@@ -12,6 +13,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'shifted',
     'spectral',
     'stacks',
+    'transforms',
     'upsample',
     'weight_norm',
 ))

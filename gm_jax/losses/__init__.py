@@ -6,6 +6,7 @@ They are the project's public library, including those that nothing in it calls:
       bernoulli_log_prob, _sample, _quantile         bits
       categorical_log_prob, _sample, _quantile       integers in [0, V)
       gaussian_log_prob, _sample                     real values
+      logistic_log_prob, _sample                     the same, with heavier tails
       logistic_mixture_log_prob, _sample, _quantile  pixels of ordered values
       logistic_mixture_temper        the same mixture at another temperature
       bits_per_dim                   bits per dimension from nats per image
@@ -28,6 +29,7 @@ They are the project's public library, including those that nothing in it calls:
       squared_error                  L2 loss of autoencoders
     dequantization   continuous densities for integer pixels
       uniform                        integers plus uniform noise, scaled to [0, 1]
+      variational                    the same with noise from a learned distribution
       log_prob                       lower bound on log P(x) from a log-density
 """
 
