@@ -14,6 +14,8 @@ NAMES = (
     'pixel_cnn_pp',
     'multiscale_pixel_cnn',
     'time_series',
+    'nice',
+    'real_nvp',
     'vae',
     'gan',
     'dcgan',

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'codes',
     'conditional',
     'density',
+    'flow',
     'generation',
     'given',
     'pixel_cnn',

@@ -95,10 +95,11 @@ class NICE(nn.Module):
         chex.assert_shape(z, (None, math.prod(self.image_shape)))
         x, log_det = transforms.diagonal_scale_inverse(z, self.log_scale)
         even, odd = jnp.split(x, [x.shape[1] - x.shape[1] // 2], axis=1)
+        undo = transforms.additive_coupling_inverse
         for i in reversed(range(self.num_couplings)):
             if i % 2:
-                even, _ = transforms.additive_coupling_inverse(even, self.shifts[i](odd))
+                even, _ = undo(even, self.shifts[i](odd))
             else:
-                odd, _ = transforms.additive_coupling_inverse(odd, self.shifts[i](even))
+                odd, _ = undo(odd, self.shifts[i](even))
         flat = jnp.zeros_like(x).at[:, ::2].set(even).at[:, 1::2].set(odd)
         return flat.reshape(-1, *self.image_shape), log_det
