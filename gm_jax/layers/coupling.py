@@ -1,4 +1,4 @@
-"""Layers of flows over images: coupling and normalisation, each with its inverse.
+"""Layers of flows: coupling, normalisation and scale, each with its inverse.
 
 Every layer is called as `layer(x)` for y = f(x), or `layer(x, inverse=True)` for
 x = f^-1(y), and returns the result and its log |det| [B] in nats; the maps themselves
@@ -6,6 +6,7 @@ are those of `layers.transforms`. A new layer is the identity but for the
 normalisation, since the last convolution of its network starts from zero.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from flax import linen as nn
 
 from gm_jax.layers import transforms
 
-__all__ = ['ActNorm', 'ConvNet', 'Coupling', 'run', 'Step']
+__all__ = ['ActNorm', 'ConvNet', 'Coupling', 'DiagonalScale', 'run', 'Step']
 
 # Log-scales of a coupling are at first within these bounds, which are learned.
 _BOUND = 2.0
@@ -38,6 +39,23 @@ class ActNorm(nn.Module):
         )
         norm = transforms.actnorm_inverse if inverse else transforms.actnorm
         return norm(x, mean, log_scale)
+
+
+class DiagonalScale(nn.Module):
+    """y = x e^s by value; s gives the batch of initialisation the deviation `std`."""
+
+    std: float
+    least: float  # smaller deviations of x are taken for this, as a batch may be small
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, inverse: bool = False) -> _Mapped:
+        """Apply the map to x [B, ...]; initialise it without `inverse`."""
+        log_scale = self.param('log_scale', lambda rng: math.log(self.std) - jnp.log(
+            jnp.maximum(jnp.std(x, axis=0), self.least)
+        ))
+        if inverse:
+            return transforms.diagonal_scale_inverse(x, log_scale)
+        return transforms.diagonal_scale(x, log_scale)
 
 
 class ConvNet(nn.Module):
@@ -91,7 +109,9 @@ class Coupling(nn.Module):
         height, width, channels = x.shape[1:]
         half = channels // 2
         if not self.by_channel:
-            stays = transforms.checkerboard_mask(height, width, flip=self.flip)[None]
+            stays = jnp.asarray(
+                transforms.checkerboard_mask(height, width, flip=self.flip)
+            )[None]
             return self._by_network(stays * x, context, channels, 1 - stays)
         # As with a mask of channels, but the network computes only what is used.
         if self.flip:
@@ -105,8 +125,9 @@ class Coupling(nn.Module):
 
     def _by_network(
         self, seen: jax.Array, context: jax.Array | None, outputs: int,
-        moved: Any = None,
+        moved: jax.Array | None = None,
     ) -> _Mapped:
+        """Compute shift and log-scale [..., outputs], times the mask `moved` if any."""
         given = [seen] if context is None else [seen, context]
         out = ConvNet(
             self.features, self.num_blocks, 2 * outputs, self.dtype, name='network'

@@ -10,11 +10,13 @@ network of one half gives the shift of the other,
 so that the log-determinant is the sum of s alone. The prior of z is logistic.
 
     model = NICE(image_shape=(28, 28, 1))
+    variables = model.init(rng, y)  # a first batch y [B, H, W, C] in [0, 1]
     z, log_det = model.apply(variables, y)  # [B, D], [B]
     y, minus_log_det = model.apply(variables, z, method='inverse')
 
-NOTE: the paper draws all weights from U(-0.01, 0.01). Here those of the last layers are
-0, so that the flow starts from the identity, and the others follow He et al. 2015.
+NOTE: the paper draws all weights from U(-0.01, 0.01) and starts with s = 0. Here the
+last layers start from 0 and the others follow He et al. 2015, so that the flow is only
+a scale at first; it gives a first batch the deviation of the prior.
 """
 
 import math
@@ -27,8 +29,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gm_jax.layers import transforms
+from gm_jax.layers.coupling import DiagonalScale
 
 __all__ = ['NICE', 'Shift']
+
+# Deviation of the prior, and the least of a value in [0, 1]: one that is nearly always
+# 0 may be so in the whole first batch.
+_STD, _LEAST = math.pi / 3**0.5, 0.02
 
 
 class Shift(nn.Module):
@@ -66,9 +73,7 @@ class NICE(nn.Module):
             Shift(self.hidden, halves[i % 2], self.dtype)
             for i in range(self.num_couplings)
         ]
-        self.log_scale = self.param(
-            'log_scale', nn.initializers.zeros_init(), (num,)
-        )
+        self.scale = DiagonalScale(_STD, _LEAST)
 
     def __call__(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Map images to z.
@@ -88,12 +93,12 @@ class NICE(nn.Module):
         if self.num_couplings % 2:
             seen, moved = moved, seen
         x = jnp.concatenate([seen, moved], axis=1)
-        return transforms.diagonal_scale(x, self.log_scale)
+        return self.scale(x)
 
     def inverse(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Map z [B, D] to images y [B, H, W, C], with log |det dy / dz| [B]."""
         chex.assert_shape(z, (None, math.prod(self.image_shape)))
-        x, log_det = transforms.diagonal_scale_inverse(z, self.log_scale)
+        x, log_det = self.scale(z, inverse=True)
         even, odd = jnp.split(x, [x.shape[1] - x.shape[1] // 2], axis=1)
         undo = transforms.additive_coupling_inverse
         for i in reversed(range(self.num_couplings)):

@@ -23,6 +23,8 @@ SETTINGS = {
     'pixel_rnn': {'num_layers': 2}, 'pixel_cnn': {'num_blocks': 2},
     'gated_pixel_cnn': {'class_conditional': True, 'num_layers': 3},
     'pixel_cnn_pp': {'features': 4, 'num_resnets': 1}, 'vae': {'test_samples': 2},
+    'nice': {'hidden': (4,), 'dequantization': 'variational', 'noise_couplings': 1},
+    'real_nvp': {'channelwise': (2,), 'checkerboard': 1, 'last': 1},
     'gan': {'k': 2}, 'dcgan': {'norm': 'spectral'},
     'adversarial_autoencoder': {
         'num_labels': 20, 'batch_norm': True, 'image_noise': 0.3, 'category_noise': 0.3,

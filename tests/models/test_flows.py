@@ -123,6 +123,11 @@ def test_first_batch_is_normalised():
     y, _ = layer.apply(layer.init(jax.random.key(1), x), x)
     np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(y.std((0, 1, 2)), 1, rtol=1e-4)
+    scale = coupling.DiagonalScale(std=1.5, least=0.1)
+    x = x.at[:, 0].set(0.0)
+    y, _ = scale.apply(scale.init(jax.random.key(1), x), x)
+    np.testing.assert_allclose(y.std(0)[1:], 1.5, rtol=1e-4)
+    assert np.isfinite(y).all()
 
 
 def _density_of_pairs(forward, log_prior, side):
@@ -136,7 +141,8 @@ def _density_of_pairs(forward, log_prior, side):
 def test_density_of_nice_integrates_to_one():
     """Catch a scale that the log-determinant has with the wrong sign."""
     model = NICE((1, 2, 1), num_couplings=2, hidden=(4,))
-    variables = _moved(model.init(jax.random.key(1), jnp.zeros((1, 1, 2, 1))), 0.5)
+    y = 2 * jax.random.normal(jax.random.key(0), (4, 1, 2, 1))
+    variables = _moved(jax.jit(model.init)(jax.random.key(1), y), 0.5)
 
     def log_prior(z):
         return likelihoods.logistic_log_prob(0 * z, 0 * z, z)

@@ -26,6 +26,10 @@ FAMILIES = {
     'pixel_cnn_pp': (
         '--features=4', '--num_mixtures=2', '--dropout=0.5', '--ema=0.99',
     ),
+    'real_nvp': (
+        '--channelwise=2', '--last=1', '--features=4', '--test_samples=4',
+        '--dequantization=variational', '--noise_couplings=1', '--noise_features=4',
+    ),
     'dcgan': _GAN,
     'wgan': _GAN,
     'adversarial_autoencoder': (
