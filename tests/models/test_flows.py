@@ -150,7 +150,7 @@ def test_density_of_nice_integrates_to_one():
     with jax.enable_x64(True):
         precise = NICE((1, 2, 1), 2, (4,), dtype=jnp.float64)
         forward, _ = _maps(precise, _in_float64(variables))
-        mass = _density_of_pairs(forward, log_prior, np.linspace(-60, 60, 401))
+        mass = _density_of_pairs(forward, log_prior, np.linspace(-60, 60, 1201))
     np.testing.assert_allclose(mass, 1, rtol=1e-5)
 
 
