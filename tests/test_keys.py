@@ -27,6 +27,10 @@ DRAWS = {
     'gradient_penalty': lambda rng: adversarial.gradient_penalty(
         lambda y: jnp.sum(y**3, axis=1), rng, FLAT, 1 - FLAT
     ),
+    'logistic_sample': lambda rng: likelihoods.logistic_sample(rng, FLAT, FLAT),
+    'variational': lambda rng: dequantization.variational(
+        rng, X, lambda u: (u, jnp.zeros(3)), num_values=4
+    )[0],
     'dequantization': lambda rng: dequantization.uniform(rng, X, num_values=4),
     'binarize_dynamic': lambda rng: binarize.binarize_dynamic(rng, X, 4),
     'prior_sample': lambda rng: latent.prior_sample(

@@ -11,8 +11,10 @@ from scipy import integrate, special, stats
 
 import gm_jax
 from experiments import nice, real_nvp
+from gm_jax import plotting
 from gm_jax.data import sources
 from gm_jax.data.image_set import ArrayExamples, ImageSet
+from gm_jax.families import classifier
 from gm_jax.keys import fold_in_each
 from gm_jax.losses import likelihoods
 from gm_jax.training import train_state
@@ -216,3 +218,25 @@ def test_eight_devices_compute_what_one_does(module, settings):
         np.testing.assert_allclose(parts[name], np.full(8, value), rtol=1e-5)
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(each.params)):
         np.testing.assert_allclose(b[3], a, atol=1e-4)
+
+
+def test_arithmetic_on_codes(monkeypatch):
+    """Catch codes of other images, and arithmetic that decodes something else."""
+    data = sources.load('digits')
+    images = plotting.to_uint8(data.splits['test'].images, num_values=17)
+    known = {x.tobytes(): y for x, y in zip(images, data.splits['test'].labels)}
+    seen = []
+
+    def classify(x):
+        seen.append(np.array([known.get(one.tobytes(), -1) for one in x]))
+        return seen[-1]
+
+    monkeypatch.setattr(
+        classifier, 'load', lambda path, data: classifier.Trained(classify, classify)
+    )
+    experiment = nice.build(nice.Config(classifier='DIR', **NICE), data)
+    state = _moved(jax.jit(experiment.init)(jax.random.key(0)), 0.05)
+    numbers, pictures = experiment.finish(state, print)
+    assert (seen[0] == data.splits['test'].labels).all()
+    assert numbers['analogies'] > 0 and set(pictures) == {'analogies'}
+    assert (seen[1] == -1).mean() > 0.9  # new images

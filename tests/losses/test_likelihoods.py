@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from scipy import stats
 
 from gm_jax.losses import likelihoods
 
@@ -41,6 +42,12 @@ def _gaussian_reference(mean, logvar, x):
     return terms.reshape(len(terms), -1).sum(axis=1)
 
 
+def _logistic_reference(mean, log_scale, x):
+    mean, log_scale, x = (np.asarray(a, np.float64) for a in (mean, log_scale, x))
+    terms = stats.logistic.logpdf(x, mean, np.exp(log_scale))
+    return terms.reshape(len(terms), -1).sum(axis=1)
+
+
 def _inputs(name, shape=(3, 2, 2, 1)):
     """Return the function, its float64 reference and random arguments."""
     rng = np.random.default_rng(0)
@@ -53,10 +60,12 @@ def _inputs(name, shape=(3, 2, 2, 1)):
         args = logits, rng.integers(5, size=shape, dtype=np.uint8)
         return likelihoods.categorical_log_prob, _categorical_reference, args
     args = *normal, rng.normal(size=shape).astype(np.float32)
+    if name == 'logistic':
+        return likelihoods.logistic_log_prob, _logistic_reference, args
     return likelihoods.gaussian_log_prob, _gaussian_reference, args
 
 
-NAMES = ['bernoulli', 'categorical', 'gaussian']
+NAMES = ['bernoulli', 'categorical', 'gaussian', 'logistic']
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -203,6 +212,18 @@ def test_gaussian_extremes(logvar):
         np.testing.assert_allclose(value, exact, rtol=1e-5)
 
 
+@pytest.mark.parametrize('log_scale', [100.0, -100.0])
+def test_logistic_extremes(log_scale):
+    """Catch exp overflow, and a gradient that has no way back."""
+    shape = (1, 784)
+    mean, x = jnp.zeros(shape), jnp.ones(shape).at[0, 0].set(0)
+    value, gradients = jax.value_and_grad(
+        lambda *args: likelihoods.logistic_log_prob(*args)[0], (0, 1, 2)
+    )(mean, jnp.full(shape, log_scale), x)
+    assert np.isfinite(value) and all(np.isfinite(g).all() for g in gradients)
+    assert np.all(np.sign(gradients[1][0, 1:]) == -np.sign(log_scale))
+
+
 def test_categorical_value_out_of_range_is_not_a_number():
     """Catch an index that is clamped, so that wrong data trains on in silence."""
     x = jnp.array([[3], [4], [-1], [-5], [0]])
@@ -294,6 +315,8 @@ def _sample(name, keys):
         logits = np.log(np.tile(probs, (num, 2, 1)))
         return likelihoods.categorical_sample(keys, logits)
     mean, logvar = (np.full((num, 2), v, np.float32) for v in (3, np.log(4)))
+    if name == 'logistic':
+        return likelihoods.logistic_sample(keys, mean, logvar / 2)
     return likelihoods.gaussian_sample(keys, mean, logvar)
 
 
@@ -321,6 +344,8 @@ def test_sample_moments():
     x = np.asarray(_sample('gaussian', keys))
     np.testing.assert_allclose(x.mean(axis=0), 3, atol=10 / np.sqrt(num))
     np.testing.assert_allclose(x.std(axis=0), 2, atol=7.1 / np.sqrt(num))
+    x = np.asarray(_sample('logistic', keys))
+    assert stats.kstest(x.ravel(), stats.logistic(3, 2).cdf).pvalue > 1e-4
 
 
 def test_gaussian_sample_is_reparameterized():
