@@ -55,6 +55,8 @@ DIGITS = {
     'pixel_cnn_pp': 'pixel_cnn_pp --features=14',
     'multiscale_pixel_cnn': 'multiscale_pixel_cnn --features=14 --head=32',
     'time_series': 'time_series',
+    'nice': 'nice',
+    'real_nvp': 'real_nvp',
     'vae': 'vae --hidden=48,48 --test_samples=5000',
     'gan': 'gan --hidden=96,96 --discriminator_hidden=64,64',
     'dcgan': 'dcgan --features=24,48',

@@ -6,7 +6,10 @@ Dinh et al. 2017, Density estimation using Real NVP.
     python -m experiments.real_nvp --workdir=/tmp/real_nvp --dequantization=variational
     python -m experiments.real_nvp --workdir=/tmp/real_nvp --mode=sample
 
-Published: 3.49 bits/dim on CIFAR-10.
+    python -m experiments.real_nvp --workdir=/tmp/nvp_mnist --preset=mnist \
+        --data_dir=DIR
+
+Published: 3.49 bits/dim on CIFAR-10 and 1.06 on MNIST; by Glow, 2.96 on Fashion-MNIST.
 """
 
 if __name__ == '__main__':
@@ -55,7 +58,7 @@ class Config(flow.Config):
         'to the next', low=0, high=MOST_LAYERS,
     )
     features: int = field(
-        24, 'feature maps of the networks of the couplings', low=1, high=MOST_UNITS
+        20, 'feature maps of the networks of the couplings', low=1, high=MOST_UNITS
     )
     num_blocks: int = field(
         1, 'residual blocks of each network', low=0, high=MOST_LAYERS
@@ -65,6 +68,13 @@ class Config(flow.Config):
     )
 
 
+# Most couplings at a quarter of the resolution, where convolutions cost least.
+_SMALL = Config(
+    dataset='mnist', dequantization='variational', channelwise=(4, 8), last=4,
+    whole_scales=1, features=32, num_blocks=1, batch_size=64, learning_rate=1e-3,
+    warmup_steps=500, num_steps=50_000, log_every=100, eval_every=5_000,
+    checkpoint_every=500, eval_batch_size=100,
+)
 PRESETS = {
     # Scales and networks as in the paper, but for their normalisation.
     'paper': Config(
@@ -72,6 +82,9 @@ PRESETS = {
         features=64, num_blocks=8, alpha=0.05, batch_size=64, learning_rate=1e-3,
         num_steps=500_000, eval_every=10_000, checkpoint_every=2_000,
     ),
+    # Small enough for a CPU; not a recipe of the paper.
+    'mnist': _SMALL,
+    'fashion': dataclasses.replace(_SMALL, dataset='fashion_mnist'),
 }
 
 
