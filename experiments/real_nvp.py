@@ -70,9 +70,10 @@ class Config(flow.Config):
 
 # Most couplings at a quarter of the resolution, where convolutions cost least.
 _SMALL = Config(
-    dataset='mnist', dequantization='variational', channelwise=(4, 8), last=4,
-    whole_scales=1, features=32, num_blocks=1, batch_size=64, learning_rate=1e-3,
-    warmup_steps=500, num_steps=50_000, log_every=100, eval_every=5_000,
+    dataset='mnist', dequantization='variational', noise_couplings=2,
+    channelwise=(4, 8), last=4, whole_scales=1, features=32, num_blocks=1,
+    batch_size=64, learning_rate=1e-3, warmup_steps=500, num_steps=40_000,
+    log_every=100, eval_every=5_000,
     checkpoint_every=500, eval_batch_size=100,
 )
 PRESETS = {
