@@ -56,7 +56,7 @@ DIGITS = {
     'multiscale_pixel_cnn': 'multiscale_pixel_cnn --features=14 --head=32',
     'time_series': 'time_series',
     'nice': 'nice',
-    'real_nvp': 'real_nvp',
+    'real_nvp': 'real_nvp --features=18',
     'vae': 'vae --hidden=48,48 --test_samples=5000',
     'gan': 'gan --hidden=96,96 --discriminator_hidden=64,64',
     'dcgan': 'dcgan --features=24,48',
