@@ -62,12 +62,14 @@ class Use(enum.IntEnum):
     CATEGORY = 7  # a category from its prior
     NOISE = 8  # Gaussian noise added to an input
     ROWS = 9  # which images are taken
-    DRAW = 10  # the uniform numbers of an autoregressive sampler
+    DRAW = 10  # the uniform numbers that a sampler turns into values
     REAL = 11  # of two alike: for what comes from the data or the prior,
     FAKE = 12  # and for what a generator or an encoder makes
     POINT = 13  # a point between a real and a generated image
     OBSERVER = 14  # the weights of a network that sees what is given
     TRAINING_IMAGES = 15  # images of the training split, beside those of another
+    CORRUPTION = 24  # values of an image that are replaced by coins
+    CHAIN = 25  # the steps of a Markov chain
 
 
 def stream(seed: int, use: Stream, *, rollbacks: int = 0) -> jax.Array:

@@ -5,11 +5,13 @@ from gm_jax._lazy import attach
 __getattr__, __dir__, __all__ = attach(__name__, (
     'alarms',
     'checks',
+    'csl',
     'forecasts',
     'frechet',
     'inception',
     'kernel_distance',
     'likelihood',
+    'mixing',
     'modes',
     'neighbours',
     'parzen',

@@ -8,4 +8,5 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'distributions',
     'latent',
     'multiscale',
+    'walkback',
 ))
