@@ -17,6 +17,7 @@ NAMES = (
     'nice',
     'real_nvp',
     'vae',
+    'gsn',
     'gan',
     'dcgan',
     'wgan',

@@ -128,8 +128,9 @@ def log_prob(
     if not isinstance(evaluation, ByExample):
         raise ValueError('the model has no likelihood')
     labels = _labels(run, label, len(x))
-    num_chunks = run.results.get('metrics', {}).get('importance_samples', 0)
-    chunks = num_chunks // evaluation.chunk_size or evaluation.test_chunks
+    metrics = run.results.get('metrics', {})
+    samples = metrics.get('importance_samples') or metrics.get('chain_states', 0)
+    chunks = samples // evaluation.chunk_size or evaluation.test_chunks
     rng = stream(_seed(run, seed), Stream.EVAL)
     size = run.config.eval_batch
     if batch_size is not None:

@@ -12,7 +12,7 @@ from gm_jax import keys
 from gm_jax.data import binarize
 from gm_jax.layers.dropout import Dropout
 from gm_jax.losses import adversarial, dequantization, likelihoods
-from gm_jax.sampling import autoregressive, latent
+from gm_jax.sampling import autoregressive, latent, walkback
 from tests.losses import mixtures
 
 X = jnp.asarray(np.random.default_rng(0).integers(1, 3, (3, 2, 2, 1)))
@@ -40,6 +40,13 @@ DRAWS = {
         rng, (2, 2, 1), 1, batch=None if rng.ndim else 3
     ),
     'dropout': lambda rng: Dropout(0.5).apply({}, FLAT, rng=rng),
+    'salt_and_pepper': lambda rng: walkback.salt_and_pepper(rng, FLAT, 0.5),
+    'fair_coins': lambda rng: walkback.fair_coins(
+        rng, 4, batch=None if rng.ndim else 3
+    ),
+    'chain': lambda rng: walkback.chain(
+        rng, lambda rngs, x, hidden: (x, hidden), walkback.State(FLAT, ()), 2, rate=0.5
+    )[0].x,
 }
 
 
@@ -53,7 +60,8 @@ def test_one_key_is_a_key_per_example(name):
 
 
 def _is_wrong(name, shape):
-    if name in ('prior_sample', 'noise'):  # of as many examples as there are keys
+    # Of as many examples as there are keys.
+    if name in ('prior_sample', 'noise', 'fair_coins'):
         return len(shape) > 1
     return (name, shape) != ('dropout', (1,))  # which is one example of three rows
 

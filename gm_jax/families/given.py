@@ -7,11 +7,12 @@ import numpy as np
 
 from gm_jax.data import binarize, decoding, files, readers
 from gm_jax.errors import UserError
-from gm_jax.families.setting import Config, Model, Setting
+from gm_jax.families.setting import Model, Setting
 from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
+from gm_jax.training import settings
 
 __all__ = [
-    'first_half', 'images', 'inexact', 'known_part', 'PartialImages', 'whole',
+    'first_half', 'images', 'inexact', 'known_part', 'PartialImages', 'read', 'whole',
 ]
 
 
@@ -43,7 +44,9 @@ def images(s: Setting) -> PartialImages | None:
     if not s.config.given:
         shape = (1, *s.data.image_shape)
         return PartialImages(np.zeros(shape, np.int32), np.zeros(shape, bool))
-    return _read(s.config, s.data.image_shape, s.num_values, masked=True)
+    return read(
+        s.config.given, s.config, s.data.image_shape, s.num_values, masked=True
+    )
 
 
 def inexact(model: Model, known: np.ndarray) -> str:
@@ -101,7 +104,9 @@ def _rank(model: Model, num_dims: int) -> np.ndarray:
 def _whole_images(s: Setting) -> np.ndarray | None:
     config, data = s.config, s.data
     if config.given:
-        return _read(config, data.image_shape, s.num_values, masked=False).images
+        return read(
+            config.given, config, data.image_shape, s.num_values, masked=False
+        ).images
     if 'test' in data.splits:
         test = data.splits['test']
         rows = np.arange(min(config.num_samples, len(test)))
@@ -111,11 +116,24 @@ def _whole_images(s: Setting) -> np.ndarray | None:
     return None
 
 
-def _read(
-    config: Config, image_shape: tuple[int, int, int], num_values: int, *, masked: bool
+def read(
+    path: str, config: settings.Config, image_shape: tuple[int, int, int],
+    num_values: int, *, masked: bool,
 ) -> PartialImages:
-    """Read the file of --given; unless it is `masked`, all of its pixels are known."""
-    path = files.find(config.given, flag='given')
+    """Read the file of --given.
+
+    Args:
+        path: the file.
+        config: the settings.
+        image_shape: H, W, C.
+        num_values: V.
+        masked: whether a part of the images is given, which the file says; otherwise
+            all pixels are known.
+
+    Raises:
+        UserError: the file cannot be read, or its arrays do not fit the model.
+    """
+    path = files.find(path, flag='given')
     if decoding.is_picture(path):
         return _read_picture(path, config, image_shape, num_values, masked)
     arrays = readers.read_npz(path, flag='given')
@@ -170,8 +188,8 @@ def whole(s: Setting, images: np.ndarray) -> PartialImages:
 
 
 def _read_picture(
-    path: str, config: Config, image_shape: tuple[int, int, int], num_values: int,
-    masked: bool,
+    path: str, config: settings.Config, image_shape: tuple[int, int, int],
+    num_values: int, masked: bool,
 ) -> PartialImages:
     """Read a PNG or JPEG; if it is `masked`, its transparent pixels are not known."""
     header = decoding.read_header(path)

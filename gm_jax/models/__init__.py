@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'dequantizer',
     'gan',
     'gated_pixel_cnn',
+    'gsn',
     'infogan',
     'made',
     'multiscale_pixel_cnn',

@@ -150,9 +150,10 @@ def chain(
     def skip(state: State, first: Any, num_steps: int) -> State:
         if not num_steps:
             return state
-        return jax.lax.fori_loop(
+        last: State = jax.lax.fori_loop(
             first, first + num_steps, lambda t, state: step(t, state)[0], state
         )
+        return last
 
     def steps(state: State, first: jax.Array) -> tuple[State, jax.Array]:
         return step(first + every - 1, skip(state, first, every - 1))

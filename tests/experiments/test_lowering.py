@@ -25,6 +25,7 @@ SETTINGS = {
     'pixel_cnn_pp': {'features': 4, 'num_resnets': 1}, 'vae': {'test_samples': 2},
     'nice': {'hidden': (4,), 'dequantization': 'variational', 'noise_couplings': 1},
     'real_nvp': {'channelwise': (2,), 'checkerboard': 1, 'last': 1},
+    'gsn': {'layers': (8, 6), 'chain_steps': 5, 'thin': 2, 'test_samples': 4},
     'gan': {'k': 2}, 'dcgan': {'norm': 'spectral'},
     'adversarial_autoencoder': {
         'num_labels': 20, 'batch_norm': True, 'image_noise': 0.3, 'category_noise': 0.3,
@@ -39,7 +40,7 @@ def test_lowers_for_tpu_and_cuda(name, monkeypatch):
     """Catch an operation that only a CPU has, or that runs on the host."""
     command = importlib.import_module(f'experiments.{name}').main
     config = command.config_class(**SETTINGS.get(name, {}))
-    data = sources.load(config.dataset)
+    data = sources.load(config.dataset, binarize=config.binarize)
     # Some layers are written otherwise for a CPU.
     monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
     experiment = command.build(config, data)

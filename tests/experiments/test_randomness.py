@@ -45,6 +45,10 @@ SETTINGS = {
          'dropout': 0.5, 'k': 2, 'test_samples': 2},
         {'hidden': (8,), 'latent_dims': (3, 2), 'test_samples': 2},
     ],
+    'gsn': [{
+        'layers': (8, 6), 'walkbacks': 2, 'chain_steps': 4, 'thin': 2,
+        'test_samples': 3,
+    }],
     'gan': [{'hidden': (8,), 'discriminator_hidden': (8,), 'k': 2}],
     'dcgan': [CONVOLUTIONS],
     'wgan': [CONVOLUTIONS],

@@ -30,6 +30,10 @@ FAMILIES = {
         '--channelwise=2', '--last=1', '--features=4', '--test_samples=4',
         '--dequantization=variational', '--noise_couplings=1', '--noise_features=4',
     ),
+    'gsn': (
+        '--layers=16,12', '--chain_steps=10', '--thin=2', '--test_samples=50',
+        '--parzen_samples=20', '--hidden_noise=0.5',
+    ),
     'dcgan': _GAN,
     'wgan': _GAN,
     'adversarial_autoencoder': (
