@@ -1,4 +1,4 @@
-"""The experiment of generative stochastic networks: what its chain draws, by numbers."""
+"""Generative stochastic networks: what the chain draws, by numbers."""
 
 import dataclasses
 import functools
@@ -216,5 +216,6 @@ def test_grey_images_have_no_likelihood():
     assert evaluation.log_prob == ''
     numbers = evaluation.summarize({'denoising_nats': np.ones((4, 1))})
     assert numbers == {'denoising_nats': 1.0}
-    x = gsn.flat(s, np.full((1, 2, 4, 1), 8, np.uint8), fold_in_each(jax.random.key(0), jnp.arange(1)))
+    rngs = fold_in_each(jax.random.key(0), jnp.arange(1))
+    x = gsn.flat(s, np.full((1, 2, 4, 1), 8, np.uint8), rngs)
     np.testing.assert_array_equal(x, np.full((1, 8), 0.5))
