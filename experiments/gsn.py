@@ -80,6 +80,7 @@ class Config(settings.Config):
         'levels for probabilities', choices=WAYS,
     )
     num_steps: int = field(4000, 'training steps', low=1)
+    learning_rate: float = field(3e-3, 'peak learning rate', low=0.0)
     batch_size: int = field(
         100, 'examples per step, over all devices of all processes', low=1
     )
@@ -108,10 +109,12 @@ class Config(settings.Config):
         low=1, high=1000,
     )
     chain_steps: int = field(
-        200, 'steps of the chain before an image that is generated', low=1, free=True
+        200, 'steps of the chain to an image that is generated, or to the first state '
+        'that is used', low=1, high=1_000_000, free=True,
     )
     thin: int = field(
-        10, 'steps between the states of a chain that are used', low=1, free=True
+        10, 'steps between the states of a chain that are used', low=1,
+        high=1_000_000, free=True,
     )
     test_samples: int = field(
         0, 'states of the chain in the final evaluation of binary images; 0: up to '
@@ -120,7 +123,8 @@ class Config(settings.Config):
     )
     parzen_samples: int = field(
         1000, 'samples, k-means centroids and training images that are compared by '
-        'Parzen windows; 0: no such comparison', low=0, evaluation_only=True,
+        'Parzen windows; 0: no such comparison', low=0, high=100_000,
+        evaluation_only=True,
     )
     classifier: str = field(
         '', 'work directory of the experiment `classifier` on the same set, which '
@@ -133,16 +137,16 @@ class Config(settings.Config):
     )
 
 
-# 500 epochs of 60,000 images. The authors have gradient descent with momentum, at a
-# constant or decaying rate, in place of Adam.
+# 500 epochs of 60,000 images. In place of Adam the authors have gradient descent with
+# momentum, at a decaying rate for two layers; they train these on grey levels, which
+# have no likelihood (--binarize=none).
 _PAPER = Config(
-    dataset='mnist', num_steps=300_000, log_every=300, eval_every=15_000,
-    checkpoint_every=3_000, eval_batch_size=10_000, chain_steps=1000, thin=100,
-    test_samples=10_000, parzen_samples=10_000,
+    dataset='mnist', num_steps=300_000, learning_rate=1e-3, log_every=300,
+    eval_every=15_000, checkpoint_every=3_000, eval_batch_size=10_000,
+    chain_steps=1000, thin=100, test_samples=10_000, parzen_samples=10_000,
 )
 PRESETS = {
-    # GSN of two layers, on grey levels; --binarize=threshold gives it a likelihood.
-    'paper': dataclasses.replace(_PAPER, binarize='none', layers=(1500, 1500)),
+    'paper': dataclasses.replace(_PAPER, layers=(1500, 1500)),
     'paper_dae': dataclasses.replace(
         _PAPER, layers=(2000,), activation='sigmoid', walkbacks=5
     ),
@@ -156,8 +160,8 @@ TEST_SAMPLES = (10_000, 5_000, 2_000, 1_000)
 _MIXING_STEPS, _MIXING_VALUES = 1000, 2**24
 _LAGS = (1, 10, 100)
 _FRAMES = 16  # steps of a chain that a picture shows
-# Training images that Parzen windows are compared with, at most.
-_SEEN = 60_000
+# Images that Parzen windows are compared with, and values of them, at most.
+_SEEN, _SEEN_VALUES = 60_000, 2**26
 INEXACT = (
     'the rest is drawn by a chain that keeps what is given. These are samples given '
     'all of it only as far as P(x|x~) is exact and the chain forgets where it started.'
@@ -364,10 +368,11 @@ def summarize(s: Setting, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     log_px, sizes = arrays['log_px'], curve_sizes(s)
     means = arrays['csl'].reshape(-1, len(sizes)).mean(axis=0, dtype=np.float64)
     curve = {str(size): -float(mean) for size, mean in zip(sizes, means)}
-    for chunks in range(2, log_px.shape[1] + 1):
-        mean = likelihood.combine(log_px[:, :chunks]).mean()
-        curve[str(chunks * sizes[-1])] = -float(mean)
-    states = log_px.shape[1] * sizes[-1]
+    chunks = log_px.shape[1]
+    for num in (*(2**k for k in range(1, chunks.bit_length())), chunks):
+        mean = likelihood.combine(log_px[:, :num]).mean()
+        curve[str(num * sizes[-1])] = -float(mean)
+    states = chunks * sizes[-1]
     return {
         **likelihood.report(
             likelihood.combine(log_px), s.model.num_dims, f'csl-{states}'
@@ -480,20 +485,18 @@ def measure_mixing(
 
 def compare(s: Setting, state: TrainState, rng: jax.Array) -> dict[str, float]:
     """Compare samples and training images with the test set by Parzen windows."""
-    train, test = s.data.splits['train'], s.data.splits['test']
-    rows = pipeline.example_order(0, 0, min(len(train), _SEEN), len(train))
-
-    def seen(examples: Examples, rows: np.ndarray) -> np.ndarray:
-        return scores.as_seen(examples, rows, s.data).reshape(len(rows), -1) / 255.0
+    def seen(examples: Examples) -> np.ndarray:
+        most = min(len(examples), _SEEN, _SEEN_VALUES // s.model.num_dims)
+        rows = pipeline.example_order(0, 0, most, len(examples))
+        return scores.as_seen(examples, rows, s.data).reshape(most, -1) / 255.0
 
     num = s.config.parzen_samples
     chains = min(num, CHAINS)
     draw = jax.jit(functools.partial(from_coins, s, num=-(-num // chains)))
     logits = draw(state.eval_variables, fold_in_each(rng, jnp.arange(chains)))
     samples = np.asarray(jax.nn.sigmoid(logits)).reshape(-1, s.model.num_dims)[:num]
-    return parzen.compare(
-        seen(test, np.arange(len(test))), samples, seen(train, rows)
-    )
+    splits = s.data.splits
+    return parzen.compare(seen(splits['test']), samples, seen(splits['train']))
 
 
 def pictures(

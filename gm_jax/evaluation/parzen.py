@@ -114,7 +114,7 @@ def compare(
     clusters = min(len(samples), max(len(rest) // 2, 1))
     # The usual start, which spreads the centroids, would take longer than the rest.
     k_means = MiniBatchKMeans(
-        clusters, init='random', n_init=1, batch_size=4096, max_iter=20, random_state=0
+        clusters, init='random', n_init=1, batch_size=4096, max_iter=5, random_state=0
     ).fit(rest.astype(np.float32))
     windows = {
         'samples': samples, 'training_images': rest[:len(samples)],

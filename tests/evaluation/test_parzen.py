@@ -73,3 +73,23 @@ def test_refusals():
         parzen.log_prob(x, x[:0], 1.0)
     with pytest.raises(AssertionError):
         parzen.log_prob(x, np.zeros((3, 1)), 1.0)
+
+
+def test_centroids_score_above_the_data():
+    """Catch a comparison that hides what the score prefers, or mixes up its rows."""
+    rng = np.random.default_rng(3)
+    centres = rng.integers(0, 2, (5, 30))
+
+    def draw(num):
+        x = centres[rng.integers(5, size=num)]
+        return np.where(rng.random(x.shape) < 0.1, 1 - x, x).astype(float)
+
+    train, test = draw(500), draw(200)
+    scores = parzen.compare(test, draw(40), train)
+    assert scores['num_samples'] == scores['num_training_images'] == 40
+    assert scores['k_means'] > scores['training_images'] + 1
+    # Samples of the distribution itself score as the training images do.
+    assert abs(scores['samples'] - scores['training_images']) < 1
+    copies = parzen.compare(test, train[100:], train)
+    assert copies['samples'] == copies['training_images']
+    assert copies['num_k_means'] == 200
