@@ -58,6 +58,7 @@ DIGITS = {
     'nice': 'nice',
     'real_nvp': 'real_nvp --features=18',
     'vae': 'vae --hidden=48,48 --test_samples=5000',
+    'gsn': 'gsn --test_samples=5000',
     'gan': 'gan --hidden=96,96 --discriminator_hidden=64,64',
     'dcgan': 'dcgan --features=24,48',
     'wgan': 'wgan --features=24,48',

@@ -4,7 +4,7 @@ Bengio et al. 2013, Generalized Denoising Auto-Encoders as Generative Models; Be
 al. 2014, Deep Generative Stochastic Networks Trainable by Backprop.
 
     python -m experiments.gsn --workdir=/tmp/gsn
-    python -m experiments.gsn --workdir=/tmp/dae --layers=256 --walkbacks=1
+    python -m experiments.gsn --workdir=/tmp/dae --layers=200 --walkbacks=1
     python -m experiments.gsn --workdir=/tmp/gsn --mode=sample --chain_steps=1000
 
 The chain corrupts x with salt-and-pepper noise, computes the hidden layers, and draws x
@@ -93,7 +93,7 @@ class Config(settings.Config):
         'runs its chains anew; 0: the batch size', low=0, free=True,
     )
     layers: Sizes = field(
-        (256, 256), 'units of each hidden layer; one layer is a denoising autoencoder'
+        (200, 200), 'units of each hidden layer; one layer is a denoising autoencoder'
     )
     activation: str = field('tanh', 'nonlinearity', choices=('tanh', 'sigmoid'))
     input_noise: float = field(

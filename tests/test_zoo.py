@@ -119,7 +119,7 @@ def test_every_model_gives_its_numbers_and_images(name, tmp_path, capsys):
                 run.sample(7, seed=3, **given), file['images']
             )
     if run.data.name == 'digits':
-        digits = sources.load('digits').splits['test']
+        digits = sources.load('digits', binarize=run.config.binarize).splits['test']
         if hasattr(run, 'encode'):
             z = run.encode(digits.images[:5])
             assert run.decode(z).shape == (5, 8, 8, 1)

@@ -15,9 +15,11 @@ from experiments import gsn
 from gm_jax.data import sources
 from gm_jax.data.image_set import ArrayExamples, ImageSet
 from gm_jax.evaluation import mixing
+from gm_jax.families.classifier import Trained
 from gm_jax.keys import fold_in_each
 from gm_jax.losses import likelihoods
 
+_KEY = jax.random.key(0)
 BITS = np.arange(256)[:, None] >> np.arange(8) & 1
 
 
@@ -209,6 +211,18 @@ def test_chains_do_not_depend_on_the_batch():
     assert np.any(first != second)
 
 
+def test_mixing_of_a_chain_that_forgets():
+    """Catch frames in another order than that of the steps: all noise is new here."""
+    config = gsn.Config(layers=(8,), input_noise=1.0, chain_steps=2)
+    data = _data()
+    s = gsn.Setting(config, data, gsn.make_model(config, data))
+    judge = Trained(np.asarray, lambda images: images[:, 0, 0, 0] > 127)
+    numbers = gsn.measure_mixing(s, judge, gsn.init(s, _KEY), _KEY)
+    assert all(abs(rho) < 0.03 for rho in numbers['autocorrelation'].values())
+    assert 30 < numbers['label_changes_per_100_steps'] < 55
+    assert numbers['distinct_labels'] == 2
+
+
 def test_grey_images_have_no_likelihood():
     """Catch the nats of bits reported for levels, and levels scaled otherwise."""
     data = dataclasses.replace(_data(), num_values=17)
@@ -217,6 +231,6 @@ def test_grey_images_have_no_likelihood():
     assert evaluation.log_prob == ''
     numbers = evaluation.summarize({'denoising_nats': np.ones((4, 1))})
     assert numbers == {'denoising_nats': 1.0}
-    rngs = fold_in_each(jax.random.key(0), jnp.arange(1))
+    rngs = fold_in_each(_KEY, jnp.arange(1))
     x = gsn.flat(s, np.full((1, 2, 4, 1), 8, np.uint8), rngs)
     np.testing.assert_array_equal(x, np.full((1, 8), 0.5))
