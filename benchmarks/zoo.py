@@ -58,7 +58,7 @@ DIGITS = {
     'nice': 'nice',
     'real_nvp': 'real_nvp --features=18',
     'vae': 'vae --hidden=48,48 --test_samples=5000',
-    'gsn': 'gsn --test_samples=5000',
+    'gsn': 'gsn --test_samples=1000',
     'gan': 'gan --hidden=96,96 --discriminator_hidden=64,64',
     'dcgan': 'dcgan --features=24,48',
     'wgan': 'wgan --features=24,48',
@@ -214,7 +214,8 @@ def evaluate(name: str, data_dir: str = '') -> list[Difference]:
 def evaluation_flags(row: dict[str, Any], model: pathlib.Path) -> list[str]:
     """Return the flags with which a copy of the model of a row is evaluated."""
     flags = [f'--workdir={model}', '--mode=eval']
-    samples = row['metrics'].get('importance_samples')
+    numbers = row['metrics']
+    samples = numbers.get('importance_samples') or numbers.get('chain_states')
     return [*flags, f'--test_samples={samples}'] if samples else flags
 
 

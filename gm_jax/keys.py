@@ -68,8 +68,11 @@ class Use(enum.IntEnum):
     POINT = 13  # a point between a real and a generated image
     OBSERVER = 14  # the weights of a network that sees what is given
     TRAINING_IMAGES = 15  # images of the training split, beside those of another
-    CORRUPTION = 24  # values of an image that are replaced by coins
-    CHAIN = 25  # the steps of a Markov chain
+    CHAIN = 16  # the steps of a Markov chain,
+    START = 17  # and where it starts
+    PARTITION = 18  # an estimate of log Z,
+    REVERSE = 19  # and its part that starts from samples
+    CORRUPTION = 20  # values of an image that are replaced by coins
 
 
 def stream(seed: int, use: Stream, *, rollbacks: int = 0) -> jax.Array:
