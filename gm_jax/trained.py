@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gm_jax.data import image_set
 from gm_jax.data.image_set import ArrayExamples, ImageSet
 from gm_jax.evaluation import likelihood
 from gm_jax.functions import Functions, Variables
@@ -118,7 +119,7 @@ def log_prob(
         x: [N, H, W, C] integers, as the image set has them.
         seed: of the noise of the estimate; None: that of the run. For the test set it
             is that of results.json.
-        label: [N] classes, for a class-conditional model.
+        label: [N] classes, their numbers or names, for a class-conditional model.
         batch_size: images at a time; None: as in evaluation.
 
     Returns:
@@ -363,12 +364,15 @@ def _labels(run: Run, label: Any, num: int) -> np.ndarray:
     if label is None:
         if conditional:
             raise ValueError(
-                'the model is class-conditional: pass label, [N] integers.'
+                'the model is class-conditional: pass label, [N] classes.'
             )
         return np.full(num, -1, np.int32)
     if not conditional:
         raise ValueError('the model is not class-conditional: leave out label.')
     label, most = np.asarray(label), run.data.num_classes - 1
+    if label.dtype.kind == 'U':
+        numbers = [image_set.class_number(run.data, name) for name in label.ravel()]
+        label = np.array(numbers, int).reshape(label.shape)
     if label.shape != (num,) or label.dtype.kind not in 'iu':
         raise ValueError(
             f'label is {label.dtype}{list(label.shape)}, it must be integers [{num}].'

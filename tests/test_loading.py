@@ -178,6 +178,11 @@ def test_what_is_given_is_checked(trained):
                 run.log_prob(images, label=label)
         with pytest.raises(ValueError, match='batch_size=0 is not'):
             run.log_prob(images, label=[0, 1, 2, 3], batch_size=0)
+    if name == 'made':
+        np.testing.assert_array_equal(
+            run.log_prob(images, label=['0', '9', '1', '1']),
+            run.log_prob(images, label=[0, 9, 1, 1]),
+        )
     if name == 'vae':
         with pytest.raises(ValueError, match='not class-conditional: leave out label'):
             run.log_prob(images, label=[0, 1, 2, 3])
