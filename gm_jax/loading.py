@@ -115,8 +115,8 @@ def _find_command(origin: settings.Origin | None, path: str) -> Command:
         for value in vars(module).values():
             if isinstance(value, Command) and value.name == origin.experiment:
                 return value
+    where = origin.module or 'a notebook or file that is not named'
     raise UserError(
-        f'{path} is of the experiment {origin.experiment} in '
-        f'{origin.module or "a module that is not named"}, which cannot be imported '
-        f'here ({reason!r}): pass experiment=, the `main` of its module.'
+        f'{path} is of the experiment {origin.experiment} in {where}, which cannot be '
+        f'imported here ({reason!r}): pass experiment=, the `main` of its module.'
     ) from reason

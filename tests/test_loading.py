@@ -449,6 +449,6 @@ def test_an_experiment_of_a_notebook(trained, tmp_path, monkeypatch):
     config = json.loads((copy / 'config.json').read_text())
     config |= {'experiment': 'mine', 'module': ''}
     (copy / 'config.json').write_text(json.dumps(config))
-    with pytest.raises(UserError, match='mine in a notebook, .* pass experiment='):
+    with pytest.raises(UserError, match='mine in a notebook .* pass experiment='):
         gm_jax.load(copy)
     assert gm_jax.load(copy, experiment=cell.main).step == 2
