@@ -31,6 +31,12 @@ They are the project's public library, including those that nothing in it calls:
       uniform                        integers plus uniform noise, scaled to [0, 1]
       variational                    the same with noise from a learned distribution
       log_prob                       lower bound on log P(x) from a log-density
+    energy           restricted Boltzmann machines
+      free_energy                    minus log p(v), but for log Z
+      log_partition_exact            log Z of a machine with few units on one side
+      contrastive_divergence         loss whose gradient needs samples of the model
+      centered, center_gradient      gradient of the centered parametrisation
+      hidden_logits, visible_logits  log-odds of one layer given the other
 """
 
 from gm_jax._lazy import attach
@@ -39,6 +45,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'adversarial',
     'dequantization',
     'elbo',
+    'energy',
     'likelihoods',
     'reconstruction',
 ))
