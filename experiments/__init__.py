@@ -17,6 +17,8 @@ NAMES = (
     'nice',
     'real_nvp',
     'vae',
+    'rbm',
+    'dbm',
     'gsn',
     'gan',
     'dcgan',

@@ -25,7 +25,8 @@ class Functions(NamedTuple):
 
     Attributes:
         log_prob: (variables, rng, x, label=None, chunk=0) -> [B] nats: log p(x), or the
-            estimate of it that one chunk of samples gives.
+            estimate of it that one chunk of samples gives. What all images share, such
+            as log Z, is in variables['shared'].
         sample: (variables, rngs [B], index=None) -> uint8 [B, H, W, C]; index [B]
             chooses the class where these are drawn in turn.
         encode: (variables, rng, x) -> codes [B, Z].
@@ -61,6 +62,11 @@ def _pure_log_prob(
     evaluation = e.evaluation
     if not isinstance(evaluation, ByExample):
         raise ValueError('the model has no likelihood')
+    if evaluation.shared is not None and 'shared' not in variables:
+        raise ValueError(
+            "variables have no 'shared', which the final evaluation of a run computes: "
+            'run.log_prob(x) computes it where there was none.'
+        )
     index = jnp.arange(len(x), dtype=jnp.int32)
     batch = {
         'image': x, 'index': index, 'chunk': jnp.full_like(index, chunk),

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gm_jax import trained
 from gm_jax.data import image_set
 from gm_jax.errors import UserError
 from gm_jax.functions import functions
@@ -59,10 +60,15 @@ def load(
     built = command.build(config, data)
     shapes = jax.eval_shape(built.init, stream(config.seed, Stream.INIT))
     variables, step = exporting.variables(workdir, shapes, checkpoint)
+    results = exporting.results(workdir, step)
+    names = trained.shared_names(built.evaluation, shapes)
+    numbers = results.get('metrics', {})
+    if names and results.get('step') == step and set(names) <= set(numbers):
+        shared = {name: np.float32(numbers[name]) for name in names}
+        variables = {**variables, 'shared': shared}
     return Run(
-        command=command, config=config, data=data,
-        results=exporting.results(workdir, step),
-        step=step, experiment=built, functions=functions(built),
+        command=command, config=config, data=data, results=results, step=step,
+        experiment=built, functions=functions(built),
         variables=jax.tree.map(jnp.asarray, variables),
     )
 
@@ -84,12 +90,14 @@ def export(
         UserError: as `load`, or the directory is there or cannot be written.
     """
     run = load(path, checkpoint=checkpoint, experiment=experiment)
-    variables = jax.tree.map(np.asarray, run.variables)
+    # results.json has what the images share.
+    arrays = {name: x for name, x in run.variables.items() if name != 'shared'}
+    variables = jax.tree.map(np.asarray, arrays)
     workdir = os.path.expanduser(os.fspath(path))
-    trained = exporting.Trained(variables, run.step)
+    found = exporting.Trained(variables, run.step)
     about = (run.command.about or '').partition('\n')[0]
     exporting.write(
-        workdir, os.fspath(to), trained, run.command.name, about, half=half
+        workdir, os.fspath(to), found, run.command.name, about, half=half
     )
 
 

@@ -20,7 +20,9 @@ from gm_jax.training.contracts import ByExample, Experiment, Sample, SampleMany
 from gm_jax.training.settings import Config
 from gm_jax.training.train_state import TrainState, of_variables
 
-__all__ = ['decode', 'embed', 'encode', 'log_prob', 'Run', 'sample']
+__all__ = [
+    'decode', 'embed', 'encode', 'log_prob', 'Run', 'sample', 'shared_names',
+]
 
 # Programs of one kind that a run remembers: one for each choice of a sampler.
 _REMEMBERED = 16
@@ -40,7 +42,8 @@ class Run:
         results: the numbers of these arrays, as results.json has them; {} if they have
             not been evaluated.
         step: the training step of the checkpoint.
-        variables: the arrays that evaluation uses, 'params' and other collections.
+        variables: the arrays that evaluation uses, 'params' and other collections;
+            'shared' has the numbers that all examples share, if results.json has them.
         experiment: the functions that the experiment is made of.
         functions: the same as pure functions of variables.
     """
@@ -92,7 +95,7 @@ class Run:
 
 def _estimator(run: Run) -> str:
     """Return the name of the estimate of a run that has no results yet."""
-    evaluation = run.experiment.evaluation
+    evaluation, rng = run.experiment.evaluation, jax.random.key(0)
     if not isinstance(evaluation, ByExample):
         return ''
     index, shape = np.zeros(1, np.int32), (1, *run.data.image_shape)
@@ -100,12 +103,30 @@ def _estimator(run: Run) -> str:
         'image': np.zeros(shape, np.uint8), 'label': index, 'index': index,
         'chunk': index,
     }
+    state = of_variables(run.variables)
+    shared = dict.fromkeys(shared_names(evaluation, state), 0.0)
     arrays = jax.eval_shape(
-        evaluation.test_step, of_variables(run.variables), batch, jax.random.key(0)
+        evaluation.test_step, evaluate.with_shared(state, shared), batch, rng
     )
     num = evaluation.test_chunks
     zeros = {name: np.zeros((1, num, *x.shape[1:])) for name, x in arrays.items()}
+    zeros |= {name: np.zeros(()) for name in shared}
     return str(evaluation.summarize(zeros).get('estimator', ''))
+
+
+def shared_names(evaluation: Any, state: Any) -> tuple[str, ...]:
+    """Return the names of the numbers that all examples share.
+
+    Args:
+        evaluation: that of the experiment.
+        state: the state, or its shapes.
+    """
+    if not isinstance(evaluation, ByExample) or evaluation.shared is None:
+        return ()
+    found = jax.eval_shape(
+        lambda state, rng: evaluation.shared(state, rng, True), state, jax.random.key(0)
+    )
+    return tuple(found)
 
 
 def log_prob(
@@ -118,7 +139,9 @@ def log_prob(
         run: the model.
         x: [N, H, W, C] integers, as the image set has them.
         seed: of the noise of the estimate; None: that of the run. For the test set it
-            is that of results.json.
+            is that of results.json. An estimate that all images share, such as log Z,
+            is then that of results.json; where there is none, or with another seed, the
+            first call computes it.
         label: [N] classes, their numbers or names, for a class-conditional model.
         batch_size: images at a time; None: as in evaluation.
 
@@ -138,8 +161,9 @@ def log_prob(
         size = _positive('batch_size', batch_size)
     with progress.closed():
         arrays = evaluate.over_examples(
-            _compiled(run), _on_devices(run), ArrayExamples(x, labels), rng, size,
-            chunks, progress.reporter('images', len(x)),
+            _compiled(run), _evaluated(run, _seed(run, seed)),
+            ArrayExamples(x, labels), rng, size, chunks,
+            progress.reporter('images', len(x)),
         )
     return likelihood.combine(arrays[evaluation.log_prob])
 
@@ -337,6 +361,18 @@ def _completer(
 @_once
 def _on_devices(run: Run) -> TrainState:
     return parallel.replicate(of_variables(run.variables))
+
+
+@_once
+def _evaluated(run: Run, seed: int) -> TrainState:
+    """Return the state with what all images share."""
+    evaluation, state = run.experiment.evaluation, _on_devices(run)
+    known = 'shared' in run.variables and seed == run.config.seed
+    if known or not isinstance(evaluation, ByExample):
+        return state
+    rng = stream(seed, Stream.EVAL)
+    numbers = evaluate.shared(evaluation, state, rng, final=True)
+    return evaluate.with_shared(state, numbers)
 
 
 def _images(run: Run, x: Any) -> np.ndarray:

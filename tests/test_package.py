@@ -20,7 +20,7 @@ ALLOWED_IMPORTS = {
     'data': {'errors', 'keys', 'memory'},
     'models': {'layers', 'losses'},
     'sampling': {'keys', 'layers', 'losses'},
-    'evaluation': {'data', 'errors', 'losses'},
+    'evaluation': {'data', 'errors', 'keys', 'losses', 'sampling'},
     'training': {'data', 'errors', 'keys', 'memory', 'plotting'},
     'families': {
         'data', 'errors', 'evaluation', 'keys', 'layers', 'losses', 'models',

@@ -178,19 +178,25 @@ def _mean_weight(log_w: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return log_mean, error, num / jnp.mean(jnp.square(w))
 
 
-def warnings(estimate: AIS) -> list[str]:
-    """Say why an estimate is not to be trusted, one sentence for each reason."""
+def warnings(
+    effective_sample_size: float, deviation: float, num_chains: int
+) -> list[str]:
+    """Say why an estimate is not to be trusted, one sentence for each reason.
+
+    Args:
+        effective_sample_size: as in `AIS`.
+        deviation: the standard deviation of the log weights, in nats.
+        num_chains: how many there are.
+    """
     found = []
-    size, num = float(estimate.effective_sample_size), len(estimate.log_weights)
-    if size < _FEW:
+    if effective_sample_size < _FEW:
         found.append(
-            f'log Z rests on few chains: the effective sample size is {size:.1f} of '
-            f'{num}'
+            f'log Z rests on few chains: the effective sample size is '
+            f'{effective_sample_size:.1f} of {num_chains}'
         )
-    spread = float(jnp.std(estimate.log_weights))
-    if spread > _WIDE:
+    if deviation > _WIDE:
         found.append(
             f'the log weights of log Z are wide: their standard deviation is '
-            f'{spread:.1f} nats'
+            f'{deviation:.1f} nats'
         )
     return found

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'adversarial',
     'attributes',
     'autoregressive',
+    'boltzmann',
     'classifier',
     'codes',
     'conditional',

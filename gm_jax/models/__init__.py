@@ -1,5 +1,6 @@
 """One file per paper: linen modules that return distribution parameters.
 
+Boltzmann machines, `rbm` and `dbm`, are functions of their energies instead.
 `players` holds the interfaces of the networks that play a game.
 """
 
@@ -9,6 +10,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'adversarial_autoencoder',
     'autoencoder',
     'classifier',
+    'dbm',
     'dcgan',
     'dequantizer',
     'gan',
@@ -23,6 +25,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'pixel_cnn_pp',
     'pixel_rnn',
     'players',
+    'rbm',
     'real_nvp',
     'vae',
 ))

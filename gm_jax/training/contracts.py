@@ -12,7 +12,7 @@ from gm_jax.training.train_state import Batch, TrainState, TrainStep
 __all__ = [
     'Alarms', 'ByExample', 'BySamples', 'Codes', 'Draw', 'EvalStep', 'Experiment',
     'Finish', 'HostBatch', 'HostSampler', 'MakePictures', 'Pictures', 'Sample',
-    'SampleMany', 'Say', 'Score', 'Summarize',
+    'SampleMany', 'Say', 'Score', 'Shared', 'Summarize',
 ]
 
 # A batch as it is read, before it is on a device.
@@ -44,6 +44,29 @@ class EvalStep(Protocol):
         """
 
 
+class Shared(Protocol):
+    """A function that computes what all examples of an evaluation need, such as log Z.
+
+    It is compiled and runs once, before the steps; these, and whoever evaluates a
+    loaded model, find the numbers in the collection 'shared' of the state. It is no
+    part of the state of training.
+    """
+
+    def __call__(
+        self, state: TrainState, rng: jax.Array, final: bool, /
+    ) -> dict[str, jax.Array]:
+        """Compute the numbers.
+
+        Args:
+            state: the training state.
+            rng: the key of the evaluation, whose numbered children are the examples'.
+            final: whether this is the final evaluation: it may then take minutes.
+
+        Returns:
+            Scalars, which results.json has under these names too.
+        """
+
+
 class Summarize(Protocol):
     """A function that computes the numbers of a set from those of its examples."""
 
@@ -52,7 +75,7 @@ class Summarize(Protocol):
 
         Args:
             arrays: [N, chunks] for each output [B] of the evaluation step, [N, ...] for
-                each output [B, ...].
+                each output [B, ...], [] for each number of `ByExample.shared`.
         """
 
 
@@ -164,6 +187,7 @@ class ByExample(NamedTuple):
         chunk_size: the random samples of each example that one call draws.
         log_prob: the name of that array of `test_step` which is an estimate of log p(x)
             [B] in nats; several are averaged in p. '' without a likelihood.
+        shared: computes once what all examples need.
     """
 
     eval_step: EvalStep
@@ -173,6 +197,7 @@ class ByExample(NamedTuple):
     fewer_chunks: tuple[int, ...] = ()
     chunk_size: int = 1
     log_prob: str = ''
+    shared: Shared | None = None
 
 
 class BySamples(NamedTuple):

@@ -8,12 +8,13 @@ import numpy as np
 
 from gm_jax.data import pipeline
 from gm_jax.data.image_set import ArrayExamples, Examples, StreamedExamples
-from gm_jax.training import parallel, signals
-from gm_jax.training.contracts import SampleMany
+from gm_jax.training import parallel, processes, signals
+from gm_jax.training.contracts import ByExample, SampleMany
 from gm_jax.training.parallel import EvalMany
+from gm_jax.training.progress import doing
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['first', 'over_examples', 'samples']
+__all__ = ['first', 'over_examples', 'samples', 'shared', 'with_shared']
 
 
 def first(examples: Examples, num: int) -> Examples:
@@ -23,6 +24,37 @@ def first(examples: Examples, num: int) -> Examples:
     if isinstance(examples, ArrayExamples):
         return ArrayExamples(examples.images[:num], examples.labels[:num])
     return StreamedExamples(num, examples.fetch)
+
+
+def shared(
+    evaluation: ByExample, state: TrainState, rng: jax.Array, *, final: bool
+) -> dict[str, float]:
+    """Compute the numbers that all examples share, on one device; {} if there are none.
+
+    Args:
+        evaluation: what is evaluated.
+        state: the training state, on the devices.
+        rng: the key of the evaluation.
+        final: whether this is the final evaluation.
+    """
+    if evaluation.shared is None:
+        return {}
+    with doing('computing what all examples share'):
+        found = jax.jit(evaluation.shared, static_argnums=2)(
+            parallel.local(state), rng, final
+        )
+        values = {name: np.asarray(x, np.float32) for name, x in found.items()}
+    return {name: float(processes.from_primary(x)) for name, x in values.items()}
+
+
+def with_shared(state: TrainState, numbers: dict[str, float]) -> TrainState:
+    """Return the state with the result of `shared`, where the steps look for it."""
+    if not numbers:
+        return state
+    arrays = {name: np.float32(x) for name, x in numbers.items()}
+    return state.replace(
+        model_state={**state.model_state, 'shared': parallel.replicate(arrays)}
+    )
 
 
 def over_examples(

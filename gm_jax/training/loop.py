@@ -41,7 +41,13 @@ from gm_jax.training import (
     version,
     workdir,
 )
-from gm_jax.training.contracts import BySamples, Experiment, SampleMany, Score
+from gm_jax.training.contracts import (
+    ByExample,
+    BySamples,
+    Experiment,
+    SampleMany,
+    Score,
+)
 from gm_jax.training.flags import Run
 from gm_jax.training.progress import doing, reporter, say
 from gm_jax.training.recorder import MAX_IN_FLIGHT, Note, Recorder
@@ -249,7 +255,9 @@ def _evaluator(job: Job) -> _Evaluator:
         score = functools.partial(_score, job, evaluation.score, sample_many)
         return _Evaluator(score, sample_many)
     return _Evaluator(
-        functools.partial(_means, job, parallel.eval_many(evaluation.eval_step)),
+        functools.partial(
+            _means, job, evaluation, parallel.eval_many(evaluation.eval_step)
+        ),
         None if job.experiment.sample is None else job.sample_many(),
     )
 
@@ -263,10 +271,13 @@ def _score(
 
 
 def _means(
-    job: Job, eval_many: parallel.EvalMany, state: TrainState, examples: Examples
+    job: Job, evaluation: ByExample, eval_many: parallel.EvalMany, state: TrainState,
+    examples: Examples,
 ) -> dict[str, float]:
+    rng = stream(job.config.seed, Stream.EVAL)
+    shared = evaluate.shared(evaluation, state, rng, final=False)
     arrays = evaluate.over_examples(
-        eval_many, state, examples, stream(job.config.seed, Stream.EVAL),
+        eval_many, evaluate.with_shared(state, shared), examples, rng,
         job.config.eval_batch, report=reporter('images evaluated', len(examples)),
     )
     return {

@@ -23,6 +23,8 @@ def learning_rate(config: Config) -> optax.Schedule:
     main_steps = max(config.num_steps - warmup, 1)
     if config.schedule == 'cosine':
         main = optax.cosine_decay_schedule(peak, main_steps)
+    elif config.schedule == 'linear':
+        main = optax.linear_schedule(peak, 0.0, main_steps)
     elif config.schedule == 'stages':
         ends = [(3 ** (i + 1) - 1) / 2 / 3280 for i in range(7)]
         main = optax.join_schedules(
@@ -52,6 +54,9 @@ def make(config: Config, *, updates_per_step: int = 1) -> optax.GradientTransfor
 
     if config.optimizer == 'muon':
         tx = _muon(config, rate)
+    elif config.optimizer == 'sgd':
+        decay = optax.add_decayed_weights(config.weight_decay, _are_kernels)
+        tx = optax.chain(decay, optax.sgd(rate))
     else:
         tx = optax.adamw(
             rate, b1=config.adam_b1, b2=config.adam_b2, eps=config.adam_eps,

@@ -76,6 +76,8 @@ def test(
         if isinstance(value, (int, float, str)):
             say(f'  {name}: {value:.4f}' if isinstance(value, float)
                 else f'  {name}: {value}')
+    for sentence in numbers.get('alarms', ()):
+        say(f'ALARM: {sentence}.')
     say(f'results in {path}')
 
 
@@ -88,14 +90,18 @@ def _test_numbers(
         draw = functools.partial(job.draw_samples, job.sample_many(), state)
         return evaluation.score(draw, examples, True)
     choose = functools.partial(patience.choose_chunks, evaluation, allowed)
-    return evaluation.summarize(evaluate.over_examples(
-        parallel.eval_many(evaluation.test_step), state, examples,
-        stream(job.noise_seed, Stream.EVAL), config.eval_batch, evaluation.test_chunks,
+    rng = stream(job.noise_seed, Stream.EVAL)
+    shared = evaluate.shared(evaluation, state, rng, final=True)
+    arrays = evaluate.over_examples(
+        parallel.eval_many(evaluation.test_step), evaluate.with_shared(state, shared),
+        examples, rng, config.eval_batch, evaluation.test_chunks,
         patience.warning(
             reporter('images evaluated', len(examples)), len(examples), allowed
         ),
         choose if evaluation.fewer_chunks else None,
-    ))
+    )
+    scalars = {name: np.array(x) for name, x in shared.items()}
+    return {**evaluation.summarize({**arrays, **scalars}), **shared}
 
 
 def _results(

@@ -127,14 +127,14 @@ class Config:
     learning_rate: float = field(1e-3, 'peak learning rate', low=0.0)
     schedule: str = field(
         'cosine',
-        'learning rate over the run: constant, cosine to zero, or the eight stages '
-        'of Burda et al. 2016 (1e-3 to 1e-4, stage i lasting 3^i)',
-        choices=('constant', 'cosine', 'stages'),
+        'learning rate over the run: constant, cosine or linear to zero, or the eight '
+        'stages of Burda et al. 2016 (1e-3 to 1e-4, stage i lasting 3^i)',
+        choices=('constant', 'cosine', 'linear', 'stages'),
     )
     warmup_steps: int = field(0, 'steps of linear learning-rate warm-up', low=0)
     optimizer: str = field(
-        'adam', 'adam; or muon for kernels and adam for all other parameters',
-        choices=('adam', 'muon'),
+        'adam', 'adam; muon for kernels and adam for all other parameters; or sgd, '
+        'steps along the gradient', choices=('adam', 'muon', 'sgd'),
     )
     adam_b1: float = field(
         0.9, 'decay of the average of gradients', low=0.0, high=MOST_DECAY
