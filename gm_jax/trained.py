@@ -121,12 +121,12 @@ def shared_names(evaluation: Any, state: Any) -> tuple[str, ...]:
         evaluation: that of the experiment.
         state: the state, or its shapes.
     """
-    if not isinstance(evaluation, ByExample) or evaluation.shared is None:
+    shared = evaluation.shared if isinstance(evaluation, ByExample) else None
+    if shared is None:
         return ()
-    found = jax.eval_shape(
-        lambda state, rng: evaluation.shared(state, rng, True), state, jax.random.key(0)
-    )
-    return tuple(found)
+    return tuple(jax.eval_shape(
+        lambda state, rng: shared(state, rng, True), state, jax.random.key(0)
+    ))
 
 
 def log_prob(

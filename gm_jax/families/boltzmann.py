@@ -163,7 +163,7 @@ class _Setting(NamedTuple):
         """Return the machine that is evaluated."""
         return self.machine.rbm(state.eval_params)
 
-    def pixels(self, image: jax.Array, rngs: jax.Array) -> jax.Array:
+    def pixels(self, image: jax.Array | np.ndarray, rngs: jax.Array) -> jax.Array:
         """Return bits [B, D] float32."""
         x = binarize.integers(derive(rngs, Use.PIXELS), image, self.data)
         return x.reshape(len(x), -1).astype(jnp.float32)
@@ -339,6 +339,7 @@ def _summarize(s: _Setting, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     nats = found['nats_per_image']
     return {
         **found, 'ais_temperatures': s.config.ais_temperatures,
+        'ais_chains': s.config.ais_chains,
         'nats_bracket': [nats + end for end in ends],
         'alarms': ais.warnings(
             float(arrays['effective_sample_size']),

@@ -4,6 +4,7 @@ They are lowered for these on the CPU: what has no kernel there fails, and what 
 call back to the host shows in the program.
 """
 
+import functools
 import importlib
 import re
 
@@ -35,6 +36,10 @@ SETTINGS = {
 _MARKS = {'Sharding', 'SPMDFullToShardShape', 'SPMDShardToFullShape'}
 
 
+def _final(shared, state, rng):
+    return shared(state, rng, True)
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_lowers_for_tpu_and_cuda(name, monkeypatch):
     """Catch an operation that only a CPU has, or that runs on the host."""
@@ -55,6 +60,11 @@ def test_lowers_for_tpu_and_cuda(name, monkeypatch):
         experiment.train_step, state, stacked if experiment.minibatches else batch, rng
     )}
     if isinstance(experiment.evaluation, ByExample):
+        if (shared := experiment.evaluation.shared) is not None:
+            numbers = functools.partial(_final, shared)
+            programs['shared'] = numbers, state, rng
+            found = jax.eval_shape(numbers, state, rng)
+            state = state.replace(model_state={**state.model_state, 'shared': found})
         for step in ('eval_step', 'test_step'):
             function = getattr(experiment.evaluation, step)
             programs[step] = function, state, {**batch, **chunk}, rng

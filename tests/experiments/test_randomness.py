@@ -11,11 +11,16 @@ from experiments import NAMES, autoencoder, vae
 from gm_jax import keys
 from gm_jax.data import sources
 from gm_jax.keys import Stream, fold_in_each, stream
+from gm_jax.training import evaluate
 from gm_jax.training.contracts import ByExample
 from tests import recorded_keys
 
 NARROW = {'features': 4, 'head': 4, 'first_kernel': 3}
 CONVOLUTIONS = {'features': (4, 8), 'latent_dim': 4}
+ANNEALED = {
+    'ais_chains': 3, 'ais_temperatures': 5, 'ais_sweeps': 2, 'gibbs_steps': 11,
+    'batch_size': 8,
+}
 # All that draws is switched on.
 SETTINGS = {
     'autoencoder': [{'hidden': (8,), 'latent_dim': 2}],
@@ -57,12 +62,14 @@ SETTINGS = {
          'category_noise': 0.3},
         {'hidden': (8,), 'latent_dim': 2, 'prior': 'mixture', 'image_noise': 0.3},
     ],
+    'rbm': [{'hidden': 24, 'persistent': False, **ANNEALED}],
+    'dbm': [{'hidden': (22, 21), **ANNEALED}],
     'classifier': [{'maps': (4, 8), 'num_features': 8, 'dropout': 0.5}],
 }
 # Those that share their randomness with another, but for what tests/test_keys.py reads.
 _ALIKE = (
     'nade', 'made', 'pixel_rnn', 'pixel_cnn', 'pixel_cnn_pp', 'multiscale_pixel_cnn',
-    'time_series', 'real_nvp', 'dcgan', 'wgan', 'classifier',
+    'time_series', 'real_nvp', 'dcgan', 'wgan', 'dbm', 'classifier',
 )
 RUNS = [
     pytest.param(name, settings, marks=[pytest.mark.long] * (name in _ALIKE))
@@ -102,8 +109,11 @@ def test_no_key_is_used_twice(name, settings, monkeypatch):
         rngs = fold_in_each(stream(0, Stream.SAMPLE), np.arange(B))
         jax.jit(experiment.sample)(state, rngs, jnp.arange(B))
     if isinstance(experiment.evaluation, ByExample):
+        rng = stream(0, Stream.EVAL)
         batch = {**_batch(data, 'test'), 'chunk': np.zeros(B, np.int32)}
-        jax.jit(experiment.evaluation.eval_step)(state, batch, stream(0, Stream.EVAL))
+        shared = evaluate.shared(experiment.evaluation, state, rng, final=True)
+        state = evaluate.with_shared(state, shared)
+        jax.jit(experiment.evaluation.eval_step)(state, batch, rng)
     assert record.drawn and record.faults() == []
     if isinstance(experiment.evaluation, ByExample):
         record.clear()  # the same noise of the same examples

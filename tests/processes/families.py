@@ -36,6 +36,8 @@ FAMILIES = {
     ),
     'dcgan': _GAN,
     'wgan': _GAN,
+    'rbm': ('--hidden=24', '--k=2', '--ais_temperatures=100'),
+    'dbm': ('--hidden=24,22', '--ais_temperatures=100'),
     'adversarial_autoencoder': (
         '--hidden=32', '--latent_dim=4', '--num_labels=50', '--batch_norm',
         '--image_noise=0.3',

@@ -40,6 +40,17 @@ def test_cosine():
     np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-9)
 
 
+def test_linear():
+    """Catch a rate that does not reach zero, or a step that is not along it."""
+    settings = dict(schedule='linear', learning_rate=0.2, num_steps=100)
+    np.testing.assert_allclose(_rates([0, 25, 100], **settings), [0.2, 0.15, 0])
+    tx = optimizer.make(Config(optimizer='sgd', **settings))
+    grads, state = jnp.array([3.0, -4.0]), tx.init(jnp.zeros(2))
+    for rate in (0.2, 0.198):
+        updates, state = tx.update(grads, state, jnp.zeros(2))
+        np.testing.assert_allclose(updates, -rate * grads, rtol=1e-5)
+
+
 def test_warmup():
     """Catch a warm-up that jumps, or that makes the schedule after it too long."""
     settings = dict(learning_rate=0.2, num_steps=100, warmup_steps=10)
@@ -100,7 +111,7 @@ def test_muon_steps_by_orthogonal_matrices():
     np.testing.assert_allclose(u.T @ step @ v.T, np.diag(values), atol=0.02)
 
 
-@pytest.mark.parametrize('name', ['adam', 'muon'])
+@pytest.mark.parametrize('name', ['adam', 'muon', 'sgd'])
 def test_weight_decay_is_of_kernels(name):
     """Catch a decay of biases, and one that goes through the moments."""
     params = {'kernel': jnp.full((4, 3), 2.0), 'bias': jnp.full((3,), 2.0)}
