@@ -76,6 +76,8 @@ def test(
         if isinstance(value, (int, float, str)):
             say(f'  {name}: {value:.4f}' if isinstance(value, float)
                 else f'  {name}: {value}')
+        elif name.endswith('_bracket'):
+            say(f'  {name}: [{", ".join(f"{end:.4f}" for end in value)}]')
     for sentence in numbers.get('alarms', ()):
         say(f'ALARM: {sentence}.')
     say(f'results in {path}')
