@@ -11,6 +11,7 @@ The data set is not needed, nothing is written, and no parameters are initialise
 
 import dataclasses
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,16 +62,21 @@ def load(
     shapes = jax.eval_shape(built.init, stream(config.seed, Stream.INIT))
     variables, step = exporting.variables(workdir, shapes, checkpoint)
     results = exporting.results(workdir, step)
-    names = trained.shared_names(built.evaluation, shapes)
-    numbers = results.get('metrics', {})
-    if names and results.get('step') == step and set(names) <= set(numbers):
-        shared = {name: np.float32(numbers[name]) for name in names}
+    if shared := _recorded(results, trained.shared_names(built.evaluation, shapes)):
         variables = {**variables, 'shared': shared}
     return Run(
         command=command, config=config, data=data, results=results, step=step,
         experiment=built, functions=functions(built),
         variables=jax.tree.map(jnp.asarray, variables),
     )
+
+
+def _recorded(results: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the numbers of these names in results.json; {} unless all are there."""
+    found = results.get('metrics', {})
+    if not all(isinstance(found.get(name), (int, float)) for name in names):
+        return {}
+    return {name: np.float32(found[name]) for name in names}
 
 
 def export(

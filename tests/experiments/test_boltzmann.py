@@ -138,7 +138,10 @@ def _tiny_data(counts) -> ImageSet:
 
 @pytest.mark.parametrize('module, settings', [
     (rbm, {'hidden': 8}),
-    (rbm, {'hidden': 8, 'centered': False, 'persistent': False, 'k': 5}),
+    pytest.param(
+        rbm, {'hidden': 8, 'centered': False, 'persistent': False, 'k': 5},
+        marks=pytest.mark.long,
+    ),
     (dbm, {'hidden': (8, 3), 'mean_field_steps': 5}),
 ])
 def test_learns_a_distribution(module, settings):
@@ -205,6 +208,7 @@ def test_one_and_eight_devices_have_the_same_chains(module, settings):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_few_hidden_units_are_enumerated(tmp_path):
     """Catch an estimate where the exact number is cheap, and one called exact."""
     flags = '--hidden=5', '--num_steps=10', '--eval_every=10', '--log_every=10'

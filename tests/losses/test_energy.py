@@ -41,7 +41,7 @@ def exact_nats(rbm, weight_of_v) -> float:
     return jnp.sum(weight_of_v * (jax.nn.logsumexp(log_p) - log_p))
 
 
-@pytest.mark.parametrize('sizes', [(4, 3), (3, 5), (1, 1), (12, 11)])
+@pytest.mark.parametrize('sizes', [(4, 3), (3, 5), (1, 1), (11, 11)])
 def test_free_energy_and_log_partition_are_those_of_the_enumeration(sizes):
     """Catch a side that is summed twice or not, and a chunk that is left out."""
     rbm = machine(*sizes)
