@@ -88,7 +88,8 @@ def test_loaded_machine_has_the_same_numbers(trained, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(jax, 'jit', functools.partial(_no_annealing, jax.jit))
         log_px = run.log_prob(images)
-        np.testing.assert_array_equal(exported.log_prob(images[:5]), log_px[:5])
+        found = exported.log_prob(images[:5])  # a batch of another size rounds
+        np.testing.assert_allclose(found, log_px[:5], rtol=1e-6)
     metrics = run.results['metrics']
     np.testing.assert_allclose(-log_px.mean(), metrics['nats_per_image'], rtol=1e-6)
     assert run.estimator == metrics['estimator']
@@ -101,7 +102,7 @@ def test_loaded_machine_has_the_same_numbers(trained, tmp_path, monkeypatch):
         run.functions.log_prob(bare, jax.random.key(0), images[:5])
     unfinished = dataclasses.replace(run, variables=bare, results={})
     assert unfinished.estimator == run.estimator
-    np.testing.assert_array_equal(unfinished.log_prob(images[:5]), log_px[:5])
+    np.testing.assert_allclose(unfinished.log_prob(images[:5]), log_px[:5], rtol=1e-6)
 
 
 def _no_annealing(jit, function, *args, **kwargs):
