@@ -17,6 +17,7 @@ NAMES = (
     'nice',
     'real_nvp',
     'vae',
+    'pixel_vae',
     'rbm',
     'dbm',
     'gsn',

@@ -34,8 +34,7 @@ from gm_jax import plotting
 from gm_jax.data import binarize, pipeline
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
-from gm_jax.evaluation import likelihood
-from gm_jax.families import density
+from gm_jax.families import density, variational
 from gm_jax.families.density import Density, Mode
 from gm_jax.families.variational import Terms, mean_image, posterior_terms
 from gm_jax.keys import Use, derive, fold_in_each
@@ -130,8 +129,8 @@ _MLP_VALUES, _HIDDEN = 1024, {'mlp': (256, 256), 'conv': (32, 64)}
 # Importance samples that are decoded together: as many as fit well into the caches, and
 # fewer of images of more logits than these.
 TEST_CHUNKS, CHUNK_LOGITS = (25, 5, 1), 25 * 784 * 256
-# The numbers of importance samples among which an evaluation chooses.
-TEST_SAMPLES = (5000, 2500, 1000, 500, 250, 100, 50, 25, 10, 5, 1)
+# The most importance samples, by default.
+TEST_SAMPLES = 5000
 
 
 class Setting(NamedTuple):
@@ -151,19 +150,18 @@ class Setting(NamedTuple):
 def build(config: Config, data: ImageSet) -> Experiment:
     """Make the experiment."""
     s = Setting(config, data, make_model(config, data))
-    chunk = chunk_size(s)
+    chunks = variational.chunks(chunk_size(s), config.test_samples, TEST_SAMPLES)
+    num_dims = math.prod(data.image_shape)
     bound = Density(
         init=functools.partial(init, s),
         terms=functools.partial(compute_terms, s),
         loss=functools.partial(loss, s),
         numbers=functools.partial(numbers, s),
-        estimates=estimates,
-        report=functools.partial(report, s),
-        num_chunks=-(-(config.test_samples or TEST_SAMPLES[0]) // chunk),
-        fewer_chunks=() if config.test_samples else tuple(
-            num // chunk for num in TEST_SAMPLES[1:] if num % chunk == 0
-        ),
-        chunk_size=chunk,
+        estimates=variational.estimates,
+        report=functools.partial(variational.report, num_dims, chunks.size),
+        num_chunks=chunks.num,
+        fewer_chunks=chunks.fewer,
+        chunk_size=chunks.size,
         log_prob='log_w',
     )
     experiment = density.build(
@@ -287,17 +285,15 @@ def objective(
     config: Config, terms: Terms, step: jax.Array, axis_name: str | None
 ) -> tuple[jax.Array, Metrics]:
     """Compute minus the bound that the settings choose, and its terms."""
-    log_px, kl = terms.log_px.mean(1), terms.kl.sum(1)
-    metrics = jax.tree.map(jnp.mean, parts(log_px, kl))
-    if config.objective == 'iwae':
-        return -elbo.iwae_bound(terms.log_w.T).mean(), metrics
     beta = jnp.float32(config.beta)
     if config.kl_warmup_steps:
         beta *= jnp.minimum(1.0, (step + 1) / config.kl_warmup_steps)
-    if config.free_bits:
-        cost = elbo.free_bits(terms.kl, config.free_bits, axis_name=axis_name)
-        return beta * cost - log_px.mean(), metrics
-    return -elbo.elbo(log_px, kl, beta=beta).mean(), metrics
+    loss, metrics = variational.negative_elbo(
+        terms, beta=beta, free_bits=config.free_bits, axis_name=axis_name
+    )
+    if config.objective == 'iwae':
+        loss = -elbo.iwae_bound(terms.log_w.T).mean()
+    return loss, metrics
 
 
 def numbers(s: Setting, terms: Terms) -> dict[str, jax.Array]:
@@ -309,43 +305,7 @@ def numbers(s: Setting, terms: Terms) -> dict[str, jax.Array]:
     loss = -elbo.elbo(log_px, kl, beta=s.config.beta)
     if s.config.objective == 'iwae':
         loss = -elbo.iwae_bound(terms.log_w.T)
-    return {**parts(log_px, kl), 'loss': loss}
-
-
-def parts(log_px: jax.Array, kl: jax.Array) -> dict[str, jax.Array]:
-    """Return the terms of minus the ELBO [B], and their sum, under their names."""
-    return {
-        'reconstruction_nats': -log_px, 'kl_nats': kl,
-        'negative_elbo_nats': -elbo.elbo(log_px, kl),
-    }
-
-
-def estimates(terms: Terms) -> dict[str, jax.Array]:
-    """Return the arrays of the final evaluation."""
-    return {
-        'log_w': elbo.iwae_bound(terms.log_w.T), 'mean': terms.mean,
-        'log_px': terms.log_px.mean(1), 'kl': terms.kl,
-    }
-
-
-def report(s: Setting, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return the numbers of results.json."""
-    kl = arrays['kl'].mean(axis=0, dtype=np.float64)
-    activity = arrays['mean'].var(axis=0, dtype=np.float64)
-    samples = arrays['log_w'].shape[1] * chunk_size(s)
-    log_px = likelihood.combine(arrays['log_w'])
-    num_dims = int(np.prod(s.data.image_shape))
-    expected = float(arrays['log_px'].mean(dtype=np.float64))
-    return {
-        **likelihood.report(log_px, num_dims, f'iwae-{samples}'),
-        'importance_samples': samples,
-        'negative_elbo_nats': float(kl.sum()) - expected,
-        'reconstruction_nats': -expected,
-        'kl_nats': float(kl.sum()),
-        'active_units': int((activity > 0.01).sum()),
-        'kl_nats_per_unit': kl.round(4).tolist(),
-        'activity_per_unit': activity.round(4).tolist(),
-    }
+    return {**variational.parts(log_px, kl), 'loss': loss}
 
 
 def sample(

@@ -1,7 +1,8 @@
-"""Alarms of adversarial training: one sentence for each failure that is detected.
+"""Alarms of training: one sentence for each failure that is detected.
 
     for sentence in alarms.of_training(metrics, saturated_below=0.1): ...
     for sentence in alarms.of_samples(scores): ...
+    for sentence in alarms.of_latents(metrics): ...
 
 The thresholds are rules of thumb, chosen so that healthy runs of the experiments here
 raise no alarm. The numbers that are compared with them are in the metrics.
@@ -13,7 +14,10 @@ import numpy as np
 
 from gm_jax.evaluation import neighbours
 
-__all__ = ['COLLAPSED', 'diversity', 'of_samples', 'of_training', 'VANISHING']
+__all__ = [
+    'COLLAPSED', 'diversity', 'IGNORED', 'of_latents', 'of_samples', 'of_training',
+    'VANISHING',
+]
 
 # Threshold of the mean |d generator loss / d score|, which at D = 1/2 is 1/2 for both
 # losses.
@@ -21,6 +25,8 @@ VANISHING = 0.02
 # Threshold of the variance, and of the distance from a sample to the nearest other one,
 # each over that of the data.
 COLLAPSED = 0.25
+# Threshold of the KL divergence of a latent, in nats per image.
+IGNORED = 0.5
 
 
 def of_training(metrics: Mapping[str, float], *, saturated_below: float) -> list[str]:
@@ -105,3 +111,21 @@ def of_samples(scores: Mapping[str, float], *, num_modes: int = 0) -> list[str]:
             f'modes are lost: {scores["modes_covered"]:.0f} of {num_modes} are left'
         )
     return found
+
+
+def of_latents(metrics: Mapping[str, float]) -> list[str]:
+    """Return the alarms of a latent that a strong decoder may learn to ignore.
+
+    Args:
+        metrics: averages over some steps of `kl_nats`, and of `kl_weight`, which is
+            below 1 during the warm-up of the KL term.
+
+    Returns:
+        One sentence per alarm.
+    """
+    if metrics['kl_weight'] < 1 or metrics['kl_nats'] >= IGNORED:
+        return []
+    return [
+        f'the decoder ignores z, which carries {metrics["kl_nats"]:.2g} nats of an '
+        f'image: train with a longer --kl_warmup, --free_bits or fewer --decoder_layers'
+    ]

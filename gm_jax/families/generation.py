@@ -19,10 +19,10 @@ from gm_jax.training.contracts import HostBatch, HostSampler, Pictures, Sample
 from gm_jax.training.progress import reporter, say
 from gm_jax.training.train_state import Batch, TrainState
 
-__all__ = ['pictures', 'Samplers', 'samplers']
+__all__ = ['levels', 'pictures', 'Samplers', 'samplers']
 
 # (state, rngs [B], index [B]) -> what a sampler starts from
-_Start = Callable[[TrainState, jax.Array, jax.Array], dict[str, jax.Array]]
+_Start = Callable[[TrainState, jax.Array, jax.Array], dict[str, Any]]
 
 
 class Samplers(NamedTuple):
@@ -73,9 +73,8 @@ def _tell_inexact(s: Setting, partial: given.PartialImages) -> None:
 
 def _incremental(s: Setting, start: _Start) -> Sample:
     def sample(state: TrainState, rngs: jax.Array, index: jax.Array) -> jax.Array:
-        begin = start(state, rngs, index)
-        h = s.condition(begin.pop('given'), begin.pop('label'))
-        return jnp.asarray(_levels(s))[s.generate(state.eval_variables, **begin, h=h)]
+        drawn = s.generate(state.eval_variables, **start(state, rngs, index))
+        return jnp.asarray(levels(s))[drawn]
 
     return sample
 
@@ -90,7 +89,7 @@ def _given(
     if s.config.given or s.task is not None:
         images, known = (a[index % len(a)] for a in partial)
         shown = images * known if s.task is None else s.task.shown(jnp.asarray(images))
-        found |= {'given': _levels(s)[shown], 'mask': known}
+        found |= {'given': levels(s)[shown], 'mask': known}
     return found
 
 
@@ -103,8 +102,8 @@ def _labels(s: Setting, index: Any) -> Any:
 def _start(
     s: Setting, partial: given.PartialImages, state: TrainState, rngs: jax.Array,
     index: jax.Array,
-) -> dict[str, jax.Array]:
-    """Return what a sampler starts from: noise, given pixels, labels."""
+) -> dict[str, Any]:
+    """Return what a sampler starts from: noise, given pixels, h."""
     del state
     uniform = autoregressive.noise(
         derive(rngs, Use.DRAW), s.data.image_shape, s.model.distribution.num_noise
@@ -112,11 +111,11 @@ def _start(
     images, known = (jnp.asarray(a)[index % len(a)] for a in partial)
     return {
         'x': jnp.where(known, images, 0), 'known': known, 'uniform': uniform,
-        'given': images, 'label': _labels(s, index),
+        'h': s.condition_of_samples(rngs, images, _labels(s, index)),
     }
 
 
-def _levels(s: Setting) -> np.ndarray:
+def levels(s: Setting) -> np.ndarray:
     """Return the grey level of each value, [V] uint8."""
     return plotting.to_uint8(np.arange(s.num_values), num_values=s.num_values)
 
@@ -127,8 +126,9 @@ def _host_sampler(s: Setting, start: _Start) -> HostSampler:
         state: TrainState, batch: Batch, rng: jax.Array
     ) -> Any:
         del rng
-        h = s.condition(batch['given'], batch['label'])
-        return s.sweep(state.eval_variables, batch['x'], batch['uniform'], h)
+        return s.sweep(
+            state.eval_variables, batch['x'], batch['uniform'], batch['h']
+        )
 
     start_many = parallel.for_each_image(start, 'the noise')
     redraw_many = parallel.eval_many(redraw_step, 'the sampler')
@@ -157,7 +157,7 @@ def _host_sampler(s: Setting, start: _Start) -> HostSampler:
             )
             num = x[..., 0, 0, 0].size * jax.process_count()
             say(f'fixed point of {num} images after {sweeps} sweeps')
-        return _levels(s)[x]
+        return levels(s)[x]
 
     return HostSampler(sample, warm_up)
 

@@ -15,6 +15,7 @@ from gm_jax.data import binarize, image_set
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.keys import Use, derive, fold_in_each
+from gm_jax.sampling import latent
 from gm_jax.sampling.autoregressive import Network, incremental, no_context
 from gm_jax.sampling.distributions import Distribution, Quantile
 from gm_jax.training import settings
@@ -129,8 +130,8 @@ MakeNetwork = Callable[[Variables, jax.Array | None], Network]
 class Model(NamedTuple):
     """Functions of an autoregressive network.
 
-    h is what the images are conditioned on: [B, E], such as one-hot labels, or with a
-    task a map [B, H, W, E]; None without either.
+    h is what the images are conditioned on: [B, E], such as one-hot labels or a latent
+    z, or with a task a map [B, H, W, E]; None without any.
 
     Attributes:
         init: makes the variables.
@@ -187,6 +188,7 @@ class Setting(NamedTuple):
         generate: (variables, x, known, uniform, h) -> the images by `incremental`.
         sweep: (variables, x, uniform, h) -> for each value what its noise draws given
             x, by one evaluation of the network.
+        num_latents: Z, if h is a z with the prior N(0, I); else 0.
     """
 
     config: Config
@@ -197,6 +199,15 @@ class Setting(NamedTuple):
     num_dims: int
     generate: Callable[..., jax.Array]
     sweep: Callable[..., jax.Array]
+    num_latents: int = 0
+
+    def condition_of_samples(
+        self, rngs: jax.Array, x: jax.Array, labels: jax.Array
+    ) -> jax.Array | None:
+        """Return h of images to generate, which have keys [B]."""
+        if self.num_latents:
+            return latent.prior_sample(derive(rngs, Use.LATENT), self.num_latents)
+        return self.condition(x, labels)
 
     def condition(self, x: jax.Array, labels: jax.Array) -> jax.Array | None:
         """Return h, what the images are conditioned on."""

@@ -13,6 +13,9 @@ p(x|z1).
 
     terms = nn.apply(posterior_terms, model)(variables, x, target, rngs, num)
 
+A model of its own, with a posterior and log p(x|z) as a function of z, has the same
+terms by `sampled_terms`, and the same loss and results from them.
+
 References:
     Kingma and Welling 2014, Auto-Encoding Variational Bayes.
     https://arxiv.org/abs/1312.6114
@@ -20,20 +23,27 @@ References:
     https://arxiv.org/abs/1509.00519
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gm_jax.evaluation import likelihood
 from gm_jax.keys import Use, derive
 from gm_jax.losses import dequantization, elbo, likelihoods
 from gm_jax.models.vae import VAE, Gaussian
+from gm_jax.training.train_state import Metrics
 
 __all__ = [
-    'log_prob', 'mean_image', 'per_unit', 'posterior_terms', 'standard_normal',
-    'Terms',
+    'Chunks', 'chunks', 'estimates', 'log_prob', 'mean_image', 'negative_elbo',
+    'parts', 'per_unit', 'posterior_terms', 'report', 'sampled_terms',
+    'standard_normal', 'Terms',
 ]
+
+# The numbers of importance samples among which an evaluation chooses.
+_TEST_SAMPLES = (5000, 2500, 1000, 500, 250, 100, 50, 25, 10, 5, 1)
 
 
 class Terms(NamedTuple):
@@ -76,13 +86,33 @@ def posterior_terms(
 def _one_layer(
     model: VAE, x: jax.Array, target: jax.Array, rngs: jax.Array, num: int, **mode: Any
 ) -> Terms:
-    # Encode: q(z|x).
-    q = model.encode(x, **mode)
+    def log_px(z: jax.Array) -> jax.Array:
+        return log_prob(model, model.decode(z, **mode), target, num)
+
+    return sampled_terms(model.encode(x, **mode), log_px, rngs, num)
+
+
+def sampled_terms(
+    q: Gaussian, log_px_given: Callable[[jax.Array], jax.Array], rngs: jax.Array,
+    num: int,
+) -> Terms:
+    """Draw z from q(z|x) and compute every term of the bounds, with p(z) = N(0, I).
+
+    Args:
+        q: the posterior of each example, [B, Z].
+        log_px_given: z [B * S, Z], the samples of an example in a row -> log p(x|z)
+            [B * S], in nats.
+        rngs: [B] one key per example.
+        num: S.
+
+    Returns:
+        Terms.
+    """
     # Draw S samples per example.
     q_each = _repeat(q, num)
     z = _draw(derive(rngs, Use.LATENT), q_each, num)
     # Decode: p(x|z).
-    log_px = _by_example(log_prob(model, model.decode(z, **mode), target, num), num)
+    log_px = _by_example(log_px_given(z), num)
     # The terms.
     kl = elbo.gaussian_kl_per_unit(q.mean, q.logvar)
     log_ratio = per_unit(q_each, z) - per_unit(standard_normal(z), z)
@@ -167,3 +197,97 @@ def mean_image(model: VAE, params: Any) -> jax.Array:
         levels = jnp.linspace(0.0, 1.0, model.num_values)
         return jnp.einsum('...v,v->...', jax.nn.softmax(params), levels)
     return jax.nn.sigmoid(params)
+
+
+def negative_elbo(
+    terms: Terms, *, beta: jax.Array | float, free_bits: float = 0.0,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Compute minus the ELBO, averaged over the batch, and its terms.
+
+    Args:
+        terms: the terms of a batch.
+        beta: the weight of the KL term.
+        free_bits: nats of KL per latent unit that cost nothing; see `elbo.free_bits`.
+        axis_name: the pmap axis over which the batch is spread.
+
+    Returns:
+        The loss [], and means over the batch by their names.
+    """
+    log_px, kl = terms.log_px.mean(1), terms.kl.sum(1)
+    metrics = jax.tree.map(jnp.mean, parts(log_px, kl))
+    if free_bits:
+        cost = elbo.free_bits(terms.kl, free_bits, axis_name=axis_name)
+        return beta * cost - log_px.mean(), metrics
+    return -elbo.elbo(log_px, kl, beta=beta).mean(), metrics
+
+
+def parts(log_px: jax.Array, kl: jax.Array) -> dict[str, jax.Array]:
+    """Return the terms of minus the ELBO [B], and their sum, under their names."""
+    return {
+        'reconstruction_nats': -log_px, 'kl_nats': kl,
+        'negative_elbo_nats': -elbo.elbo(log_px, kl),
+    }
+
+
+class Chunks(NamedTuple):
+    """The importance samples of a final evaluation.
+
+    Attributes:
+        size: samples of an image that are decoded together.
+        num: chunks of this many.
+        fewer: smaller numbers of chunks, for when these take too long.
+    """
+
+    size: int
+    num: int
+    fewer: tuple[int, ...]
+
+
+def chunks(size: int, wanted: int, most: int) -> Chunks:
+    """Return how many chunks of samples an evaluation has.
+
+    Args:
+        size: samples of a chunk, at most those wanted.
+        wanted: --test_samples; 0: up to `most`, as many as there is time for.
+        most: one of the numbers among which an evaluation chooses.
+    """
+    if wanted:
+        return Chunks(size, -(-wanted // size), ())
+    fewer = (num for num in _TEST_SAMPLES if num < most and num % size == 0)
+    return Chunks(size, -(-most // size), tuple(num // size for num in fewer))
+
+
+def estimates(terms: Terms) -> dict[str, jax.Array]:
+    """Return the arrays of the final evaluation."""
+    return {
+        'log_w': elbo.iwae_bound(terms.log_w.T), 'mean': terms.mean,
+        'log_px': terms.log_px.mean(1), 'kl': terms.kl,
+    }
+
+
+def report(
+    num_dims: int, chunk_size: int, arrays: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Return the numbers of results.json.
+
+    Args:
+        num_dims: D, the number of values of an image.
+        chunk_size: the samples of each estimate.
+        arrays: those of `estimates`, 'log_w' [N, chunks].
+    """
+    kl = arrays['kl'].mean(axis=0, dtype=np.float64)
+    activity = arrays['mean'].var(axis=0, dtype=np.float64)
+    samples = arrays['log_w'].shape[1] * chunk_size
+    log_px = likelihood.combine(arrays['log_w'])
+    expected = float(arrays['log_px'].mean(dtype=np.float64))
+    return {
+        **likelihood.report(log_px, num_dims, f'iwae-{samples}'),
+        'importance_samples': samples,
+        'negative_elbo_nats': float(kl.sum()) - expected,
+        'reconstruction_nats': -expected,
+        'kl_nats': float(kl.sum()),
+        'active_units': int((activity > 0.01).sum()),
+        'kl_nats_per_unit': kl.round(4).tolist(),
+        'activity_per_unit': activity.round(4).tolist(),
+    }

@@ -22,8 +22,8 @@ import numpy as np
 from flax import linen as nn
 
 __all__ = [
-    'Above', 'add_bias', 'correlate', 'Head', 'Here', 'Initializer', 'LECUN',
-    'Left', 'window',
+    'Above', 'add_bias', 'as_logits', 'correlate', 'Head', 'Here', 'Initializer',
+    'LECUN', 'Left', 'window',
 ]
 
 Initializer = nn.initializers.Initializer
@@ -175,12 +175,16 @@ class Head(nn.Module):
         x = jax.nn.relu(x)
         features = self.features + -self.features % self.channels  # whole groups
         x = jax.nn.relu(Here(features, self.channels, dtype=self.dtype)(x))
-        binary = self.num_values == 2
-        outputs = self.channels * (1 if binary else self.num_values)
+        outputs = self.channels * (1 if self.num_values == 2 else self.num_values)
         # Small, so that all values are about equally likely at first.
         x = Here(outputs, self.channels, dtype=self.dtype, scale=0.1)(x)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return x if binary else x.reshape(*x.shape[:-1], self.channels, -1)
+        return as_logits(x, self.channels, self.num_values)
+
+
+def as_logits(x: jax.Array, channels: int, num_values: int) -> jax.Array:
+    """Reshape features to float32 logits [..., C] (V = 2) or [..., C, V]."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if num_values == 2 else x.reshape(*x.shape[:-1], channels, -1)
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:

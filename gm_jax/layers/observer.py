@@ -16,14 +16,15 @@ class Conv3x3(nn.Module):
 
     features: int
     dtype: Any = jnp.float32
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Map [B, H, W, F] to [B, H, W, G]."""
+        """Map [B, H, W, F] to [B, H, W, G]; stride 2 halves the sides, rounded up."""
         kernel = self.param('kernel', LECUN, (3, 3, x.shape[-1], self.features))
         bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        y = correlate(x, kernel, ((1, 1), (1, 1)))
+        y = correlate(x, kernel, ((1, 1), (1, 1)), self.stride)
         return y + bias.astype(self.dtype)[None, None, None]
 
 

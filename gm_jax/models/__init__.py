@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'pixel_cnn',
     'pixel_cnn_pp',
     'pixel_rnn',
+    'pixel_vae',
     'players',
     'rbm',
     'real_nvp',

@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gm_jax.layers.causal import Above, Head, Here, Left, window
+from gm_jax.layers.causal import Above, Head, Here, Left, as_logits, window
 from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
 
-__all__ = ['gate', 'GatedLayer', 'GatedPixelCNN']
+__all__ = ['gate', 'GatedHead', 'GatedLayer', 'GatedPixelCNN']
 
 
 def gate(x: jax.Array) -> jax.Array:
@@ -99,6 +99,40 @@ class GatedLayer(nn.Module):
         return (r if self.first else u + r), skip
 
 
+class GatedHead(nn.Module):
+    """Two gated 1 x 1 layers, both conditioned on h too, and 1 x 1 to the logits.
+
+    It is the output of the decoder of Gulrajani et al. 2017, PixelVAE, sec. 3.1.
+    """
+
+    features: int
+    channels: int  # C
+    num_values: int  # V
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Make the layers."""
+        num, dtype = self.channels, self.dtype
+        double = 2 * (self.features + -self.features % num)  # whole groups
+        self.gates = [Here(double, num, copies=2, dtype=dtype) for _ in range(2)]
+        self.gates_h = [
+            nn.Dense(double, use_bias=False, dtype=dtype) for _ in range(2)
+        ]
+        outputs = num * (1 if self.num_values == 2 else self.num_values)
+        # Small, so that all values are about equally likely at first.
+        self.out = Here(outputs, num, dtype=dtype, scale=0.1)
+
+    def __call__(self, x: jax.Array, context: tuple[jax.Array, ...]) -> jax.Array:
+        """Map [..., F] and what `context` returns to logits, as `Head` does."""
+        for n, layer in enumerate(self.gates):
+            x = gate(layer(x) + context[n] if context else layer(x))
+        return as_logits(self.out(x), self.channels, self.num_values)
+
+    def context(self, h: jax.Array | None) -> tuple[jax.Array, ...]:
+        """Return what h [..., E] adds to each gate, [..., 2 F]; nothing without h."""
+        return () if h is None else tuple(layer(h) for layer in self.gates_h)
+
+
 class GatedPixelCNN(nn.Module):
     """The network, from integers to logits."""
 
@@ -108,7 +142,8 @@ class GatedPixelCNN(nn.Module):
     num_layers: int = 8  # after the first
     first_kernel: int = 7
     kernel_sizes: tuple[int, ...] = (5, 3)  # for the other layers, repeated in turn
-    head: int = 128  # features of the layer before the logits
+    head: int = 128  # features of the layer, or of two gates, before the logits
+    gated_head: bool = False
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -124,7 +159,8 @@ class GatedPixelCNN(nn.Module):
             )
             for i, size in enumerate(sizes)
         ]
-        self.to_logits = Head(
+        head = GatedHead if self.gated_head else Head
+        self.to_logits = head(
             self.head, self.image_shape[2], self.num_values, dtype=self.dtype
         )
 
@@ -142,11 +178,15 @@ class GatedPixelCNN(nn.Module):
         chex.assert_shape(x, (None, *self.image_shape))
         v = u = encode(x, self.num_values)
         h = as_map(h)
-        skips: jax.Array | float = 0.0
+        skips: Any = 0.0
         for layer in self.layers:
             v, u, skip = layer(v, u, h)
             skips += skip
-        return self.to_logits(skips)
+        return self.to_logits(skips, *self._head_context(h))
+
+    def _head_context(self, h: jax.Array | None) -> tuple[Any, ...]:
+        """Return what the head takes besides the skips."""
+        return (self.to_logits.context(h),) if self.gated_head else ()
 
     def start(self, batch_size: int) -> tuple[Any, Any, Any]:
         """Return the zeros that the convolutions see outside the image.
@@ -168,7 +208,8 @@ class GatedPixelCNN(nn.Module):
         """Compute the vertical stack at row r of x [B, H, W, C].
 
         Returns:
-            The next state, and the context of each layer for `pixel`, [B, W, 2p].
+            The next state, and the context for `pixel`: that of each layer [B, W, 2p],
+            and that of the head.
         """
         del features
         rows = rows_above(encode(x, self.num_values), r, self.first_kernel // 2)
@@ -179,7 +220,11 @@ class GatedPixelCNN(nn.Module):
             if cache is not None:
                 rows = jnp.concatenate([cache, v[:, None]], axis=1)
                 kept.append(rows[:, 1:])
-        return tuple(kept), tuple(context)
+        head = jax.tree.map(
+            lambda a: jnp.broadcast_to(a, (*x.shape[:1], x.shape[2], a.shape[-1])),
+            self._head_context(h),
+        )
+        return tuple(kept), (tuple(context), head)
 
     def pixel(
         self, left: Any, context: Any, x_row: jax.Array, r: jax.Array, w: jax.Array
@@ -193,12 +238,13 @@ class GatedPixelCNN(nn.Module):
         lefts, u = left_of(
             encode(x_row, self.num_values), w, self.first_kernel // 2
         )
+        links, head = context
         kept: list[jax.Array] = []
-        skips: jax.Array | float = 0.0
-        for layer, link, cache in zip(self.layers, context, (*left, None)):
+        skips: Any = 0.0
+        for layer, link, cache in zip(self.layers, links, (*left, None)):
             u, skip = layer.pixel(lefts, u, link)
             skips += skip
             if cache is not None:
                 lefts = cache
                 kept.append(window(cache, u))
-        return tuple(kept), self.to_logits(skips), ()
+        return tuple(kept), self.to_logits(skips, *head), ()

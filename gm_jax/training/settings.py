@@ -173,6 +173,11 @@ class Config:
         background_colour(self.background)
 
     @property
+    def depends_on_num_steps(self) -> bool:
+        """Whether the steps of training depend on how many there are in all."""
+        return self.schedule != 'constant'
+
+    @property
     def eval_batch(self) -> int:
         """The number of examples per evaluation step."""
         return self.eval_batch_size or self.batch_size
@@ -250,10 +255,9 @@ def to_json(config: Config, origin: Origin | None = None) -> str:
 def changed(old: Config, new: Config, mode: str) -> list[str]:
     """List the settings that differ and must not in this mode, as sentences.
 
-    A run with a constant learning rate may be resumed with more steps; every other
-    schedule depends on the total number of steps.
+    A run whose steps do not depend on their total number may be resumed with more.
     """
-    longer = new.schedule == 'constant' and new.num_steps > old.num_steps
+    longer = not new.depends_on_num_steps and new.num_steps > old.num_steps
     free = {'num_steps'} if longer and mode == 'train' else set()
     found = []
     for f in dataclasses.fields(new):

@@ -54,3 +54,12 @@ def test_lost_modes():
         }
         found = alarms.of_samples(scores, num_modes=3)
         assert found == ([] if kept == 3 else ['modes are lost: 2 of 3 are left'])
+
+
+@pytest.mark.parametrize('kl, weight, rings', [
+    (0.4, 1.0, True), (0.0, 1.0, True), (0.6, 1.0, False), (0.4, 0.99, False),
+])
+def test_a_latent_that_carries_nothing_is_told(kl, weight, rings):
+    """Catch an alarm during the warm-up, or none after it."""
+    found = alarms.of_latents({'kl_nats': kl, 'kl_weight': weight})
+    assert len(found) == rings and all('ignores z' in sentence for sentence in found)
