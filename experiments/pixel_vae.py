@@ -56,7 +56,8 @@ class Config(setting.Config):
         (16, 32), 'feature maps of the encoder; each halves the sides of the image'
     )
     features: int = field(
-        16, 'feature maps of each layer of the decoder', low=1, high=MOST_UNITS
+        0, 'feature maps of each layer of the decoder; 0: 16, or 18 for colours', low=0,
+        high=MOST_UNITS,
     )
     decoder_layers: int = field(
         4, 'layers of the decoder after the first; the fewer, the more is left to z',
@@ -185,13 +186,15 @@ def make_networks(config: Config, data: ImageSet) -> PixelVAE:
     Raises:
         UserError: the settings do not fit the images.
     """
-    setting.check_colours(config.features, data.image_shape[2])
+    channels = data.image_shape[2]
+    features = config.features or setting.feature_maps(channels)
+    setting.check_colours(features, channels)
     return PixelVAE(
         image_shape=data.image_shape,
         num_values=binarize.num_values(data),
         latent_dim=config.latent_dim,
         encoder_maps=config.encoder,
-        features=config.features,
+        features=features,
         num_layers=config.decoder_layers,
         first_kernel=config.first_kernel,
         kernel_sizes=config.kernels,
@@ -228,7 +231,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
 def chunk_size(s: Setting) -> int:
     """Return how many importance samples the final evaluation decodes together."""
     height, width, _ = s.data.image_shape
-    floats = _FLOATS * s.config.features * height * width * s.config.eval_batch
+    floats = _FLOATS * s.networks.features * height * width * s.config.eval_batch
     fit = next((n for n in _CHUNKS if 4 * n * floats <= _CHUNK_BYTES), _CHUNKS[-1])
     return min(fit, s.config.test_samples or fit)
 

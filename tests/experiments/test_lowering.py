@@ -27,6 +27,7 @@ SETTINGS = {
     'nice': {'hidden': (4,), 'dequantization': 'variational', 'noise_couplings': 1},
     'real_nvp': {'channelwise': (2,), 'checkerboard': 1, 'last': 1},
     'gsn': {'layers': (8, 6), 'chain_steps': 5, 'thin': 2, 'test_samples': 4},
+    'pixel_vae': {'test_samples': 2, 'decoder_layers': 2, 'encoder': (8,)},
     'gan': {'k': 2}, 'dcgan': {'norm': 'spectral'},
     'adversarial_autoencoder': {
         'num_labels': 20, 'batch_norm': True, 'image_noise': 0.3, 'category_noise': 0.3,

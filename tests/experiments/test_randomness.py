@@ -54,6 +54,10 @@ SETTINGS = {
         'layers': (8, 6), 'walkbacks': 2, 'chain_steps': 4, 'thin': 2,
         'test_samples': 3,
     }],
+    'pixel_vae': [{
+        'features': 4, 'decoder_layers': 1, 'head': 4, 'first_kernel': 3,
+        'encoder': (4,), 'latent_dim': 2, 'test_samples': 2,
+    }],
     'gan': [{'hidden': (8,), 'discriminator_hidden': (8,), 'k': 2}],
     'dcgan': [CONVOLUTIONS],
     'wgan': [CONVOLUTIONS],
@@ -69,7 +73,7 @@ SETTINGS = {
 # Those that share their randomness with another, but for what tests/test_keys.py reads.
 _ALIKE = (
     'nade', 'made', 'pixel_rnn', 'pixel_cnn', 'pixel_cnn_pp', 'multiscale_pixel_cnn',
-    'time_series', 'real_nvp', 'dcgan', 'wgan', 'dbm', 'classifier',
+    'time_series', 'real_nvp', 'pixel_vae', 'dcgan', 'wgan', 'dbm', 'classifier',
 )
 RUNS = [
     pytest.param(name, settings, marks=[pytest.mark.long] * (name in _ALIKE))

@@ -34,6 +34,10 @@ FAMILIES = {
         '--layers=16,12', '--chain_steps=10', '--thin=2', '--test_samples=50',
         '--parzen_samples=20', '--hidden_noise=0.5',
     ),
+    'pixel_vae': (
+        '--features=4', '--decoder_layers=1', '--encoder=4', '--latent_dim=4',
+        '--free_bits=0.1', '--test_samples=10', '--ema=0.99',
+    ),
     'dcgan': _GAN,
     'wgan': _GAN,
     'rbm': ('--hidden=24', '--k=2', '--ais_temperatures=100'),
