@@ -76,7 +76,8 @@ class Config(setting.Config):
         low=0.0, high=1.0,
     )
     free_bits: float = field(
-        0.0, 'nats of KL per latent unit that cost nothing', low=0.0
+        0.1, 'nats of KL per latent unit that cost nothing; 0 lets a CPU compute the '
+        'gradient for few images at a time', low=0.0,
     )
     test_samples: int = field(
         0, 'importance samples per image in the final evaluation; 0: up to 1000, as '
@@ -99,7 +100,7 @@ class Config(setting.Config):
         if self.free_bits and self.micro_batch:
             raise UserError(
                 '--free_bits needs the mean KL of a whole batch: leave out '
-                '--micro_batch.'
+                '--micro_batch, or pass --free_bits=0.'
             )
 
     @property
@@ -110,9 +111,10 @@ class Config(setting.Config):
 
 _PAPER = Config(
     dataset='binarized_mnist', encoder=(32, 64, 64), features=16, decoder_layers=12,
-    first_kernel=7, kernels=(5,), head=16, kl_warmup=0.05, batch_size=100,
-    learning_rate=1e-3, schedule='constant', ema=0.0, num_steps=200_000, log_every=50,
-    eval_every=5_000, checkpoint_every=500, eval_batch_size=50, test_samples=1000,
+    first_kernel=7, kernels=(5,), head=16, kl_warmup=0.05, free_bits=0.0,
+    batch_size=100, learning_rate=1e-3, schedule='constant', ema=0.0, num_steps=200_000,
+    log_every=50, eval_every=5_000, checkpoint_every=500, eval_batch_size=50,
+    test_samples=1000,
 )
 PRESETS = {
     'paper': _PAPER,

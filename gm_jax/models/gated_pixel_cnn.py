@@ -25,16 +25,24 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gm_jax.layers.causal import Above, Head, Here, Left, as_logits, window
+from gm_jax.layers.causal import LECUN, Above, Head, Here, Left, as_logits, window
 from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
 
-__all__ = ['gate', 'GatedHead', 'GatedLayer', 'GatedPixelCNN']
+__all__ = ['from_h', 'gate', 'GatedHead', 'GatedLayer', 'GatedPixelCNN']
 
 
 def gate(x: jax.Array) -> jax.Array:
     """Compute tanh(x_1) o sigmoid(x_2) for the two halves of the last axis."""
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.tanh(first) * jax.nn.sigmoid(second)
+
+
+def from_h(features: int, scale: float, dtype: Any) -> nn.Dense:
+    """Return the linear map V of h to what it adds to a gate."""
+    return nn.Dense(
+        features, use_bias=False, dtype=dtype,
+        kernel_init=lambda *args: scale * LECUN(*args),
+    )
 
 
 class GatedLayer(nn.Module):
@@ -44,6 +52,7 @@ class GatedLayer(nn.Module):
     kernel_size: int  # k, odd
     channels: int  # C
     first: bool = False  # whether the input is the image: mask A, and no residual
+    h_scale: float = 1.0  # factor of the initial V_v and V_u
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -62,8 +71,8 @@ class GatedLayer(nn.Module):
             )
         # R and S in one product.
         self.out = Here(double, self.channels, copies=2, dtype=dtype)
-        self.above_h = nn.Dense(double, use_bias=False, dtype=dtype)  # V_v
-        self.left_h = nn.Dense(double, use_bias=False, dtype=dtype)  # V_u
+        self.above_h = from_h(double, self.h_scale, dtype)  # V_v
+        self.left_h = from_h(double, self.h_scale, dtype)  # V_u
 
     def __call__(
         self, v: jax.Array, u: jax.Array, h: jax.Array | None
@@ -108,6 +117,7 @@ class GatedHead(nn.Module):
     features: int
     channels: int  # C
     num_values: int  # V
+    h_scale: float = 1.0  # factor of the initial weights of h
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -115,9 +125,7 @@ class GatedHead(nn.Module):
         num, dtype = self.channels, self.dtype
         double = 2 * (self.features + -self.features % num)  # whole groups
         self.gates = [Here(double, num, copies=2, dtype=dtype) for _ in range(2)]
-        self.gates_h = [
-            nn.Dense(double, use_bias=False, dtype=dtype) for _ in range(2)
-        ]
+        self.gates_h = [from_h(double, self.h_scale, dtype) for _ in range(2)]
         outputs = num * (1 if self.num_values == 2 else self.num_values)
         # Small, so that all values are about equally likely at first.
         self.out = Here(outputs, num, dtype=dtype, scale=0.1)
@@ -143,7 +151,8 @@ class GatedPixelCNN(nn.Module):
     first_kernel: int = 7
     kernel_sizes: tuple[int, ...] = (5, 3)  # for the other layers, repeated in turn
     head: int = 128  # features of the layer, or of two gates, before the logits
-    gated_head: bool = False
+    gated_head: bool = False  # whether h enters the output too
+    h_scale: float = 1.0  # factor of the initial weights of h
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -155,14 +164,15 @@ class GatedPixelCNN(nn.Module):
         self.layers = [
             GatedLayer(
                 self.features, size, self.image_shape[2], first=i == 0,
-                dtype=self.dtype,
+                h_scale=self.h_scale, dtype=self.dtype,
             )
             for i, size in enumerate(sizes)
         ]
-        head = GatedHead if self.gated_head else Head
-        self.to_logits = head(
-            self.head, self.image_shape[2], self.num_values, dtype=self.dtype
-        )
+        args = self.head, self.image_shape[2], self.num_values
+        if self.gated_head:
+            self.to_logits = GatedHead(*args, h_scale=self.h_scale, dtype=self.dtype)
+        else:
+            self.to_logits = Head(*args, dtype=self.dtype)
 
     def __call__(self, x: jax.Array, h: jax.Array | None = None) -> jax.Array:
         """Compute the logits of every pixel given those before it.

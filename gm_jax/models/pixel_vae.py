@@ -30,6 +30,10 @@ from gm_jax.models.vae import Gaussian, GaussianLayer
 
 __all__ = ['Encoder', 'PixelVAE']
 
+# Factor of the initial weights of z, which says nothing of x at first: with 1 its noise
+# holds up the decoder.
+_Z_SCALE = 0.1
+
 
 class Encoder(nn.Module):
     """3 x 3 convolutions that halve the sides once for each number of feature maps.
@@ -75,7 +79,7 @@ class PixelVAE(nn.Module):
             self.image_shape, self.num_values, features=self.features,
             num_layers=self.num_layers, first_kernel=self.first_kernel,
             kernel_sizes=self.kernel_sizes, head=self.head, gated_head=True,
-            dtype=self.dtype,
+            h_scale=_Z_SCALE, dtype=self.dtype,
         )
 
     def encode(self, x: jax.Array) -> Gaussian:

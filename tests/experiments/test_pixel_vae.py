@@ -99,6 +99,7 @@ def test_z_is_drawn_for_each_image():
 @pytest.mark.parametrize('changes, step, weight', [
     ({'kl_warmup': 0.5}, 0, 0.02), ({'kl_warmup': 0.5}, 24, 0.5),
     ({'kl_warmup': 0.5}, 49, 1), ({'kl_warmup': 0.5}, 80, 1), ({'kl_warmup': 0}, 0, 1),
+    ({'kl_warmup': 0, 'free_bits': 0}, 0, 1),
     ({'kl_warmup': 0, 'free_bits': 0.3}, 0, 1),
 ])
 def test_weight_of_the_kl(changes, step, weight):
@@ -118,7 +119,7 @@ def test_weight_of_the_kl(changes, step, weight):
 def test_free_bits_are_of_the_whole_batch():
     """Catch a mean KL over the few images of a micro-batch."""
     data = sources.load('digits')
-    assert pixel_vae.build(pixel_vae.Config(), data).micro_batch == 2
+    assert pixel_vae.build(pixel_vae.Config(free_bits=0), data).micro_batch == 2
     assert pixel_vae.build(pixel_vae.Config(free_bits=0.1), data).micro_batch == 0
 
 

@@ -12,7 +12,7 @@ from experiments import pixel_vae
 from gm_jax.data import image_set
 from gm_jax.evaluation import checks
 from gm_jax.families import autoregressive, variational
-from gm_jax.models.gated_pixel_cnn import GatedHead
+from gm_jax.models.gated_pixel_cnn import GatedHead, GatedPixelCNN, from_h
 from gm_jax.models.pixel_vae import Encoder
 from gm_jax.sampling import autoregressive as samplers
 
@@ -211,3 +211,12 @@ def test_encoder_takes_every_size(shape):
         assert sizes == [(3, 3, *pair) for pair in zip(maps, maps[1:])]
         dense = variables['params']['GaussianLayer_0']['Dense_0']['kernel']
         assert dense.shape == (4 * 4 * 64, 32)
+
+
+def test_z_starts_weak():
+    """Catch noise of z that holds up the decoder; classes are as they were."""
+    networks, _, variables = _make((3, 3, 1))
+    assert networks.bind(variables).decoder.h_scale < 1 == GatedPixelCNN.h_scale
+    dense = from_h(256, 0.3, jnp.float32)
+    kernel = dense.init(jax.random.key(0), jnp.zeros((1, 64)))['params']['kernel']
+    np.testing.assert_allclose(kernel.std(), 0.3 / 8, rtol=0.05)
