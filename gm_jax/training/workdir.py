@@ -8,6 +8,7 @@ ends, however it ends.
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import tempfile
@@ -137,7 +138,8 @@ def withdraw(workdir: str) -> None:
     begun = os.path.exists(log) and os.path.getsize(log)
     if begun or _has_checkpoints(workdir) or not processes.is_primary():
         return
-    for name in ('config.json', 'data.json', 'metrics.jsonl', '.lock'):
+    events = glob.glob('events.out.tfevents.*', root_dir=workdir)
+    for name in ('config.json', 'data.json', 'metrics.jsonl', '.lock', *events):
         with contextlib.suppress(OSError):
             os.remove(os.path.join(workdir, name))
     for name in ('samples', 'checkpoints', ''):

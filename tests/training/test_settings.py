@@ -85,7 +85,7 @@ def test_json_round_trip(tmp_path):
     (['--epochs=4'], "'epochs': --num_steps counts steps, and an epoch is as many"),
     (['--qqq=4'], "'qqq'. See --help."),
     (['--preset=wied'], 'unknown; there are: wide: did you mean wide?'),
-    (['--schedule=cosin'], 'constant, cosine, stages: did you mean cosine?'),
+    (['--schedule=cosin'], 'constant, cosine, linear, stages: did you mean cosine?'),
     (['--width=1.5e0'], '1.5e0 is not a whole number'),
     (['--width=inf'], 'inf is not a whole number'),
     (['--width=1e3'], '--width must be at most 9, got 1000'),
