@@ -125,13 +125,16 @@ def _act(job: Job, advice: Callable[[], str]) -> None:
             return
         if sizes.count(beginning.shapes) > sizes.MANY:
             say(f'  {advice()}')
+        # The writers drop the lines of a run that was killed before a checkpoint.
+        begun = workdir.has_begun(run.workdir)
         try:
             with loggers.opened(
                 run.logger, run.workdir, job.settings, beginning.step
             ) as others:
                 _train_and_test(job, beginning, others)
         except Exception:
-            workdir.withdraw(run.workdir)
+            if not begun:
+                workdir.withdraw(run.workdir)
             raise
     elif beginning.state is None:
         raise UserError(f'{run.workdir} has no checkpoint yet: train there first.')

@@ -21,7 +21,7 @@ from gm_jax.training import exporting, processes, settings, writers
 from gm_jax.training.flags import Run
 from gm_jax.training.settings import Config
 
-__all__ = ['claimed', 'facts_path', 'is_finished', 'withdraw']
+__all__ = ['claimed', 'facts_path', 'has_begun', 'is_finished', 'withdraw']
 
 # What file systems without locks answer.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -129,14 +129,19 @@ def _holder(file: IO[str]) -> str:
     return file.read(200).strip() or 'another process'
 
 
+def has_begun(workdir: str) -> bool:
+    """Return whether a run has left lines of metrics or checkpoints."""
+    log = os.path.join(workdir, 'metrics.jsonl')
+    lines = os.path.exists(log) and os.path.getsize(log) > 0
+    return lines or _has_checkpoints(workdir)
+
+
 def withdraw(workdir: str) -> None:
     """Delete what a run has written that failed before it had anything to tell.
 
     It may be too large for the memory: with other settings it is another run.
     """
-    log = os.path.join(workdir, 'metrics.jsonl')
-    begun = os.path.exists(log) and os.path.getsize(log)
-    if begun or _has_checkpoints(workdir) or not processes.is_primary():
+    if has_begun(workdir) or not processes.is_primary():
         return
     events = glob.glob('events.out.tfevents.*', root_dir=workdir)
     for name in ('config.json', 'data.json', 'metrics.jsonl', '.lock', *events):
