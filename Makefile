@@ -24,11 +24,11 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	    --no-loadscope-reorder --durations=10
 
-# What takes minutes more, and the mathematics as XLA optimizes it outside tests; the
+# What takes minutes more, and the losses as XLA optimizes them outside tests; the
 # numbers of a trained model of every experiment are among the former.
 test-all: export JAX_DISABLE_MOST_OPTIMIZATIONS = 0
 test-all: $(VENV)/ready
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/losses tests/sampling
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/losses
 	$(BIN)/python -m pytest -n $(WORKERS) -m long --durations=10
 
 bench: $(VENV)/ready-bench
