@@ -17,13 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gm_jax import trained
 from gm_jax.data import image_set
 from gm_jax.errors import UserError
 from gm_jax.functions import functions
 from gm_jax.keys import Stream, stream
 from gm_jax.trained import Run
-from gm_jax.training import exporting, modules, settings
+from gm_jax.training import evaluate, exporting, modules, settings
 from gm_jax.training.command import Command
 
 __all__ = ['export', 'load']
@@ -62,7 +61,7 @@ def load(
     shapes = jax.eval_shape(built.init, stream(config.seed, Stream.INIT))
     variables, step = exporting.variables(workdir, shapes, checkpoint)
     results = exporting.results(workdir, step)
-    if shared := _recorded(results, trained.shared_names(built.evaluation, shapes)):
+    if shared := _recorded(results, evaluate.shared_names(built.evaluation, shapes)):
         variables = {**variables, 'shared': shared}
     return Run(
         command=command, config=config, data=data, results=results, step=step,

@@ -20,9 +20,7 @@ from gm_jax.training.contracts import ByExample, Experiment, Sample, SampleMany
 from gm_jax.training.settings import Config
 from gm_jax.training.train_state import TrainState, of_variables
 
-__all__ = [
-    'decode', 'embed', 'encode', 'log_prob', 'Run', 'sample', 'shared_names',
-]
+__all__ = ['decode', 'embed', 'encode', 'log_prob', 'Run', 'sample']
 
 # Programs of one kind that a run remembers: one for each choice of a sampler.
 _REMEMBERED = 16
@@ -104,7 +102,7 @@ def _estimator(run: Run) -> str:
         'chunk': index,
     }
     state = of_variables(run.variables)
-    shared = dict.fromkeys(shared_names(evaluation, state), 0.0)
+    shared = dict.fromkeys(evaluate.shared_names(evaluation, state), 0.0)
     arrays = jax.eval_shape(
         evaluation.test_step, evaluate.with_shared(state, shared), batch, rng
     )
@@ -112,21 +110,6 @@ def _estimator(run: Run) -> str:
     zeros = {name: np.zeros((1, num, *x.shape[1:])) for name, x in arrays.items()}
     zeros |= {name: np.zeros(()) for name in shared}
     return str(evaluation.summarize(zeros).get('estimator', ''))
-
-
-def shared_names(evaluation: Any, state: Any) -> tuple[str, ...]:
-    """Return the names of the numbers that all examples share.
-
-    Args:
-        evaluation: that of the experiment.
-        state: the state, or its shapes.
-    """
-    shared = evaluation.shared if isinstance(evaluation, ByExample) else None
-    if shared is None:
-        return ()
-    return tuple(jax.eval_shape(
-        lambda state, rng: shared(state, rng, True), state, jax.random.key(0)
-    ))
 
 
 def log_prob(

@@ -301,6 +301,12 @@ def test_half_is_half_and_nearly_equal(trained, tmp_path):
     loading.export(out, tmp_path / 'again')  # it stays what it is
     for file in out.iterdir():
         assert (tmp_path / 'again' / file.name).read_bytes() == file.read_bytes()
+    # Evaluated anew, its numbers are of the rounded arrays.
+    assert 'before they were rounded' in (out / 'README.md').read_text()
+    (out / 'results.json').rename(out / f'results_eval_step={run.step}.json')
+    loading.export(out, tmp_path / 'anew')
+    card = (tmp_path / 'anew' / 'README.md').read_text()
+    assert 'before they were rounded' not in card and 'stored as float16' in card
 
 
 def test_numbers_are_of_the_arrays_beside_them(trained, tmp_path):

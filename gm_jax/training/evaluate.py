@@ -9,12 +9,14 @@ import numpy as np
 from gm_jax.data import pipeline
 from gm_jax.data.image_set import ArrayExamples, Examples, StreamedExamples
 from gm_jax.training import parallel, processes, signals
-from gm_jax.training.contracts import ByExample, SampleMany
+from gm_jax.training.contracts import ByExample, BySamples, SampleMany
 from gm_jax.training.parallel import EvalMany
 from gm_jax.training.progress import doing
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['first', 'over_examples', 'samples', 'shared', 'with_shared']
+__all__ = [
+    'first', 'over_examples', 'samples', 'shared', 'shared_names', 'with_shared',
+]
 
 
 def first(examples: Examples, num: int) -> Examples:
@@ -45,6 +47,23 @@ def shared(
         )
         values = {name: np.asarray(x, np.float32) for name, x in found.items()}
     return {name: float(processes.from_primary(x)) for name, x in values.items()}
+
+
+def shared_names(
+    evaluation: ByExample | BySamples, state: TrainState
+) -> tuple[str, ...]:
+    """Return the names of the numbers that all examples share.
+
+    Args:
+        evaluation: what is evaluated.
+        state: the state, or its shapes.
+    """
+    shared = evaluation.shared if isinstance(evaluation, ByExample) else None
+    if shared is None:
+        return ()
+    return tuple(jax.eval_shape(
+        lambda state, rng: shared(state, rng, True), state, jax.random.key(0)
+    ))
 
 
 def with_shared(state: TrainState, numbers: dict[str, float]) -> TrainState:

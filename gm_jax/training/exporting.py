@@ -28,8 +28,7 @@ from gm_jax.training import checkpoints
 from gm_jax.training.train_state import TrainState
 
 __all__ = [
-    'ARRAYS', 'is_exported', 'read', 'read_json', 'results', 'Trained', 'variables',
-    'write',
+    'ARRAYS', 'is_exported', 'read', 'results', 'Trained', 'variables', 'write',
 ]
 
 ARRAYS = 'model.safetensors'
@@ -37,11 +36,11 @@ _CARD = 'README.md'
 _ERROR = '_standard_error'
 
 
-_HALF = [
-    'The arrays are stored as float16, half the size of those that were trained, and '
-    'gm_jax computes with them in float32. The numbers above are of the arrays before '
-    'they were rounded.', '',
-]
+_HALF = (
+    'The arrays are stored as float16, in half the size, and gm_jax computes with them '
+    'in float32.'
+)
+_ROUNDED = 'The numbers above are of the arrays before they were rounded.'
 
 
 class Trained(NamedTuple):
@@ -106,12 +105,15 @@ def write(
         key: np.asarray(x)
         for key, x in traverse_util.flatten_dict(trained.variables, sep='/').items()
     }
-    # An exported model that is exported again stays what its card says.
-    was_half = is_exported(workdir) and 'stored as float16' in _read_card(workdir)
-    arrays = {key: _stored(x, half or was_half) for key, x in exact.items()}
-    rounded = was_half or any(
-        not np.array_equal(arrays[key], exact[key]) for key in exact
-    )
+    # An exported model that is exported again stays in float16.
+    half = half or is_exported(workdir) and _HALF in _read_card(workdir)
+    arrays = {key: _stored(x, half) for key, x in exact.items()}
+    rounded = any(not np.array_equal(arrays[key], exact[key]) for key in exact)
+    contents = {
+        'config.json': _settings(workdir),
+        'data.json': files.read_object(os.path.join(workdir, 'data.json'), 'data'),
+        'results.json': results(workdir, trained.step),
+    }
     part = f'{out}.incomplete'
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -120,26 +122,43 @@ def write(
         # safetensors writes several in a random order, which would change the digest.
         save_file(arrays, path, metadata={'step': str(trained.step)})
         os.chmod(path, 0o644)
-        settings = read_json(workdir, 'config.json')
-        # What lies on one machine only.
-        settings |= {name: '' for name in ('data_dir', 'given') if name in settings}
-        if str(settings.get('module', '')).endswith('.py'):
-            settings['module'] = ''
-        for file, content in (
-            ('config.json', settings), ('data.json', read_json(workdir, 'data.json')),
-            ('results.json', results(workdir, trained.step)),
-        ):
+        digest = _digest(path)
+        remarks = _remarks(workdir, half, rounded)
+        card = _card(contents, name, about, trained.step, arrays, digest, remarks)
+        _write(os.path.join(part, _CARD), card)
+        for file, content in contents.items():
             if content:
-                with open(os.path.join(part, file), 'w', encoding='utf-8') as copy:
-                    copy.write(json.dumps(content, indent=2) + '\n')
-        with open(os.path.join(part, _CARD), 'w', encoding='utf-8') as card:
-            card.write(_card(part, name, about, trained.step, arrays, rounded))
+                text = json.dumps(content, indent=2)
+                _write(os.path.join(part, file), f'{text}\n')
         os.rename(part, out)
     # safetensors says in its own way that the disk is full.
     except (OSError, SafetensorError) as error:
         raise UserError(f'{out} cannot be written: {error}.') from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(text)
+
+
+def _settings(workdir: str) -> dict[str, Any]:
+    """Return the settings without what lies on one machine only."""
+    found = files.read_object(os.path.join(workdir, 'config.json'), 'a config')
+    found |= {name: '' for name in ('data_dir', 'given') if name in found}
+    if str(found.get('module', '')).endswith('.py'):
+        found['module'] = ''
+    return found
+
+
+def _remarks(workdir: str, half: bool, rounded: bool) -> list[str]:
+    """Return what a card says of the precision of the arrays."""
+    # The results.json of an exported model is that of its card; one that is evaluated
+    # again, and has no results.json, has numbers of what it holds.
+    if is_exported(workdir) and os.path.exists(os.path.join(workdir, 'results.json')):
+        rounded = rounded or _ROUNDED in _read_card(workdir)
+    return [*([_HALF] if half else []), *([_ROUNDED] if rounded else [])]
 
 
 def results(workdir: str, step: int) -> dict[str, Any]:
@@ -239,12 +258,11 @@ def _read_card(directory: str) -> str:
 
 
 def _card(
-    directory: str, name: str, about: str, step: int, arrays: dict[str, np.ndarray],
-    rounded: bool,
+    contents: dict[str, dict[str, Any]], name: str, about: str, step: int,
+    arrays: dict[str, np.ndarray], digest: str, remarks: list[str],
 ) -> str:
     """Return the model card, in the convention of the Hugging Face hub."""
-    results = read_json(directory, 'results.json')
-    data = read_json(directory, 'data.json')
+    results, data = contents['results.json'], contents['data.json']
     metrics = results.get('metrics', {})
     numbers = {
         key: value for key, value in metrics.items()
@@ -259,12 +277,12 @@ def _card(
         f'{sum(x.size for x in arrays.values()):,} numbers in {len(arrays)} arrays.',
         '', '| | |', '|---|---|',
         *(f'| {what} | {text} |' for what, text in _facts(results, data) if text),
-        f'| `{ARRAYS}` | SHA-256 `{_digest(os.path.join(directory, ARRAYS))}` |', '',
+        f'| `{ARRAYS}` | SHA-256 `{digest}` |', '',
         *_numbers(numbers), '',
         '## Use', '', '```python', 'import gm_jax', '',
         "run = gm_jax.load('.')  # the directory of this file", 'print(run)', '```', '',
         'The arrays, without gm_jax:', '', '```python', *_LOADER.splitlines(), '```',
-        '', *(_HALF if rounded else []),
+        '', *([' '.join(remarks), ''] if remarks else []),
     ]
     return '\n'.join(lines)
 
@@ -348,13 +366,3 @@ for name, array in load_file('model.safetensors').items():
         at = at.setdefault(key, {})
     at[last] = array
 print(sorted(variables))'''
-
-
-def read_json(directory: str, name: str) -> dict[str, Any]:
-    """Return the JSON object of a file; {} if there is none that can be read."""
-    try:
-        with open(os.path.join(directory, name), encoding='utf-8') as file:
-            found = json.load(file)
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
-        return {}

@@ -95,7 +95,8 @@ def test_two_layers_draw_about_the_data():
     """Catch noise in the hidden layers that the loss and the chain do not share.
 
     The hidden layers start at zero in training, and do not in the chain, so that no
-    theorem says that the divergence is small. Independent bits are at 0.92.
+    theorem says that the divergence is small: it is 0.08. A chain with twice the noise
+    of training is at 0.27, one without it at 0.22, and independent bits are at 0.92.
     """
     p = _ising()
     config = gsn.Config(
