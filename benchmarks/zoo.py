@@ -90,7 +90,7 @@ class Figure(NamedTuple):
 
 
 FIGURES = {
-    'docs/demo.png': Figure('digits/vae', ('reconstructions', 'generated')),
+    'docs/demo.png': Figure('digits/gated_pixel_cnn', ('completions', 'generated')),
     'results/vae_iwae_1l_k1.png': Figure('vae_k1_mnist', ('generated',)),
     'results/conditional_fashion_mnist_completion.png': Figure(
         'gated_pixel_cnn_fashion_mnist_completion', ('completion',)

@@ -364,14 +364,14 @@ def pictures(
             ),
             rows=names, columns=['x', *(f'draw {n + 1}' for n in range(draws))],
             ylabel='row of the test split',
-            title='Samples of p(x|z): z is that of the image, the noise changes',
+            title='p(x|z): z of the image, other noise',
         ),
         'interpolations': plotting.with_axes(
             plotting.image_grid(moved, columns=steps), rows=names,
             columns=[f'{n / (steps - 1):.2f}' for n in range(steps)],
             xlabel='share of the way to the z of the next row',
             ylabel='row of the test split',
-            title='Samples of p(x|z): the noise is the same, z moves',
+            title='p(x|z): the same noise, z moves',
         ),
     }
 
