@@ -51,7 +51,7 @@ WITHOUT_MODELS = {
     'gated_pixel_cnn_binarized_mnist.json': 3, 'gated_pixel_cnn_fashion_mnist.json': 1,
     'made_binarized_mnist.json': 4, 'nade_binarized_mnist.json': 2,
     'pixel_cnn_binarized_mnist.json': 1, 'pixel_cnn_pp_fashion_mnist.json': 1,
-    'pixel_rnn_binarized_mnist.json': 5, 'time_series_lorenz.json': 1,
+    'pixel_rnn_binarized_mnist.json': 5,
     'vae_mnist_iwae_1l.json': 1,
 }
 
