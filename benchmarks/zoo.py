@@ -101,9 +101,6 @@ FIGURES = {
     'results/time_series_forecasts.png': Figure('time_series_lorenz', ('forecasts',)),
     'results/gan_grid25.png': Figure('gan_minimax_grid25', ('points',)),
     'results/wgan_grid25.png': Figure('wgan_gp01_grid25', ('points',)),
-    'results/gan_dense_fashion_mnist_samples.png': Figure(
-        'gan_dense_fashion_mnist', ('generated',)
-    ),
 }
 
 
@@ -233,7 +230,7 @@ def draw(names: list[str], data_dir: str) -> None:
     """Draw figures again, by the models that have drawn them.
 
     Args:
-        names: their paths; [] for all whose models are there.
+        names: their paths; [] for all.
         data_dir: the directory of prepared sets.
     """
     data = [f'--data_dir={data_dir}'] if data_dir else []
