@@ -68,7 +68,8 @@ def _complete(s: Setting, images: np.ndarray, mask: np.ndarray) -> Sample:
 def _tell_inexact(s: Setting, partial: given.PartialImages) -> None:
     warning = given.inexact(s.model, partial.known) if s.task is None else ''
     if warning:
-        say(f'--given={s.config.given}: {warning}')
+        where = f'--given={s.config.given}' if s.config.given else 'given'
+        say(f'{where}: {warning}')
 
 
 def _incremental(s: Setting, start: _Start) -> Sample:

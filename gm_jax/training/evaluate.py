@@ -8,6 +8,7 @@ import numpy as np
 
 from gm_jax.data import pipeline
 from gm_jax.data.image_set import ArrayExamples, Examples, StreamedExamples
+from gm_jax.keys import Stream, stream
 from gm_jax.training import parallel, processes, signals
 from gm_jax.training.contracts import ByExample, BySamples, SampleMany
 from gm_jax.training.parallel import EvalMany
@@ -62,7 +63,7 @@ def shared_names(
     if shared is None:
         return ()
     return tuple(jax.eval_shape(
-        lambda state, rng: shared(state, rng, True), state, jax.random.key(0)
+        lambda state, rng: shared(state, rng, True), state, stream(0, Stream.EVAL)
     ))
 
 
