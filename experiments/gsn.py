@@ -39,25 +39,23 @@ from gm_jax.data import binarize, pipeline
 from gm_jax.data.binarize import WAYS
 from gm_jax.data.image_set import Examples, ImageSet
 from gm_jax.evaluation import csl, likelihood, mixing, parzen
-from gm_jax.families import classifier, given, scores
+from gm_jax.families import chains, classifier, scores
+from gm_jax.families.chains import Clamped
 from gm_jax.families.classifier import Trained
-from gm_jax.families.given import PartialImages
 from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
 from gm_jax.layers.pixels import to_uint8
 from gm_jax.losses import likelihoods
 from gm_jax.models.gsn import GSN, Hidden, Noise
 from gm_jax.sampling import walkback
-from gm_jax.training import command, optimizer, settings, train_state
+from gm_jax.training import command, optimizer, train_state
 from gm_jax.training.contracts import (
     ByExample,
     Codes,
     Experiment,
     HostBatch,
     Pictures,
-    Sample,
     Say,
 )
-from gm_jax.training.progress import say
 from gm_jax.training.settings import Sizes, field
 from gm_jax.training.train_state import (
     Batch,
@@ -70,7 +68,7 @@ from gm_jax.training.train_state import (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(settings.Config):
+class Config(chains.Config):
     """Settings of the generative stochastic network."""
 
     binarize: str = field(
@@ -129,11 +127,6 @@ class Config(settings.Config):
     classifier: str = field(
         '', 'work directory of the experiment `classifier` on the same set, which '
         'counts how often chains change their class', evaluation_only=True,
-    )
-    given: str = field(
-        '', "npz of partial images to complete: 'images' integers [N, H, W, C], 'mask' "
-        '[H, W] or of the shape of images, true where a pixel is given; or a PNG whose '
-        'transparent pixels are not given', free=True,
     )
 
 
@@ -194,16 +187,16 @@ def build(config: Config, data: ImageSet) -> Experiment:
     judge = None
     if config.classifier and data.splits:
         judge = classifier.load(config.classifier, data)
-    partial = read_given(s)
+    samplers = chains.samplers(config, data, functools.partial(sample, s), INEXACT)
     return Experiment(
         init=functools.partial(init, s),
         train_step=make_train_step(functools.partial(loss, s), ema_decay=config.ema),
         evaluation=make_evaluation(s),
-        sample=functools.partial(sample, s, partial),
+        sample=samplers.sample,
         sampler=f'a chain of {config.chain_steps} steps from coin flips, mean of '
         f'p(x|h)',
-        given=None if partial is None else functools.partial(show_given, s, partial),
-        complete=functools.partial(complete, s),
+        given=samplers.given,
+        complete=samplers.complete,
         codes=Codes(
             functools.partial(encode, s), functools.partial(decode, s),
             functools.partial(encode, s), config.layers[0],
@@ -324,8 +317,8 @@ def make_evaluation(s: Setting) -> ByExample:
 def chunk_shape(s: Setting) -> tuple[int, int]:
     """Return how many states of how many chains test images are compared with."""
     num = min(s.config.test_samples or CHUNK, CHUNK)
-    chains = min(num, CHAINS)
-    return -(-num // chains), chains
+    num_chains = min(num, CHAINS)
+    return -(-num // num_chains), num_chains
 
 
 def evaluate(
@@ -343,10 +336,10 @@ def test(
 ) -> dict[str, jax.Array]:
     """Compare each example with the states of the chains of this chunk."""
     rngs = fold_in_each(rng, batch['index'])
-    num, chains = chunk_shape(s)
+    num, num_chains = chunk_shape(s)
     # The same chains for all batches of examples.
     chain_rng = fold_in_each(derive(rng, Use.CHAIN), batch['chunk'][0])
-    chain_rngs = fold_in_each(chain_rng, jnp.arange(chains))
+    chain_rngs = fold_in_each(chain_rng, jnp.arange(num_chains))
     logits = from_coins(s, state.eval_variables, chain_rngs, num)
     x = flat(s, batch['image'], rngs)
     log_px = csl.curve(x, logits.reshape(-1, s.model.num_dims), curve_sizes(s))
@@ -384,55 +377,20 @@ def summarize(s: Setting, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def sample(
-    s: Setting, partial: PartialImages | None, state: TrainState, rngs: jax.Array,
-    index: jax.Array,
+    s: Setting, state: TrainState, rngs: jax.Array, kept: Clamped | None
 ) -> jax.Array:
     """Run one chain for each image, which keeps what is known of it."""
     chain_rngs = derive(rngs, Use.CHAIN)
     x = walkback.fair_coins(derive(chain_rngs, Use.CORRUPTION), s.model.num_dims)
-    known = None
-    if partial is not None:
-        images, known = (
-            jnp.asarray(a)[index % len(a)].reshape(x.shape) for a in partial
-        )
-        x = jnp.where(known, images / (binarize.num_values(s.data) - 1), x)
+    if kept is not None:
+        x = jnp.where(kept.known, kept.x, x)
     logits = run_chain(
-        s, state.eval_variables, chain_rngs, x, 1,
-        burn_in=s.config.chain_steps - 1, known=known,
+        s, state.eval_variables, chain_rngs, x, 1, burn_in=s.config.chain_steps - 1,
+        known=None if kept is None else kept.known,
     )
     mean = jax.nn.sigmoid(logits[0])
-    mean = mean if known is None else jnp.where(known, x, mean)
+    mean = mean if kept is None else jnp.where(kept.known, x, mean)
     return to_uint8(mean.reshape(-1, *s.data.image_shape))
-
-
-def read_given(s: Setting) -> PartialImages | None:
-    """Return what --given holds; None without it."""
-    if not s.config.given:
-        return None
-    partial = given.read(
-        s.config.given, s.config, s.data.image_shape, binarize.num_values(s.data),
-        masked=True,
-    )
-    say(f'--given={s.config.given}: {INEXACT}')
-    return partial
-
-
-def show_given(
-    s: Setting, partial: PartialImages, index: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return what is known of images before they are drawn."""
-    images, known = (a[index % len(a)] for a in partial)
-    num_values = binarize.num_values(s.data)
-    return {'given': plotting.to_uint8(images, num_values=num_values), 'mask': known}
-
-
-def complete(s: Setting, images: np.ndarray, mask: np.ndarray) -> Sample:
-    """Return the sampler that keeps image i mod N where its mask is true."""
-    partial = given.known_part(
-        'given', images, mask, s.data.image_shape, binarize.num_values(s.data)
-    )
-    say(f'given: {INEXACT}')
-    return functools.partial(sample, s, partial)
 
 
 def encode(
@@ -466,11 +424,11 @@ def measure_mixing(
 ) -> dict[str, Any]:
     """Follow chains from coin flips, after the burn-in, for a thousand steps."""
     num_dims = s.model.num_dims
-    chains = min(20, max(1, _MIXING_VALUES // (_MIXING_STEPS * num_dims)))
+    num = min(20, max(1, _MIXING_VALUES // (_MIXING_STEPS * num_dims)))
     # Every step of the chain counts here, whatever --thin.
     every = Setting(dataclasses.replace(s.config, thin=1), s.data, s.model)
     follow = jax.jit(functools.partial(from_coins, every, num=_MIXING_STEPS))
-    rngs = fold_in_each(rng, jnp.arange(chains))
+    rngs = fold_in_each(rng, jnp.arange(num))
     x = np.asarray(jax.nn.sigmoid(follow(state.eval_variables, rngs))).swapaxes(0, 1)
     rho = mixing.autocorrelation(x, _LAGS)
     numbers: dict[str, Any] = {
@@ -478,7 +436,7 @@ def measure_mixing(
     }
     if judge is not None:
         images = plotting.to_uint8(x).reshape(-1, *s.data.image_shape)
-        labels = judge.classify(images).reshape(chains, _MIXING_STEPS)
+        labels = judge.classify(images).reshape(num, _MIXING_STEPS)
         numbers |= mixing.label_scores(labels)
     return numbers
 
@@ -491,9 +449,9 @@ def compare(s: Setting, state: TrainState, rng: jax.Array) -> dict[str, float]:
         return scores.as_seen(examples, rows, s.data).reshape(most, -1) / 255.0
 
     num = s.config.parzen_samples
-    chains = min(num, CHAINS)
-    draw = jax.jit(functools.partial(from_coins, s, num=-(-num // chains)))
-    logits = draw(state.eval_variables, fold_in_each(rng, jnp.arange(chains)))
+    num_chains = min(num, CHAINS)
+    draw = jax.jit(functools.partial(from_coins, s, num=-(-num // num_chains)))
+    logits = draw(state.eval_variables, fold_in_each(rng, jnp.arange(num_chains)))
     samples = np.asarray(jax.nn.sigmoid(logits)).reshape(-1, s.model.num_dims)[:num]
     splits = s.data.splits
     return parzen.compare(seen(splits['test']), samples, seen(splits['train']))
@@ -523,30 +481,21 @@ def pictures(
     kept = compiled(variables, derive(rngs, Use.DRAW), half, jnp.asarray(upper))
     rows = [str(row) for row in batch['index'][:num]]
     steps = [str(step) for step in range(1, _FRAMES + 1)]
+    shape, label = s.data.image_shape, 'step of the chain'
+    films = [
+        np.stack(frames, axis=1).reshape(num, len(frames), *shape)
+        for frames in ([x, *free], [half, *kept, x])
+    ]
     return {
-        'chains': film(
-            s, [x, *free], rows, ['start', *steps],
-            'A chain from each test image, step by step',
+        'chains': chains.film(
+            films[0], rows=rows, columns=['start', *steps], xlabel=label,
+            title='A chain from each test image, step by step',
         ),
-        'completions': film(
-            s, [half, *kept, x], rows, ['start', *steps, 'truth'],
-            'The upper half is kept, and the lower half is drawn',
+        'completions': chains.film(
+            films[1], rows=rows, columns=['start', *steps, 'truth'], xlabel=label,
+            title='The upper half is kept, and the lower half is drawn',
         ),
     }
-
-
-def film(
-    s: Setting, frames: list[jax.Array], rows: list[str], columns: list[str], title: str
-) -> np.ndarray:
-    """Draw chains as rows of frames, [B, D] each."""
-    x = np.stack([np.asarray(frame) for frame in frames], axis=1)
-    grid = plotting.image_grid(
-        x.reshape(-1, *s.data.image_shape), columns=len(frames)
-    )
-    return plotting.with_axes(
-        grid, rows=rows, columns=columns, xlabel='step of the chain',
-        ylabel='row of the test split', title=title,
-    )
 
 
 main = command.Command('gsn', __doc__, Config, PRESETS, build)

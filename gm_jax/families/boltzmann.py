@@ -27,20 +27,20 @@ from gm_jax.data import binarize, pipeline
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.evaluation import ais, likelihood
-from gm_jax.families import given
+from gm_jax.families import chains
+from gm_jax.families.chains import Clamped
 from gm_jax.keys import Use, derive, fold_in_each
 from gm_jax.layers.pixels import to_uint8
 from gm_jax.losses import energy, likelihoods
 from gm_jax.losses.energy import RBM
 from gm_jax.sampling.gibbs import gibbs, uniforms
-from gm_jax.training import optimizer, settings, train_state
+from gm_jax.training import optimizer, train_state
 from gm_jax.training.contracts import (
     ByExample,
     Codes,
     Experiment,
     HostBatch,
     Pictures,
-    Sample,
 )
 from gm_jax.training.settings import field
 from gm_jax.training.train_state import (
@@ -63,12 +63,16 @@ _SHORT = 1000
 _OFFSET_RATE = 0.01
 # A probability p of the base model is that of the data with this much of a fair coin.
 _SMOOTHING = 0.1
+_INEXACT = (
+    'the rest is drawn by Gibbs steps that keep what is given. These are samples given '
+    'all of it as far as the chain forgets where it started (--gibbs_steps).'
+)
 _FRAMES = 12  # of the film of a chain
 _FILTERS = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(settings.Config):
+class Config(chains.Config):
     """Settings of every Boltzmann machine."""
 
     binarize: str = field(
@@ -185,6 +189,7 @@ def build(config: Config, data: ImageSet, machine: Machine) -> Experiment:
             f'values: pass --binarize=static, dynamic or threshold.'
         )
     s = _Setting(config, data, machine)
+    samplers = chains.samplers(config, data, functools.partial(_sample, s), _INEXACT)
     return Experiment(
         init=functools.partial(_init, s),
         train_step=make_train_step(functools.partial(_loss, s), ema_decay=config.ema),
@@ -193,9 +198,10 @@ def build(config: Config, data: ImageSet, machine: Machine) -> Experiment:
             functools.partial(_summarize, s), log_prob='log_px',
             shared=functools.partial(_log_partition, s),
         ),
-        sample=functools.partial(_sample, s),
+        sample=samplers.sample,
         sampler=f'{config.gibbs_steps} block Gibbs steps from the base rates',
-        complete=functools.partial(_complete, s),
+        given=samplers.given,
+        complete=samplers.complete,
         codes=Codes(
             functools.partial(_encode, s), functools.partial(_decode, s),
             functools.partial(_encode, s), machine.num_hidden,
@@ -219,8 +225,8 @@ def _init(s: _Setting, rng: jax.Array) -> TrainState:
     params = s.machine.init(derive(rng, Use.WEIGHTS), log_odds(mean))
     num_visible, num_hidden = s.machine.rbm(params).weights.shape
     mean = jnp.concatenate([mean, jnp.full(num_visible - len(mean), 0.5)])
-    chains = s.config.batch_size
-    u = uniforms(fold_in_each(derive(rng, Use.START), jnp.arange(chains)), num_visible)
+    rngs = fold_in_each(derive(rng, Use.START), jnp.arange(s.config.batch_size))
+    u = uniforms(rngs, num_visible)
     return train_state.create(
         params, optimizer.make(s.config), ema=s.config.ema > 0, model_state={
             'chains': (u < mean[None]).astype(jnp.float32),
@@ -239,8 +245,8 @@ def _loss(
     fixed = jax.lax.stop_gradient(params)
     rbm, fixed_rbm = s.machine.rbm(params), s.machine.rbm(fixed)
     u, _ = s.machine.infer(fixed, v, True)
-    chains, offsets = model_state['chains'], model_state['offsets']
-    start = chains[index] if s.machine.persistent else _bits(rngs, u)
+    ends, offsets = model_state['chains'], model_state['offsets']
+    start = ends[index] if s.machine.persistent else _bits(rngs, u)
     end = gibbs(derive(rngs, Use.CHAIN), fixed_rbm, start, s.config.k)
     if s.config.centered:
         rbm = energy.centered(rbm, offsets['visible'], offsets['hidden'])
@@ -253,8 +259,8 @@ def _loss(
         means = jax.lax.pmean(means, axis_name)
         index, end = jax.lax.all_gather((index, end), axis_name, tiled=True)
     offsets = jax.tree.map(lambda a, b: a + _OFFSET_RATE * (b - a), offsets, means)
-    chains = chains.at[index].set(end)
-    return LossOutput(loss, {}, {'chains': chains, 'offsets': offsets})
+    ends = ends.at[index].set(end)
+    return LossOutput(loss, {}, {'chains': ends, 'offsets': offsets})
 
 
 def _bits(rngs: jax.Array, u: jax.Array) -> jax.Array:
@@ -283,8 +289,8 @@ def _log_partition(
     )
     if not final:
         return {'log_partition': forward.log_z}
-    chains, rng = state.model_state['chains'], derive(rng, Use.REVERSE)
-    start = chains[jnp.arange(num_chains) % len(chains)]
+    ends, rng = state.model_state['chains'], derive(rng, Use.REVERSE)
+    start = ends[jnp.arange(num_chains) % len(ends)]
     samples = gibbs(derive(rng, Use.CHAIN), rbm, start, s.config.ais_sweeps)
     reverse = ais.reverse_ais_log_partition(
         rng, rbm, samples, base_visible_bias=base, num_temperatures=most
@@ -349,49 +355,18 @@ def _summarize(s: _Setting, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _sample(
-    s: _Setting, state: TrainState, rngs: jax.Array, index: jax.Array
+    s: _Setting, state: TrainState, rngs: jax.Array, kept: Clamped | None
 ) -> jax.Array:
-    """Draw images by long chains; see `contracts.Sample`."""
-    del index
-    return s.images(_chain(s, state, rngs, None, None))
-
-
-def _chain(
-    s: _Setting, state: TrainState, rngs: jax.Array, known: jax.Array | None,
-    u: jax.Array | None,
-) -> jax.Array:
-    """Return u [B, U] at the ends of chains that start from the base rates.
-
-    Args:
-        s: the setting.
-        state: the training state.
-        rngs: [B] keys.
-        known: [B, U] bool, what is kept; None: nothing.
-        u: [B, U] the values that are kept.
-    """
+    """Draw images by long chains from the base rates; see `chains.Draw`."""
     mean = jax.nn.sigmoid(_base(state))[None]
-    start = _bits(rngs, jnp.broadcast_to(mean, (len(rngs), mean.shape[1])))
-    if known is not None and u is not None:
-        start = jnp.where(known, u, start)
-    return gibbs(
+    start, known = _bits(rngs, jnp.broadcast_to(mean, (len(rngs), mean.shape[1]))), None
+    if kept is not None:
+        more = (0, 0), (0, mean.shape[1] - s.num_dims)  # of u nothing but v is known
+        known = jnp.pad(kept.known, more)
+        start = jnp.where(known, jnp.pad(kept.x, more), start)
+    return s.images(gibbs(
         derive(rngs, Use.CHAIN), s.rbm(state), start, s.config.gibbs_steps, known=known
-    )
-
-
-def _complete(s: _Setting, images: np.ndarray, mask: np.ndarray) -> Sample:
-    """Return the sampler of the unknown pixels given the known ones."""
-    partial = given.known_part('given', images, mask, s.data.image_shape, 2)
-    x, known = (a.reshape(len(a), -1) for a in partial)
-
-    def sample(state: TrainState, rngs: jax.Array, index: jax.Array) -> jax.Array:
-        row, more = index % len(x), len(_base(state)) - s.num_dims
-        pad = ((0, 0), (0, more))
-        return s.images(_chain(
-            s, state, rngs, jnp.pad(jnp.asarray(known)[row], pad),
-            jnp.pad(jnp.asarray(x, jnp.float32)[row], pad),
-        ))
-
-    return sample
+    ))
 
 
 def _encode(
@@ -439,13 +414,10 @@ def _films(
         _, frames = jax.lax.scan(frame, _bits(rngs, u), jnp.arange(_FRAMES))
         return frames.swapaxes(0, 1)  # [N, frames, H, W, C]
 
-    frames = np.asarray(jax.jit(film)(state, images))
-    return plotting.with_axes(
-        plotting.image_grid(frames.reshape(-1, *s.data.image_shape), columns=_FRAMES),
-        rows=[str(row) for row in range(len(images))],
+    return chains.film(
+        np.asarray(jax.jit(film)(state, images)),
         columns=[str(every * number) for number in range(_FRAMES)],
-        xlabel='Gibbs steps', ylabel='row of the test split',
-        title='Chains that start at images',
+        xlabel='Gibbs steps', title='Chains that start at images',
     )
 
 
@@ -458,9 +430,13 @@ def _completions(
     x = np.asarray(s.pixels(images, rngs)).reshape(-1, *shape).astype(np.int32)
     known = np.zeros(shape, bool)
     known[:shape[0] // 2] = True
-    complete = jax.jit(_complete(s, x, np.broadcast_to(known, x.shape)))
+    kept = Clamped(
+        jnp.asarray(x, jnp.float32).reshape(num, -1),
+        jnp.asarray(np.broadcast_to(known, x.shape).reshape(num, -1)),
+    )
+    complete = jax.jit(functools.partial(_sample, s))
     columns = [255 * x * known] + [
-        np.asarray(complete(state, fold_in_each(rngs, draw), jnp.arange(num)))
+        np.asarray(complete(state, fold_in_each(rngs, draw), kept))
         for draw in range(3)
     ] + [255 * x]
     grid = plotting.image_grid(

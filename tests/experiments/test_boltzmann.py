@@ -137,6 +137,22 @@ def _tiny_data(counts) -> ImageSet:
     )
 
 
+@pytest.mark.long
+def test_given_on_the_command_line(trained, tmp_path):
+    """Catch a mask that the command line ignores."""
+    name, workdir = trained
+    main, *flags = EXPERIMENTS[name]
+    images, mask = np.random.default_rng(0).integers(0, 2, (3, 8, 8, 1)), np.eye(8)
+    np.savez(tmp_path / 'given.npz', images=images, mask=mask)
+    flags = [f'--workdir={workdir}', *FLAGS, *flags, '--mode=sample']
+    assert main([*flags, f'--given={tmp_path / "given.npz"}']) == 0
+    with np.load(workdir / 'samples.npz') as file:
+        x, kept = file['images'], file['mask']
+        np.testing.assert_array_equal(x[kept], file['given'][kept])
+        assert x.shape == kept.shape == (8, 8, 8, 1) and kept[0].sum() == 8
+    assert main([*flags, '--given=nowhere.npz']) == 2
+
+
 @pytest.mark.parametrize('module, settings', [
     (rbm, {'hidden': 8}),
     pytest.param(
