@@ -11,7 +11,7 @@ import pytest
 
 import experiments
 import gm_jax
-from benchmarks import zoo
+from benchmarks import tables, zoo
 from gm_jax.data import sources
 
 DIRECTORY = zoo.RESULTS / 'models'
@@ -53,6 +53,25 @@ def test_figures_have_their_models():
     readme = (zoo.RESULTS.parent / 'README.md').read_text()
     shown = set(re.findall(r'!\[[^\]]*\]\(([^)]*)\)', readme))
     assert shown and shown <= set(zoo.FIGURES)
+
+
+def test_the_page_of_numbers_is_that_of_the_files(tmp_path):
+    """Catch a number that was changed in one place, and one that is not in the file."""
+    template = (zoo.RESULTS / 'README.in.md').read_text()
+    page = tables.render(template)
+    assert (zoo.RESULTS / 'README.md').read_text() == page
+    assert '{{' not in page and '<!-- table' not in page
+    shutil.copy(zoo.RESULTS / 'nade_binarized_mnist.json', tmp_path / 'nade.json')
+    rows = json.loads((tmp_path / 'nade.json').read_text())
+    rows[0]['metrics']['nats_per_image'] = 12.345
+    (tmp_path / 'nade.json').write_text(json.dumps(rows))
+    line = '<!-- table\nnade[0] | NADE | 88.33 | nats\n-->'
+    assert '| NADE | 12.35 +- 0.23 | 88.33 | exact |' in tables.render(line, tmp_path)
+    assert tables.render('{{nade.metrics.nats_per_image:.1f}}', tmp_path)[-4:] == '12.3'
+    two = tables.render('{{nade[0,1].step:.0f}}', tmp_path)
+    assert two.endswith('37500 +- 17678')
+    with pytest.raises(KeyError, match='bound'):
+        tables.render('{{nade.metrics.bound:.1f}}', tmp_path)
 
 
 # Rows whose models are too large, or were not kept: results/models/README.md.

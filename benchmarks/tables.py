@@ -1,0 +1,145 @@
+"""Writes results/README.md from its template and the files of results.
+
+    python -m benchmarks.tables           # writes it
+    python -m benchmarks.tables --check   # only says whether it is up to date
+
+The template, results/README.in.md, holds the sentences. What it takes from the files:
+
+    {{FILE[3].metrics.nats_per_image:.2f}}   a number of the row 3 of results/FILE.json
+    {{FILE[3,4,5].metrics.error_rate:.1%}}   mean and standard deviation over rows
+
+and tables, in which each line names a row, the model, the published number, and what is
+reported: `nats`, `bits`, or a number with its format:
+
+    <!-- table
+    nade_binarized_mnist[0] | NADE, 500 units | 88.33 | nats
+    gan_losses[0] | minimax GAN | | metrics.classifier_frechet_distance:.1f
+    -->
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import statistics
+import sys
+from typing import Any
+
+__all__ = ['render', 'RESULTS']
+
+RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results'
+_NUMBER = re.compile(r'\{\{(\w+)(?:\[([\d,]+)\])?\.([^:}]+):([^}]*)\}\}')
+_TABLE = re.compile(r'<!-- table\n(.*?)\n-->', re.DOTALL)
+_NOTE = (
+    '<!-- Written by `python -m benchmarks.tables` from README.in.md and the files of '
+    'this directory: edit those. -->\n\n'
+)
+
+
+def render(template: str, results: pathlib.Path = RESULTS) -> str:
+    """Return the text of the README.
+
+    Args:
+        template: the text of the template.
+        results: the directory of the files.
+
+    Raises:
+        KeyError: a row does not have the number.
+        FileNotFoundError: there is no such file.
+    """
+    def number(match: re.Match[str]) -> str:
+        file, rows, path, form = match.groups()
+        found = [
+            _find(_row(results, file, int(row)), path)
+            for row in (rows or '0').split(',')
+        ]
+        if len(found) == 1:
+            return format(found[0], form)
+        mean, deviation = statistics.mean(found), statistics.stdev(found)
+        return f'{mean:{form}} +- {deviation:{form}}'
+
+    def table(match: re.Match[str]) -> str:
+        return _table(results, match[1].splitlines())
+
+    return _NOTE + _NUMBER.sub(number, _TABLE.sub(table, template))
+
+
+def _row(results: pathlib.Path, file: str, number: int) -> dict[str, Any]:
+    rows = json.loads((results / f'{file}.json').read_text())
+    if isinstance(rows, dict):
+        rows = [rows]
+    return rows[number]
+
+
+def _find(row: dict[str, Any], path: str) -> Any:
+    found: Any = row
+    for name in path.split('.'):
+        found = found[int(name)] if isinstance(found, list) else found[name]
+    return found
+
+
+def _table(results: pathlib.Path, lines: list[str]) -> str:
+    """Return a table in Markdown, and below it the commands of its rows."""
+    rows = [
+        '| model | here | published | estimator | seed, steps, hours | hardware '
+        '| weights, file |',
+        '|' + '---|' * 7,
+    ]
+    commands = []
+    for line in lines:
+        where, title, published, metric = (part.strip() for part in line.split('|'))
+        match = re.fullmatch(r'(\w+)(?:\[(\d+)\])?', where)
+        if match is None:
+            raise ValueError(f'{line!r} does not begin with a row such as FILE[0]')
+        file = match[1]
+        row = _row(results, file, int(match[2] or 0))
+        weights = row.get('weights')
+        files = f'[model](models/{weights}), ' if weights else ''
+        cells = (
+            title, _value(row, metric), published,
+            row['metrics'].get('estimator', ''),
+            f'{row["seed"]}; {row["step"]:,}; {row["hours"]:.2g}', _hardware(row),
+            f'{files}[{file}.json]({file}.json)',
+        )
+        rows.append(f'| {" | ".join(cells)} |')
+        commands.append(f'- {title}: `{row["command"]}`')
+    rows += ['', '<details><summary>Commands</summary>', '', *commands, '', '</details>']
+    return '\n'.join(rows)
+
+
+def _value(row: dict[str, Any], metric: str) -> str:
+    """Return a number with its standard error, if it has one."""
+    metrics = row['metrics']
+    if metric not in ('nats', 'bits'):
+        path, form = metric.split(':')
+        return format(_find(row, path), form)
+    nats, error = metrics['nats_per_image'], metrics['nats_standard_error']
+    if metric == 'nats':
+        return f'{nats:.2f} +- {error:.2f}'
+    bits = metrics['bits_per_dim']
+    return f'{bits:.3f} +- {error * bits / nats:.3f}'
+
+
+def _hardware(row: dict[str, Any]) -> str:
+    """Return the first words of what the row says of its machine."""
+    words = re.split('[,;:]', row['machine'])[0]
+    return words.replace(' of an AMD EPYC with 2', '').replace('NVIDIA ', '')
+
+
+def main(argv: list[str]) -> int:
+    """Write the README, or compare it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--check', action='store_true')
+    args = parser.parse_args(argv)
+    text = render((RESULTS / 'README.in.md').read_text())
+    path = RESULTS / 'README.md'
+    if not args.check:
+        path.write_text(text)
+    elif path.read_text() != text:
+        print('results/README.md is out of date: python -m benchmarks.tables')
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
