@@ -25,7 +25,7 @@ import statistics
 import sys
 from typing import Any
 
-__all__ = ['render', 'RESULTS']
+__all__ = ['main', 'render', 'RESULTS']
 
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results'
 _NUMBER = re.compile(r'\{\{(\w+)(?:\[([\d,]+)\])?\.([^:}]+):([^}]*)\}\}')
@@ -103,8 +103,8 @@ def _table(results: pathlib.Path, lines: list[str]) -> str:
         )
         rows.append(f'| {" | ".join(cells)} |')
         commands.append(f'- {title}: `{row["command"]}`')
-    rows += ['', '<details><summary>Commands</summary>', '', *commands, '', '</details>']
-    return '\n'.join(rows)
+    summary = '<details><summary>Commands</summary>'
+    return '\n'.join([*rows, '', summary, '', *commands, '', '</details>'])
 
 
 def _value(row: dict[str, Any], metric: str) -> str:
