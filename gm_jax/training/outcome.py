@@ -20,6 +20,7 @@ from gm_jax.training import (
     parallel,
     patience,
     processes,
+    report,
     runs,
     settings,
     sizes,
@@ -71,6 +72,8 @@ def test(
     path = job.path(f'results{own}.json')
     results = _results(job, state, numbers, seconds, len(examples))
     text = json.dumps(results, indent=2, allow_nan=False)
+    if not own:  # before results.json, which says that the run has ended
+        report.write(job.run.workdir, results)
     write_atomically(path, text + '\n')
     for name, value in numbers.items():
         if isinstance(value, (int, float, str)):
@@ -80,7 +83,7 @@ def test(
             say(f'  {name}: [{", ".join(f"{end:.4f}" for end in value)}]')
     for sentence in numbers.get('alarms', ()):
         say(f'ALARM: {sentence}.')
-    say(f'results in {path}')
+    say(f'results in {path}' + ('' if own else ', and all on one page in report.html'))
 
 
 def _test_numbers(

@@ -139,6 +139,8 @@ def test_results(whole):
     np.testing.assert_allclose(
         sum(metrics['kl_nats_per_unit']), metrics['kl_nats'], atol=1e-3
     )
+    page = (whole / 'report.html').read_text()
+    assert f'{results["num_parameters"]:,} parameters' in page and '<img' in page
 
 
 def test_stopped_twice_ends_with_the_same_bits(whole, tmp_path, monkeypatch, capfd):
