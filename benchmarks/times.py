@@ -38,7 +38,7 @@ from experiments import NAMES
 from gm_jax.data import sources
 from gm_jax.data.image_set import ArrayExamples, Examples, ImageSet
 from gm_jax.keys import Stream, stream
-from gm_jax.training import dispatch, evaluate, loop, parallel, patience, sizes
+from gm_jax.training import evaluate, loop, pace, parallel, patience, sizes
 from gm_jax.training.contracts import BySamples, Experiment
 from gm_jax.training.settings import Config
 from gm_jax.training.train_state import TrainState
@@ -71,7 +71,9 @@ def measure(name: str, dataset: str, data_dir: str) -> Iterator[dict[str, Any]]:
         'image_shape': list(data.image_shape), 'num_parameters': sizes.count(state),
         'num_steps': config.num_steps, 'batch_size': config.batch_size,
     }
-    state, step, measured = _train(experiment, config, data, state)
+    state, step, measured = pace.measure(
+        experiment, config, data, state, _MEASURED
+    )
     train = step * config.num_steps
     yield {'train_seconds': _round(train), 'measured_steps': measured}
     yield from _test(experiment, config, data, lengths['test'], state, train)
@@ -104,33 +106,6 @@ def _seconds(function: Callable[[], Any]) -> float:
     started = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - started
-
-
-def _train(
-    experiment: Experiment, config: Config, data: ImageSet, state: TrainState
-) -> tuple[TrainState, float, int]:
-    """Return the state, the seconds of a step, and on how many these were measured."""
-    per_dispatch = dispatch.steps_per_dispatch(config, experiment.single_steps)
-    train_many = parallel.train_many(experiment.train_step, per_dispatch)
-    feed = dispatch.make_feed(
-        config, data.splits['train'], config.seed, 0, per_dispatch,
-        experiment.minibatches,
-    )
-    rng = stream(config.seed, Stream.TRAIN)
-    num, done, seconds = 1, 0, 0.0
-    compiled = False
-    for _, batches in feed.dispatches:
-        started = time.perf_counter()
-        state, metrics = train_many(state, feed.resident, batches, np.int32(num), rng)
-        jax.block_until_ready(metrics)
-        if compiled:
-            seconds, done = seconds + time.perf_counter() - started, done + num
-            if seconds >= _MEASURED:
-                break
-            num = max(1, min(per_dispatch, int((_MEASURED - seconds) * done / seconds)))
-        compiled = True
-    feed.dispatches.close()
-    return state, seconds / done, done
 
 
 def _test(

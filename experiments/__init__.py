@@ -1,6 +1,7 @@
 """One short module per model, each a command: `python -m experiments` lists them.
 
-`compare_runs` is a command as well, which makes a table of what they leave.
+`compare` and `compare_runs` are commands as well: one trains every model on one image
+set, the other makes a table of what runs have left.
 """
 
 # In the order of the lecture; `classifier` serves the other experiments.

@@ -5,6 +5,7 @@
     gm-jax export --workdir=/tmp/vae --to=/tmp/model
     gm-jax prepare mnist --data_dir=/tmp/data
     gm-jax compare-runs /tmp/vae /tmp/model
+    gm-jax compare --workdir=/tmp/all
 """
 
 import argparse
@@ -34,8 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run an experiment, list them all, or do one of the other commands.
 
     Args:
-        argv: the name of an experiment, `prepare`, `export` or `compare-runs`, and its
-            flags; None: the process's arguments.
+        argv: the name of an experiment, `prepare`, `export`, `compare-runs` or
+            `compare`, and its flags; None: the process's arguments.
 
     Returns:
         The exit status.
@@ -53,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         return prepare(flags, 'gm-jax prepare')
     if name == 'export':
         return export(flags, 'gm-jax export')
+    if name == 'compare':
+        return importlib.import_module(f'{_PACKAGE}.compare').main(flags)
     names = importlib.import_module(_PACKAGE).NAMES
     if name not in names:
         guess = did_you_mean(name, names) or f': there are {", ".join(names)}.'
@@ -85,6 +88,7 @@ def listing(package: str, prefix: str) -> str:
         '', *lines, '', f'For instance: {prefix}vae --workdir=/tmp/vae',
         f'Image sets such as MNIST: {prefix[:-1]} prepare lists and downloads them.',
         f'The numbers of several runs: {prefix[:-1]} compare-runs DIR ...',
+        f'Every model on one image set: {prefix}compare --workdir=/tmp/all',
     ])
 
 

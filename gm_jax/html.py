@@ -49,7 +49,8 @@ th button { all: unset; cursor: pointer; font-weight: bold; }
 th button:focus-visible { outline: 2px solid var(--link); }
 th[aria-sort=ascending] button::after { content: ' \\2191'; }
 th[aria-sort=descending] button::after { content: ' \\2193'; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.number { font-variant-numeric: tabular-nums; }
+.sortable { white-space: nowrap; }
 .alarm { border-left: 4px solid #c30; padding-left: .75rem; }
 """
 
@@ -146,15 +147,17 @@ def table(
         rows: the cells of each row.
         sortable: whether a click on a heading sorts the rows.
     """
-    shown = [_escape(words) for words in headings]
+    shown, kind = [_escape(words) for words in headings], ''
     if sortable:
         shown = [f'<button type="button">{words}</button>' for words in shown]
+        kind = ' class="sortable"'
     head = ''.join(f'<th>{words}</th>' for words in shown)
     body = '\n'.join(
         f'<tr>{"".join(_cell(cell) for cell in row)}</tr>' for row in rows
     )
     return (
-        f'<div class="wide" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f'<div class="wide" tabindex="0"><table{kind}>\n'
+        f'<thead><tr>{head}</tr></thead>\n'
         f'<tbody>\n{body}\n</tbody>\n</table></div>'
     )
 

@@ -97,7 +97,7 @@ parent.document.body.innerText = JSON.stringify({wide, broken, orders, width, sc
 </script>"""
 
 
-def _in_a_browser(page, tmp_path, width):
+def in_a_browser(page, tmp_path, width):
     """Return what the script finds on a page in a frame of this width."""
     inner = html.escape(page.replace('</body>', f'{_PROBE}</body>'))
     path = tmp_path / 'frame.html'
@@ -114,10 +114,10 @@ def _in_a_browser(page, tmp_path, width):
 
 @pytest.mark.skipif(not shutil.which('chromium'), reason='there is no Chromium here')
 @pytest.mark.long
-def test_in_a_browser(tmp_path):
+def testin_a_browser(tmp_path):
     """Catch pictures that do not load, a table that does not sort, and overflow."""
     page = _make_page(tmp_path)
-    found = _in_a_browser(page, tmp_path, 360)
+    found = in_a_browser(page, tmp_path, 360)
     assert found['width'] == 360 and not found['scrolls'] and found['wide'] == []
     assert found['broken'] == 0
     assert found['orders'] == [
@@ -127,5 +127,5 @@ def test_in_a_browser(tmp_path):
     # A check that can fail.
     wider = page.replace('.wide, pre { overflow-x: auto; max-width: 100%; }', '')
     wider = wider.replace('data:image/png;base64,', 'data:image/png;base64,AAAA', 1)
-    found = _in_a_browser(wider, tmp_path, 360)
+    found = in_a_browser(wider, tmp_path, 360)
     assert found['scrolls'] and found['broken'] == 1

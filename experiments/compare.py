@@ -1,0 +1,317 @@
+"""A table of every model on one image set, under one protocol and one budget each.
+
+    python -m experiments.compare --workdir=/tmp/all
+    python -m experiments.compare --workdir=/tmp/all --dataset=binarized_mnist \
+        --data_dir=DIR --budget_minutes=20
+    python -m experiments.compare --workdir=/tmp/all --models=NADE,VAE
+
+Each model trains by its own defaults, as many steps as take --budget_minutes on this
+machine; evaluations come on top. Then all are measured alike. The same command goes on
+where it was stopped, and does not repeat what is done. compare.json, compare.md and
+report.html are written after every model.
+"""
+
+if __name__ == '__main__':
+    from gm_jax import entry
+
+    entry.begin()  # before JAX is imported
+
+import argparse
+import dataclasses
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import gm_jax
+from gm_jax.data import binarize, sources
+from gm_jax.data.binarize import WAYS
+from gm_jax.errors import UserError, did_you_mean
+from gm_jax.families import classifier, scores
+from gm_jax.families.scores import Features
+from gm_jax.keys import Stream, stream
+from gm_jax.training import pace, parallel, screen, survey
+from gm_jax.training.survey import Entry
+from gm_jax.training.writers import write_atomically
+
+__all__ = ['main']
+
+# Seconds that the evaluations of a model take, roughly, beside those of training.
+_EVALUATIONS = 60
+_MEASURED = 5.0  # seconds for which steps are timed, at most
+# The training steps are evaluated this often.
+_TIMES = 4
+_SCORED = 1000  # samples
+
+
+def main(argv: list[str]) -> int:
+    """Run the survey; return the exit status."""
+    args = _parse(argv)
+    with screen.tolerant():
+        try:
+            if args.part:
+                _PARTS[args.part](args, _entries(args.models)[0])
+                return 0
+            return _survey(args)
+        except UserError as error:
+            print(f'compare: {error}', file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print('compare: interrupted: the same command goes on from here.',
+                  file=sys.stderr)
+            return 130
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    about, _, more = (__doc__ or '').partition('\n')
+    parser = argparse.ArgumentParser(
+        'compare', description=about, epilog=more, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--workdir', required=True, help='where all runs are written')
+    parser.add_argument('--dataset', default='digits', help='as for the experiments')
+    parser.add_argument('--data_dir', default='', help='where the prepared sets are')
+    parser.add_argument(
+        '--binarize', default='', choices=('', *WAYS),
+        help='as for the experiments, for all models; by default threshold for digits '
+        'and none for others. A Boltzmann machine and a GSN need bits.',
+    )
+    parser.add_argument(
+        '--budget_minutes', type=float, default=5.0, help='training of each model'
+    )
+    parser.add_argument('--models', default='', help='their names, with commas')
+    parser.add_argument(
+        '--classifier', default='', help='work directory of the experiment '
+        '`classifier`, whose features samples are compared by; by default pixels',
+    )
+    parser.add_argument('--part', default='', help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    args.binarize = args.binarize or (
+        'threshold' if args.dataset == 'digits' else 'none'
+    )
+    return args
+
+
+def _entries(names: str) -> list[Entry]:
+    """Return the models of these names, in the order of the tree."""
+    known = {entry.name.replace(', ', ' '): entry for entry in survey.TREE}
+    chosen = [name.strip() for name in names.split(',') if name.strip()]
+    for name in chosen:
+        if name not in known:
+            guess = did_you_mean(name, tuple(known)) or (
+                f': there are {", ".join(known)}.'
+            )
+            raise UserError(f'--models: there is no {name!r}{guess}')
+    return [entry for name, entry in known.items() if not chosen or name in chosen]
+
+
+def _survey(args: argparse.Namespace) -> int:
+    """Train and measure what is missing; write the table after each model."""
+    if args.budget_minutes <= 0:
+        raise UserError(f'--budget_minutes={args.budget_minutes} must be above 0.')
+    entries = _entries(args.models)
+    # Before any work: that the set is there, and that it is the one of before.
+    data = sources.load(args.dataset, data_dir=args.data_dir, binarize=args.binarize)
+    _claim(args)
+    left = [entry for entry in entries if not os.path.exists(_row_path(args, entry))]
+    seconds = len(left) * (60 * args.budget_minutes + _EVALUATIONS)
+    print(
+        f'{len(entries)} models on {data.name}, of which {len(entries) - len(left)} '
+        f'are done; the others take about {seconds / 3600:.1f} hours.', flush=True,
+    )
+    failed = 0
+    for number, entry in enumerate(left, 1):
+        started = time.monotonic()
+        error = _one(args, entry)
+        failed += bool(error)
+        took = time.monotonic() - started
+        print(
+            f'{number}/{len(left)} {entry.name}: {error or f"{took / 60:.1f} minutes"}',
+            flush=True,
+        )
+        _write(args, entries)
+    _write(args, entries)
+    print(f'the table is in {os.path.join(args.workdir, "report.html")}')
+    return 1 if failed else 0
+
+
+def _claim(args: argparse.Namespace) -> None:
+    """Write down the protocol, or raise UserError if the directory has another."""
+    protocol = {
+        name: getattr(args, name)
+        for name in ('dataset', 'binarize', 'budget_minutes', 'classifier')
+    }
+    path = os.path.join(args.workdir, 'protocol.json')
+    os.makedirs(args.workdir, exist_ok=True)
+    if os.path.exists(path):
+        with open(path, encoding='utf-8') as file:
+            before = json.load(file)
+        for name, value in protocol.items():
+            if before.get(name) != value:
+                raise UserError(
+                    f'{args.workdir} has a survey with --{name}={before.get(name)}: '
+                    f'use another --workdir for --{name}={value}.'
+                )
+    write_atomically(path, json.dumps(protocol, indent=2) + '\n')
+
+
+def _directory(args: argparse.Namespace, entry: Entry) -> str:
+    name = ''.join(x if x.isalnum() else '_' for x in entry.name.lower())
+    return os.path.join(args.workdir, name)
+
+
+def _row_path(args: argparse.Namespace, entry: Entry) -> str:
+    return os.path.join(_directory(args, entry), 'compare.json')
+
+
+def _one(args: argparse.Namespace, entry: Entry) -> str:
+    """Pace, train and measure a model, each in a process; return what went wrong."""
+    os.makedirs(_directory(args, entry), exist_ok=True)
+    log = os.path.join(_directory(args, entry), 'log.txt')
+    package = __spec__.parent if __spec__ is not None else 'experiments'
+    for part in ('pace', 'train', 'assess'):
+        if part == 'train':
+            command = [f'{package}.{entry.experiment}', *_flags(args, entry)]
+        else:
+            name = entry.name.replace(', ', ' ')
+            command = [
+                f'{package}.compare', f'--part={part}', f'--models={name}', *(
+                    f'--{flag}={getattr(args, flag)}' for flag in (
+                        'workdir', 'dataset', 'data_dir', 'binarize',
+                        'budget_minutes', 'classifier',
+                    )
+                ),
+            ]
+        with open(log, 'a', encoding='utf-8') as file:
+            done = subprocess.run(
+                [sys.executable, '-m', *command], stdout=file, stderr=subprocess.PIPE,
+                text=True, check=False,
+            )
+            file.write(done.stderr)
+        if done.returncode in (130, 143) or done.returncode < 0:
+            raise KeyboardInterrupt
+        if done.returncode:
+            error = (done.stderr.strip().splitlines() or ['no message'])[-1]
+            error = error.partition(': ')[2] or error  # without the name of the part
+            row = {'name': entry.name, 'branch': entry.branch, 'error': error}
+            if done.returncode == 2:  # a model that such images cannot have
+                write_atomically(_row_path(args, entry), json.dumps(row) + '\n')
+            return error
+    return ''
+
+
+def _flags(args: argparse.Namespace, entry: Entry) -> list[str]:
+    """Return the flags of the run: its pace has been measured."""
+    steps = _read_pace(args, entry)['num_steps']
+    return [
+        *entry.flags, f'--workdir={_run(args, entry)}', f'--dataset={args.dataset}',
+        f'--data_dir={args.data_dir}', f'--binarize={args.binarize}',
+        f'--num_steps={steps}', f'--eval_every={max(steps // _TIMES, 1)}',
+    ]
+
+
+def _run(args: argparse.Namespace, entry: Entry) -> str:
+    return os.path.join(_directory(args, entry), 'run')
+
+
+def _read_pace(args: argparse.Namespace, entry: Entry) -> dict[str, Any]:
+    path = os.path.join(_directory(args, entry), 'pace.json')
+    with open(path, encoding='utf-8') as file:
+        return json.load(file)
+
+
+def _pace(args: argparse.Namespace, entry: Entry) -> None:
+    """Measure a training step, once, and write down how many fit into the budget."""
+    path = os.path.join(_directory(args, entry), 'pace.json')
+    if os.path.exists(path):
+        return
+    command = importlib.import_module(f'{__package__}.{entry.experiment}').main
+    fields = dict(flag.removeprefix('--').split('=') for flag in entry.flags)
+    config = command.config_class(
+        dataset=args.dataset, data_dir=args.data_dir, binarize=args.binarize
+    )
+    types = {name: type(getattr(config, name)) for name in fields}
+    config = dataclasses.replace(
+        config, num_steps=10**6, **{k: types[k](v) for k, v in fields.items()}
+    )
+    data = sources.load(args.dataset, data_dir=args.data_dir, binarize=args.binarize)
+    experiment = command.build(config, data)
+    state = parallel.replicate(
+        parallel.init(experiment.init)(stream(config.seed, Stream.INIT))
+    )
+    _, seconds, _ = pace.measure(
+        experiment, config, data, state, min(_MEASURED, 15 * args.budget_minutes)
+    )
+    found = {
+        'seconds_per_step': seconds,
+        'num_steps': max(1, int(60 * args.budget_minutes / seconds)),
+        'batch_size': config.batch_size,
+    }
+    write_atomically(path, json.dumps(found) + '\n')
+
+
+def _assess(args: argparse.Namespace, entry: Entry) -> None:
+    """Measure a trained model, and write its row and its samples."""
+    run = gm_jax.load(_run(args, entry))
+    data = sources.load(args.dataset, data_dir=args.data_dir, binarize=args.binarize)
+    features = scores.PIXELS
+    if args.classifier:
+        trained = classifier.load(args.classifier, data)
+        features = Features('classifier', trained.features)
+    speed = _read_pace(args, entry)
+    row = {
+        'name': entry.name, 'branch': entry.branch, 'one_pass': entry.one_pass,
+        'unit': 'nats' if binarize.num_values(data) == 2 else 'bits/dim',
+        'num_dims': math.prod(run.data.image_shape),
+        'images_per_second': speed['batch_size'] / speed['seconds_per_step'],
+        **survey.assess(run, data, features, _SCORED),
+    }
+    survey.save_samples(run, os.path.join(_directory(args, entry), 'samples.png'))
+    write_atomically(_row_path(args, entry), json.dumps(row, indent=2) + '\n')
+
+
+_PARTS = {'pace': _pace, 'assess': _assess}
+
+
+def _write(args: argparse.Namespace, entries: list[Entry]) -> None:
+    """Write the table of the models that are done."""
+    rows, samples = [], {}
+    for entry in entries:
+        if not os.path.exists(_row_path(args, entry)):
+            continue
+        with open(_row_path(args, entry), encoding='utf-8') as file:
+            rows.append(json.load(file))
+        path = os.path.join(_directory(args, entry), 'samples.png')
+        if os.path.exists(path):
+            with open(path, 'rb') as picture:
+                samples[entry.name] = picture.read()
+    page = survey.page(
+        f'Every model on {args.dataset}', _protocol(args), rows, samples
+    )
+    for name, text in (
+        ('compare.json', json.dumps(rows, indent=2) + '\n'),
+        ('compare.md', survey.markdown(rows)), ('report.html', page),
+    ):
+        write_atomically(os.path.join(args.workdir, name), text)
+
+
+def _protocol(args: argparse.Namespace) -> tuple[str, ...]:
+    by = 'the features of one classifier' if args.classifier else 'pixels'
+    return (
+        f'Each model trained by the defaults of its experiment for as many steps as '
+        f'take {args.budget_minutes:g} minutes here. Test: minus the log-likelihood of '
+        f'the whole test set, by the estimator beside it; exact numbers, bounds and '
+        f'estimates by Markov chains are not of one kind. Train and validation: the '
+        f'same for 1,000 images. Lower is better.',
+        f'Distance of samples: Frechet distance between {_SCORED:,} samples, or as '
+        f'many as there are test images, and test images, by {by}; lower is better. '
+        f'Density and coverage, by the same features: higher is better.',
+    )
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

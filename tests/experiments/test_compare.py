@@ -1,0 +1,63 @@
+"""The table of every model."""
+
+import json
+import shutil
+
+import pytest
+
+from experiments import NAMES, compare
+from gm_jax.training import survey
+from tests import test_html
+
+FLAGS = ('--budget_minutes=0.005', '--models=NADE,RBM', '--binarize=none')
+
+
+def test_every_model_is_in_the_tree():
+    """Catch an experiment that the table leaves out."""
+    # These generate no images.
+    others = {'autoencoder', 'time_series', 'classifier'}
+    assert {entry.experiment for entry in survey.TREE} == set(NAMES) - others
+    names = [entry.name for entry in survey.TREE]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize('flags, sentence', [
+    (('--models=NODE',), "--models: there is no 'NODE': did you mean NADE?"),
+    (('--budget_minutes=0',), '--budget_minutes=0.0 must be above 0.'),
+    (('--dataset=nowhere',), 'nowhere'),
+])
+def test_mistakes(flags, sentence, tmp_path, capsys):
+    """Catch work before a mistake is told."""
+    assert compare.main([f'--workdir={tmp_path / "all"}', *flags]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count('\n') == 1
+    assert not (tmp_path / 'all').exists()
+
+
+@pytest.mark.long
+def test_a_survey(tmp_path, capsys):
+    """Catch a model that is trained twice, one that fails silently, and a bad page."""
+    flags = [f'--workdir={tmp_path}', *FLAGS]
+    assert compare.main(flags) == 1
+    nade, rbm = json.loads((tmp_path / 'compare.json').read_text())
+    assert rbm['name'] == 'RBM'
+    assert rbm['error'].startswith('a Boltzmann machine is of bits')
+    results = json.loads((tmp_path / 'nade' / 'run' / 'results.json').read_text())
+    assert nade['nats']['test']['value'] == results['metrics']['nats_per_image']
+    assert nade['estimator'] == 'exact' and 'density' in nade['can']
+    assert nade['images_seen'] == results['step'] * 32
+    assert 2 < nade['nats']['train']['value'] < 250
+    page = test_html.check((tmp_path / 'report.html').read_text())
+    assert 'NADE' in page.text and 'not here' in page.text
+    assert '| RBM | ' in (tmp_path / 'compare.md').read_text()
+    capsys.readouterr()
+    assert compare.main(flags) == 0
+    told = capsys.readouterr().out
+    assert 'of which 2 are done' in told and '1/1' not in told
+    assert compare.main([*flags, '--binarize=threshold']) == 2
+    assert 'has a survey with --binarize=none' in capsys.readouterr().err
+    if shutil.which('chromium'):
+        found = test_html.in_a_browser(
+            (tmp_path / 'report.html').read_text(), tmp_path, 360
+        )
+        assert found['wide'] == [] and found['broken'] == 0 and not found['scrolls']
