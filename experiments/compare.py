@@ -28,14 +28,15 @@ import time
 from typing import Any
 
 import gm_jax
+from gm_jax import survey
 from gm_jax.data import binarize, sources
 from gm_jax.data.binarize import WAYS
 from gm_jax.errors import UserError, did_you_mean
 from gm_jax.families import classifier, scores
 from gm_jax.families.scores import Features
 from gm_jax.keys import Stream, stream
-from gm_jax.training import pace, parallel, screen, survey
-from gm_jax.training.survey import Entry
+from gm_jax.survey import Entry
+from gm_jax.training import pace, parallel, screen
 from gm_jax.training.writers import write_atomically
 
 __all__ = ['main']

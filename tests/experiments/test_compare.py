@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from experiments import NAMES, compare
-from gm_jax.training import survey
+from gm_jax import survey
 from tests import test_html
 
 FLAGS = ('--budget_minutes=0.005', '--models=NADE,RBM', '--binarize=none')
