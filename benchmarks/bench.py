@@ -114,7 +114,9 @@ class Ours:
         self.examples = data.splits['train']
         self.num = dispatch.steps_per_dispatch(case.config, experiment.single_steps)
         self._train = parallel.train_many(experiment.train_step, self.num)
-        self._sample = experiment.sample and parallel.sample_many(experiment.sample)
+        self._sample = None
+        if experiment.sample is not None:
+            self._sample = parallel.sample_many(experiment.sample)
         self._eval = None
         if isinstance(experiment.evaluation, ByExample):
             self._eval = parallel.eval_many(experiment.evaluation.eval_step)

@@ -15,7 +15,7 @@ class Busy(Exception):
     """Other processes use so much of the machine that times say nothing."""
 
 
-def busy_seconds() -> float:
+def _busy_seconds() -> float:
     """Return the CPU seconds that all processes have used since boot."""
     ticks = [int(x) for x in pathlib.Path('/proc/stat').read_text().split()[1:9]]
     idle, waiting = ticks[3:5]
@@ -32,10 +32,10 @@ def timed(run: Runner, num_steps: int) -> tuple[float, float]:
     Returns:
         (seconds, the share of all cores' time that other processes used).
     """
-    busy, own, start = busy_seconds(), time.process_time(), time.perf_counter()
+    busy, own, start = _busy_seconds(), time.process_time(), time.perf_counter()
     run(num_steps)
     seconds = time.perf_counter() - start
-    others = busy_seconds() - busy - (time.process_time() - own)
+    others = _busy_seconds() - busy - (time.process_time() - own)
     return seconds, min(max(others / seconds / (os.cpu_count() or 1), 0.0), 1.0)
 
 

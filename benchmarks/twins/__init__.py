@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from torch import nn
 
+from gm_jax import keys
+
 __all__ = [
-    'adam', 'assign', 'copy_dense', 'copy_mlp', 'flat', 'mlp', 'Noise', 'of_loss',
-    'prepare', 'Twin',
+    'adam', 'assign', 'copy_dense', 'copy_mlp', 'example_rngs', 'flat', 'mlp', 'Noise',
+    'of_loss', 'prepare', 'Twin',
 ]
 
 Noise = Mapping[str, torch.Tensor]
@@ -88,6 +91,11 @@ def adam(parameters: Iterable[nn.Parameter], config: Any) -> torch.optim.Adam:
         parameters, lr=config.learning_rate, fused=True,
         betas=(config.adam_b1, config.adam_b2), eps=config.adam_eps,
     )
+
+
+def example_rngs(rng: jax.Array, step: int, batch: int) -> jax.Array:
+    """Return the keys [B] of the examples of a training step of gm_jax."""
+    return keys.example_rngs(rng, jnp.int32(step), jnp.arange(batch))
 
 
 def flat(images: np.ndarray) -> torch.Tensor:

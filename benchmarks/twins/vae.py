@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import nn
 from benchmarks import twins
 from benchmarks.twins import Noise, Twin
 from experiments.vae import Config
-from gm_jax.keys import Use, derive, example_rngs
+from gm_jax.keys import Use, derive
 from gm_jax.losses import likelihoods
 
 
@@ -52,8 +53,8 @@ def make(config: Config, image_shape: tuple[int, int, int]) -> Twin:
         twins.copy_dense(model.output, params['output'])
 
     def noise(rng: jax.Array, step: int, batch: int) -> dict[str, np.ndarray]:
-        rngs = derive(example_rngs(rng, step, np.arange(batch)), Use.LATENT)
-        zero = np.zeros((batch, num, latent), np.float32)
+        rngs = derive(twins.example_rngs(rng, step, batch), Use.LATENT)
+        zero = jnp.zeros((batch, num, latent))
         return {'z': np.asarray(likelihoods.gaussian_sample(rngs, zero, zero))}
 
     def loss(x: torch.Tensor, noise: Noise) -> torch.Tensor:
