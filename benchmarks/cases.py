@@ -62,8 +62,17 @@ _VAE = {
     'hidden': (200, 200), 'latent_dims': (50,), 'activation': 'tanh', 'batch_size': 100
 }
 CASES = (
+    Case('autoencoder', 'autoencoder', {
+        'hidden': (500,), 'latent_dim': 16, 'batch_size': 100,
+    }, num_values=256),
+    Case('nade', 'nade', {'hidden': 500, 'batch_size': 100}),
+    Case('made', 'made', {'hidden': (500, 500), 'batch_size': 100}),
     Case('vae', 'vae', {
         'hidden': (400,), 'latent_dims': (20,), 'batch_size': 128,
     }),
     Case('iwae', 'vae', {**_VAE, 'objective': 'iwae', 'k': 5}),
+    Case('gan', 'gan', {
+        'hidden': (512, 512), 'discriminator_hidden': (240, 240), 'latent_dim': 100,
+        'dropout': 0.5, 'batch_size': 100,
+    }, num_values=256),
 )
