@@ -37,7 +37,8 @@ class Twin(NamedTuple):
             NumPy arrays; {} if nothing.
         draw: B -> fresh noise of the same names and shapes.
         step: (x [B, ...], noise) -> takes one training step, and returns its losses by
-            the names that gm_jax logs.
+            the names that gm_jax logs. Where images have classes, noise['label'] [B] is
+            theirs, here and in the next.
         evaluate: (x [B, ...], noise) -> [] loss, without gradients; None where samples
             are evaluated.
         sample: the number of images -> images; None where there is nothing to sample,
