@@ -63,7 +63,7 @@ def make(config: Config, image_shape: tuple[int, int, int]) -> Twin:
     def noise(rng: jax.Array, step: int, batch: int) -> dict[str, np.ndarray]:
         rngs = derive(twins.example_rngs(rng, step, batch), Use.CHAIN)
         normal = jax.vmap(lambda rng: jax.random.normal(rng, (second,)))
-        found = {}
+        found: dict[str, jax.Array] = {}
         for t in range(num):
             own = fold_in_each(rngs, t)
             hidden = derive(own, Use.NOISE)
@@ -77,7 +77,7 @@ def make(config: Config, image_shape: tuple[int, int, int]) -> Twin:
         return {name: np.asarray(values) for name, values in found.items()}
 
     def draw(batch: int) -> dict[str, torch.Tensor]:
-        found = {}
+        found: dict[str, torch.Tensor] = {}
         for t in range(num):
             found |= {
                 f'corruption{t}': torch.rand(batch, num_dims),
