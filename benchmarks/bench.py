@@ -44,7 +44,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import machine, start, turns, twins
 from benchmarks.cases import CASES, Case
 from benchmarks.turns import Runner
-from benchmarks.twins import Twin
+from benchmarks.twins import Noise, Twin
 from gm_jax.data import image_set, pipeline
 from gm_jax.data.image_set import ImageSet
 from gm_jax.keys import Stream, stream
@@ -92,6 +92,8 @@ def check(case: Case, data: ImageSet, experiment: Experiment, twin: Twin) -> flo
     step, worst = jax.jit(experiment.train_step), 0.0
     for number in range(2):
         noise = twin.noise(rng, number, size)
+        if case.num_classes:
+            noise['label'] = data.splits['train'].fetch(index)['label'].astype(np.int64)
         state, metrics = step(state, batch, rng)
         theirs = twin.step(x, {k: torch.tensor(np.array(a)) for k, a in noise.items()})
         for name, value in theirs.items():
@@ -153,9 +155,13 @@ class Ours:
     def evaluate(self, num: int) -> None:
         """Evaluate all images as during training, `num` times."""
         assert self._eval is not None
+        # What all examples share, log Z of a Boltzmann machine, is not timed.
+        evaluation = self.experiment.evaluation
+        names = evaluate.shared_names(evaluation, self.state)
+        state = evaluate.with_shared(self.state, dict.fromkeys(names, 0.0))
         for _ in range(num):
             evaluate.over_examples(
-                self._eval, self.state, self.examples, stream(0, Stream.EVAL),
+                self._eval, state, self.examples, stream(0, Stream.EVAL),
                 self.config.eval_batch,
             )
 
@@ -175,20 +181,32 @@ class Theirs:
         self.config, self.twin = case.config, twin
         examples = data.splits['train'].fetch(np.arange(_NUM_IMAGES))
         self._data = twin.load(examples['image'])
+        self._labels = None
+        if case.num_classes:
+            self._labels = torch.from_numpy(examples['label']).long()
 
     def train(self, num_steps: int) -> None:
         """Run training steps on random images."""
         size = self.config.batch_size
         for _ in range(num_steps):
             rows = torch.randint(len(self._data), (size,))
-            self.twin.step(self._data[rows], self.twin.draw(size))
+            self.twin.step(self._data[rows], self._noise(rows, size))
 
     def evaluate(self, num: int) -> None:
         """Evaluate all images, `num` times."""
         assert self.twin.evaluate is not None
         for _ in range(num):
-            for x in self._data.split(self.config.eval_batch):
-                self.twin.evaluate(x, self.twin.draw(len(x)))
+            for first in range(0, len(self._data), self.config.eval_batch):
+                rows = slice(first, first + self.config.eval_batch)
+                x = self._data[rows]
+                self.twin.evaluate(x, self._noise(rows, len(x)))
+
+    def _noise(self, rows: torch.Tensor | slice, num: int) -> Noise:
+        """Draw the noise of some images, and add their labels if there are any."""
+        noise = self.twin.draw(num)
+        if self._labels is None:
+            return noise
+        return {**noise, 'label': self._labels[rows]}
 
     def sample(self, num: int) -> None:
         """Draw 64 images, `num` times."""

@@ -62,8 +62,35 @@ _VAE = {
     'hidden': (200, 200), 'latent_dims': (50,), 'activation': 'tanh', 'batch_size': 100
 }
 CASES = (
+    Case('autoencoder', 'autoencoder', {
+        'hidden': (500,), 'latent_dim': 16, 'batch_size': 100,
+    }, num_values=256),
+    Case('nade', 'nade', {'hidden': 500, 'batch_size': 100}),
+    Case('made', 'made', {'hidden': (500, 500), 'batch_size': 100}),
+    Case('nice', 'nice', {
+        'num_couplings': 4, 'hidden': (500, 500), 'batch_size': 200,
+    }, num_values=256),
     Case('vae', 'vae', {
         'hidden': (400,), 'latent_dims': (20,), 'batch_size': 128,
     }),
     Case('iwae', 'vae', {**_VAE, 'objective': 'iwae', 'k': 5}),
+    Case('rbm', 'rbm', {
+        'hidden': 500, 'k': 1, 'batch_size': 100, 'optimizer': 'sgd',
+    }),
+    Case('dbm', 'dbm', {
+        'hidden': (500, 1000), 'k': 1, 'mean_field_steps': 5, 'batch_size': 100,
+        'optimizer': 'sgd', 'learning_rate': 0.01,
+    }),
+    Case('gsn', 'gsn', {'layers': (500, 500), 'walkbacks': 2, 'batch_size': 100}),
+    Case('gan', 'gan', {
+        'hidden': (512, 512), 'discriminator_hidden': (240, 240), 'latent_dim': 100,
+        'dropout': 0.5, 'batch_size': 100,
+    }, num_values=256),
+    # At the default rate of 5e-4 the first steps of Adam, which are as long for any
+    # gradient, make a loss differ by 3e-4 for no more than rounding in float32.
+    Case('adversarial_autoencoder', 'adversarial_autoencoder', {
+        'hidden': (1000, 1000), 'latent_dim': 8, 'batch_size': 100,
+        'adversarial_learning_rate': 1e-4,
+    }, num_values=256),
+    Case('classifier', 'classifier', {}, num_values=256, num_classes=10),
 )

@@ -4,6 +4,7 @@ Plainly: as a careful user of PyTorch writes them, with fused Adam, on every cor
 data in memory and scaled beforehand, and channels last where that is faster.
 """
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,8 +17,8 @@ from torch import nn
 from gm_jax import keys
 
 __all__ = [
-    'adam', 'assign', 'copy_dense', 'copy_mlp', 'example_rngs', 'flat', 'mlp', 'Noise',
-    'of_loss', 'prepare', 'Twin',
+    'adam', 'assign', 'copy_dense', 'copy_mlp', 'dropout_mask', 'example_rngs', 'flat',
+    'mlp', 'Noise', 'of_loss', 'prepare', 'Twin', 'unit_range',
 ]
 
 Noise = Mapping[str, torch.Tensor]
@@ -36,7 +37,8 @@ class Twin(NamedTuple):
             NumPy arrays; {} if nothing.
         draw: B -> fresh noise of the same names and shapes.
         step: (x [B, ...], noise) -> takes one training step, and returns its losses by
-            the names that gm_jax logs.
+            the names that gm_jax logs. Where images have classes, noise['label'] [B] is
+            theirs, here and in the next.
         evaluate: (x [B, ...], noise) -> [] loss, without gradients; None where samples
             are evaluated.
         sample: the number of images -> images; None where there is nothing to sample,
@@ -101,6 +103,34 @@ def example_rngs(rng: jax.Array, step: int, batch: int) -> jax.Array:
 def flat(images: np.ndarray) -> torch.Tensor:
     """Return bits as [N, D] float32."""
     return torch.from_numpy(images.reshape(len(images), -1)).float()
+
+
+def unit_range(images: np.ndarray) -> torch.Tensor:
+    """Return images of 256 values as [N, D] float32 in [0, 1]."""
+    return flat(images).div_(255)
+
+
+def dropout_mask(
+    rngs: jax.Array, path: str, rate: float, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return what a dropout of gm_jax multiplies with, 0 or 1 / (1 - rate).
+
+    Args:
+        rngs: [B] keys.
+        path: of the layer, such as 'Dropout_0'.
+        rate: the share that is dropped.
+        shape: of an example.
+
+    Returns:
+        [B, *shape] float32.
+    """
+    # As in gm_jax.layers.dropout, which numbers layers by their paths.
+    layer = zlib.crc32(path.encode()) & 0x7FFFFFFF
+
+    def keep(rng: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(jax.random.fold_in(rng, layer), 1 - rate, shape)
+
+    return np.asarray(jax.vmap(keep)(rngs) / (1 - rate))
 
 
 def mlp(sizes: Iterable[int], activation: str) -> nn.Sequential:
