@@ -1,6 +1,7 @@
 """The models whose speed is measured, at the sizes of their papers or presets."""
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ class Case(NamedTuple):
         num_values: V.
         num_classes: 0 for images without labels.
         twin: the module in benchmarks.twins.
+        options: what the twin's `make` takes besides.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Case(NamedTuple):
     num_values: int = 2
     num_classes: int = 0
     twin: str = ''
+    options: dict[str, Any] = {}
 
     @property
     def command(self) -> Command:
@@ -55,13 +58,21 @@ class Case(NamedTuple):
     def make_twin(self) -> Callable[[Any, tuple[int, int, int]], Twin]:
         """The function that makes the twin from the settings and the image shape."""
         module = self.twin or self.experiment
-        return importlib.import_module(f'benchmarks.twins.{module}').make
+        make = importlib.import_module(f'benchmarks.twins.{module}').make
+        return functools.partial(make, **self.options)
 
 
 _VAE = {
     'hidden': (200, 200), 'latent_dims': (50,), 'activation': 'tanh', 'batch_size': 100
 }
+_LEVELS: dict[str, Any] = {'num_values': 256, 'options': {'num_values': 256}}
 CASES = (
+    Case('gated_pixel_cnn', 'gated_pixel_cnn', {
+        'features': 64, 'num_layers': 10, 'batch_size': 64,
+    }),
+    Case('gated_pixel_cnn 256', 'gated_pixel_cnn', {
+        'features': 32, 'num_layers': 6, 'batch_size': 32,
+    }, **_LEVELS),
     Case('vae', 'vae', {
         'hidden': (400,), 'latent_dims': (20,), 'batch_size': 128,
     }),
