@@ -67,12 +67,16 @@ _VAE = {
 }
 _LEVELS: dict[str, Any] = {'num_values': 256, 'options': {'num_values': 256}}
 CASES = (
+    Case('pixel_cnn', 'pixel_cnn', {
+        'features': 16, 'num_blocks': 15, 'head': 32, 'batch_size': 32,
+    }),
     Case('gated_pixel_cnn', 'gated_pixel_cnn', {
         'features': 64, 'num_layers': 10, 'batch_size': 64,
     }),
     Case('gated_pixel_cnn 256', 'gated_pixel_cnn', {
         'features': 32, 'num_layers': 6, 'batch_size': 32,
     }, **_LEVELS),
+    Case('time_series', 'time_series', {}, (1, 96, 1), 256),
     Case('vae', 'vae', {
         'hidden': (400,), 'latent_dims': (20,), 'batch_size': 128,
     }),
