@@ -76,6 +76,14 @@ CASES = (
     Case('gated_pixel_cnn 256', 'gated_pixel_cnn', {
         'features': 32, 'num_layers': 6, 'batch_size': 32,
     }, **_LEVELS),
+    Case('pixel_cnn_pp', 'pixel_cnn_pp', {
+        'features': 32, 'num_resnets': 1, 'num_levels': 2, 'num_mixtures': 10,
+        'batch_size': 32,
+    }, (28, 28, 1), 256),
+    Case('pixel_cnn_pp 32x32', 'pixel_cnn_pp', {
+        'features': 160, 'num_resnets': 5, 'num_levels': 3, 'num_mixtures': 10,
+        'dropout': 0.0, 'batch_size': 4, 'adam_b1': 0.95, 'adam_b2': 0.9995,
+    }, (32, 32, 3), 256),
     Case('time_series', 'time_series', {}, (1, 96, 1), 256),
     Case('vae', 'vae', {
         'hidden': (400,), 'latent_dims': (20,), 'batch_size': 128,
