@@ -65,6 +65,9 @@ class Case(NamedTuple):
 _VAE = {
     'hidden': (200, 200), 'latent_dims': (50,), 'activation': 'tanh', 'batch_size': 100
 }
+_MULTISCALE = {
+    'num_stages': 2, 'features': 32, 'num_layers': 6, 'head': 64, 'batch_size': 32
+}
 _LEVELS: dict[str, Any] = {'num_values': 256, 'options': {'num_values': 256}}
 CASES = (
     Case('pixel_cnn', 'pixel_cnn', {
@@ -84,6 +87,10 @@ CASES = (
         'features': 160, 'num_resnets': 5, 'num_levels': 3, 'num_mixtures': 10,
         'dropout': 0.0, 'batch_size': 4, 'adam_b1': 0.95, 'adam_b2': 0.9995,
     }, (32, 32, 3), 256),
+    Case('multiscale_pixel_cnn', 'multiscale_pixel_cnn', _MULTISCALE),
+    Case('multiscale_pixel_cnn raster', 'multiscale_pixel_cnn', {
+        **_MULTISCALE, 'stages': 'raster',
+    }),
     Case('time_series', 'time_series', {}, (1, 96, 1), 256),
     Case('vae', 'vae', {
         'hidden': (400,), 'latent_dims': (20,), 'batch_size': 128,
