@@ -96,4 +96,9 @@ CASES = (
         'hidden': (400,), 'latent_dims': (20,), 'batch_size': 128,
     }),
     Case('iwae', 'vae', {**_VAE, 'objective': 'iwae', 'k': 5}),
+    Case('pixel_vae', 'pixel_vae', {
+        'encoder': (32, 64, 64), 'features': 16, 'decoder_layers': 12,
+        'first_kernel': 7, 'kernels': (5,), 'head': 16, 'kl_warmup': 0.0,
+        'free_bits': 0.0, 'batch_size': 32,
+    }),
 )
