@@ -134,6 +134,7 @@ def make(config: Config, image_shape: tuple[int, int, int]) -> Twin:
     base = gated(config)
     stages = nn.ModuleList(kind(config) for _ in range(config.num_stages))
     model = nn.ModuleDict({'base': base, 'stages': stages})
+    model.to(memory_format=torch.channels_last)
 
     def copy(params: Any, others: Mapping[str, Any]) -> None:
         del others

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -73,7 +72,6 @@ def make(config: Config, image_shape: tuple[int, int, int]) -> Twin:
 
 def twin(config: Config, num_values: int, conv: Callable[..., nn.Module]) -> Twin:
     """Make the twin of a network with these causal convolutions."""
-    # Its many 1 x 1 convolutions of few maps are faster with channels last.
     model = PixelCNN(config, num_values, conv).to(memory_format=torch.channels_last)
 
     def copy(params: Any, others: Mapping[str, Any]) -> None:
@@ -90,10 +88,7 @@ def twin(config: Config, num_values: int, conv: Callable[..., nn.Module]) -> Twi
         del noise
         return pixels.negative_log_prob(model(pixels.encode(x, num_values)), x)
 
-    def load(images: np.ndarray) -> torch.Tensor:
-        return pixels.load(images, num_values).to(memory_format=torch.channels_last)
-
     return twins.of_loss(
         {'model': model}, twins.adam(model.parameters(), config), loss, copy=copy,
-        load=load,
+        load=lambda images: pixels.load(images, num_values),
     )
