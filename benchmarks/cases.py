@@ -1,6 +1,7 @@
 """The models whose speed is measured, at the sizes of their papers or presets."""
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ class Case(NamedTuple):
         num_values: V.
         num_classes: 0 for images without labels.
         twin: the module in benchmarks.twins.
+        options: what the twin's `make` takes besides.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Case(NamedTuple):
     num_values: int = 2
     num_classes: int = 0
     twin: str = ''
+    options: dict[str, Any] = {}
 
     @property
     def command(self) -> Command:
@@ -55,18 +58,45 @@ class Case(NamedTuple):
     def make_twin(self) -> Callable[[Any, tuple[int, int, int]], Twin]:
         """The function that makes the twin from the settings and the image shape."""
         module = self.twin or self.experiment
-        return importlib.import_module(f'benchmarks.twins.{module}').make
+        make = importlib.import_module(f'benchmarks.twins.{module}').make
+        return functools.partial(make, **self.options)
 
 
 _VAE = {
     'hidden': (200, 200), 'latent_dims': (50,), 'activation': 'tanh', 'batch_size': 100
 }
+_MULTISCALE = {
+    'num_stages': 2, 'features': 32, 'num_layers': 6, 'head': 64, 'batch_size': 32
+}
+_LEVELS: dict[str, Any] = {'num_values': 256, 'options': {'num_values': 256}}
 CASES = (
     Case('autoencoder', 'autoencoder', {
         'hidden': (500,), 'latent_dim': 16, 'batch_size': 100,
     }, num_values=256),
     Case('nade', 'nade', {'hidden': 500, 'batch_size': 100}),
     Case('made', 'made', {'hidden': (500, 500), 'batch_size': 100}),
+    Case('pixel_cnn', 'pixel_cnn', {
+        'features': 16, 'num_blocks': 15, 'head': 32, 'batch_size': 32,
+    }),
+    Case('gated_pixel_cnn', 'gated_pixel_cnn', {
+        'features': 64, 'num_layers': 10, 'batch_size': 64,
+    }),
+    Case('gated_pixel_cnn 256', 'gated_pixel_cnn', {
+        'features': 32, 'num_layers': 6, 'batch_size': 32,
+    }, **_LEVELS),
+    Case('pixel_cnn_pp', 'pixel_cnn_pp', {
+        'features': 32, 'num_resnets': 1, 'num_levels': 2, 'num_mixtures': 10,
+        'batch_size': 32,
+    }, (28, 28, 1), 256),
+    Case('pixel_cnn_pp 32x32', 'pixel_cnn_pp', {
+        'features': 160, 'num_resnets': 5, 'num_levels': 3, 'num_mixtures': 10,
+        'dropout': 0.0, 'batch_size': 4, 'adam_b1': 0.95, 'adam_b2': 0.9995,
+    }, (32, 32, 3), 256),
+    Case('multiscale_pixel_cnn', 'multiscale_pixel_cnn', _MULTISCALE),
+    Case('multiscale_pixel_cnn raster', 'multiscale_pixel_cnn', {
+        **_MULTISCALE, 'stages': 'raster',
+    }),
+    Case('time_series', 'time_series', {}, (1, 96, 1), 256),
     Case('nice', 'nice', {
         'num_couplings': 4, 'hidden': (500, 500), 'batch_size': 200,
     }, num_values=256),
@@ -74,6 +104,11 @@ CASES = (
         'hidden': (400,), 'latent_dims': (20,), 'batch_size': 128,
     }),
     Case('iwae', 'vae', {**_VAE, 'objective': 'iwae', 'k': 5}),
+    Case('pixel_vae', 'pixel_vae', {
+        'encoder': (32, 64, 64), 'features': 16, 'decoder_layers': 12,
+        'first_kernel': 7, 'kernels': (5,), 'head': 16, 'kl_warmup': 0.0,
+        'free_bits': 0.0, 'batch_size': 32,
+    }),
     Case('rbm', 'rbm', {
         'hidden': 500, 'k': 1, 'batch_size': 100, 'optimizer': 'sgd',
     }),
