@@ -61,9 +61,23 @@ class Case(NamedTuple):
 _VAE = {
     'hidden': (200, 200), 'latent_dims': (50,), 'activation': 'tanh', 'batch_size': 100
 }
+_PIXEL_RNN = {'num_layers': 7, 'features': 16, 'batch_size': 16}
+_GAN = {'features': (32, 64, 128), 'latent_dim': 100, 'batch_size': 64}
 CASES = (
     Case('vae', 'vae', {
         'hidden': (400,), 'latent_dims': (20,), 'batch_size': 128,
     }),
     Case('iwae', 'vae', {**_VAE, 'objective': 'iwae', 'k': 5}),
+    Case('pixel_rnn row_lstm', 'pixel_rnn', {**_PIXEL_RNN, 'cell': 'row_lstm'}),
+    Case('pixel_rnn diagonal_bilstm', 'pixel_rnn', _PIXEL_RNN),
+    Case('dcgan', 'dcgan', _GAN, (32, 32, 3), 256),
+    Case('dcgan 64x64', 'dcgan', {
+        **_GAN, 'features': (64, 128, 256, 512), 'batch_size': 16,
+    }, (64, 64, 3), 256),
+    # By the default rate all scores, and the generator's loss, stay so near 0 that no
+    # digits are left to compare.
+    Case('wgan', 'wgan', {**_GAN, 'learning_rate': 1e-3}, (32, 32, 3), 256),
+    Case('real_nvp', 'real_nvp', {
+        'channelwise': (4, 8), 'last': 4, 'features': 32, 'batch_size': 32,
+    }, (28, 28, 1), 256),
 )
