@@ -74,9 +74,11 @@ CASES = (
     Case('dcgan 64x64', 'dcgan', {
         **_GAN, 'features': (64, 128, 256, 512), 'batch_size': 16,
     }, (64, 64, 3), 256),
-    # By the default rate all scores, and the generator's loss, stay so near 0 that no
-    # digits are left to compare.
-    Case('wgan', 'wgan', {**_GAN, 'learning_rate': 1e-3}, (32, 32, 3), 256),
+    # The penalty's gradient jumps where a unit of the critic changes its sign, so that
+    # rounding errors grow with the steps: the more, the higher the rate. The default
+    # rate leaves three digits of the generator's loss, which is near 0, too few for
+    # the check.
+    Case('wgan', 'wgan', {**_GAN, 'learning_rate': 3e-6}, (32, 32, 3), 256),
     Case('real_nvp', 'real_nvp', {
         'channelwise': (4, 8), 'last': 4, 'features': 32, 'batch_size': 32,
     }, (28, 28, 1), 256),

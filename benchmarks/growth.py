@@ -50,7 +50,7 @@ _MAPS, _UNITS = (16, 32, 64, 128), (64, 128, 256, 512)
 _SIDES = (8, 12, 16, 24)
 
 
-class Model(NamedTuple):
+class _Model(NamedTuple):
     """A model whose size can be chosen.
 
     Attributes:
@@ -77,29 +77,29 @@ class Model(NamedTuple):
 
 
 _MODELS = {
-    'vae': Model('vae', lambda n: {'hidden': (n,), 'latent_dims': (20,)}, _UNITS),
-    'nade': Model('nade', lambda n: {'hidden': n}, _UNITS),
-    'made': Model('made', lambda n: {'hidden': (n,)}, _UNITS),
-    'pixel_cnn': Model('pixel_cnn', lambda n: {'features': n, 'num_blocks': 3}),
-    'gated_pixel_cnn': Model(
+    'vae': _Model('vae', lambda n: {'hidden': (n,), 'latent_dims': (20,)}, _UNITS),
+    'nade': _Model('nade', lambda n: {'hidden': n}, _UNITS),
+    'made': _Model('made', lambda n: {'hidden': (n,)}, _UNITS),
+    'pixel_cnn': _Model('pixel_cnn', lambda n: {'features': n, 'num_blocks': 3}),
+    'gated_pixel_cnn': _Model(
         'gated_pixel_cnn', lambda n: {'features': n, 'num_layers': 3}
     ),
-    'pixel_rnn row_lstm': Model(
+    'pixel_rnn row_lstm': _Model(
         'pixel_rnn', lambda n: {'features': n, 'num_layers': 2, 'cell': 'row_lstm'}
     ),
-    'pixel_rnn diagonal_bilstm': Model(
+    'pixel_rnn diagonal_bilstm': _Model(
         'pixel_rnn', lambda n: {'features': n, 'num_layers': 2}
     ),
-    'pixel_cnn_pp': Model(
+    'pixel_cnn_pp': _Model(
         'pixel_cnn_pp', lambda n: {'features': n, 'num_resnets': 1}, _MAPS, 3, 256
     ),
-    'real_nvp': Model(
+    'real_nvp': _Model(
         'real_nvp', lambda n: {'features': n, 'channelwise': (2, 2)}, _MAPS, 1, 256
     ),
-    'dcgan': Model(
+    'dcgan': _Model(
         'dcgan', lambda n: {'features': (n, 2 * n), 'latent_dim': 100}, _MAPS, 3, 256
     ),
-    'pixel_vae': Model('pixel_vae', lambda n: {'features': n}),
+    'pixel_vae': _Model('pixel_vae', lambda n: {'features': n}),
 }
 # Tiny networks, so that many steps take minutes.
 _MEMORY = {

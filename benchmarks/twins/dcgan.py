@@ -19,7 +19,14 @@ __all__ = ['copy', 'draw_z', 'load', 'make', 'Networks', 'noise_z', 'sampler']
 
 
 class Networks(NamedTuple):
-    """Both players, and the optimizer of each."""
+    """Both players.
+
+    Attributes:
+        generator: maps z [B, Z, 1, 1] to images [B, C, H, W] in (-1, 1).
+        discriminator: maps images to logits or scores [B, 1, 1, 1].
+        g_optimizer: the optimizer of the generator.
+        d_optimizer: that of the discriminator.
+    """
 
     generator: nn.Sequential
     discriminator: nn.Sequential
