@@ -69,12 +69,16 @@ _MULTISCALE = {
     'num_stages': 2, 'features': 32, 'num_layers': 6, 'head': 64, 'batch_size': 32
 }
 _LEVELS: dict[str, Any] = {'num_values': 256, 'options': {'num_values': 256}}
+_PIXEL_RNN = {'num_layers': 7, 'features': 16, 'batch_size': 16}
+_GAN = {'features': (32, 64, 128), 'latent_dim': 100, 'batch_size': 64}
 CASES = (
     Case('autoencoder', 'autoencoder', {
         'hidden': (500,), 'latent_dim': 16, 'batch_size': 100,
     }, num_values=256),
     Case('nade', 'nade', {'hidden': 500, 'batch_size': 100}),
     Case('made', 'made', {'hidden': (500, 500), 'batch_size': 100}),
+    Case('pixel_rnn row_lstm', 'pixel_rnn', {**_PIXEL_RNN, 'cell': 'row_lstm'}),
+    Case('pixel_rnn diagonal_bilstm', 'pixel_rnn', _PIXEL_RNN),
     Case('pixel_cnn', 'pixel_cnn', {
         'features': 16, 'num_blocks': 15, 'head': 32, 'batch_size': 32,
     }),
@@ -100,6 +104,9 @@ CASES = (
     Case('nice', 'nice', {
         'num_couplings': 4, 'hidden': (500, 500), 'batch_size': 200,
     }, num_values=256),
+    Case('real_nvp', 'real_nvp', {
+        'channelwise': (4, 8), 'last': 4, 'features': 32, 'batch_size': 32,
+    }, (28, 28, 1), 256),
     Case('vae', 'vae', {
         'hidden': (400,), 'latent_dims': (20,), 'batch_size': 128,
     }),
@@ -121,6 +128,18 @@ CASES = (
         'hidden': (512, 512), 'discriminator_hidden': (240, 240), 'latent_dim': 100,
         'dropout': 0.5, 'batch_size': 100,
     }, num_values=256),
+    Case('dcgan', 'dcgan', _GAN, (32, 32, 3), 256),
+    Case('dcgan 64x64', 'dcgan', {
+        **_GAN, 'features': (64, 128, 256, 512), 'batch_size': 16,
+        # Adam's first steps have the same size for gradients that are only rounding
+        # errors: at the default rate the losses differ by a thousandth.
+        'learning_rate': 1e-5,
+    }, (64, 64, 3), 256),
+    # The penalty's gradient jumps where a unit of the critic changes its sign, so that
+    # rounding errors grow with the steps: the more, the higher the rate. The default
+    # rate leaves three digits of the generator's loss, which is near 0, too few for
+    # the check.
+    Case('wgan', 'wgan', {**_GAN, 'learning_rate': 3e-6}, (32, 32, 3), 256),
     # At the default rate of 5e-4 the first steps of Adam, which are as long for any
     # gradient, make a loss differ by 3e-4 for no more than rounding in float32.
     Case('adversarial_autoencoder', 'adversarial_autoencoder', {
