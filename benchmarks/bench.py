@@ -12,11 +12,12 @@ not measured again.
 
 Fields of a row:
 
-    train, evaluation, sampling   seconds of gm_jax and of PyTorch per step, for 2,000
-                                  images and for 64 images, and their ratio with its
-                                  range
+    train, evaluation, sampling   seconds of gm_jax and of PyTorch per step, for
+                                  `num_images` images and for 64 images, and their ratio
+                                  with its range
     flops                         of a training step, as PyTorch counts those of its
-                                  matrix products and convolutions
+                                  matrix products and convolutions; products with one
+                                  vector, as NADE's, are not counted
     matrix_rate                   FLOP per second of a product of 1024 x 1024 matrices
                                   by JAX, measured in the same process
     matrix_share                  flops / seconds / matrix_rate of gm_jax
@@ -52,7 +53,6 @@ from gm_jax.training import dispatch, evaluate, parallel
 from gm_jax.training.contracts import ByExample, Experiment
 from gm_jax.training.train_state import TrainState
 
-_NUM_IMAGES = 2_000
 _SAMPLES = 64
 _CHECKED = 1e-4  # relative difference of the losses of both sides
 _SIDE, _PRODUCTS = 1024, 20  # of the matrix products whose rate is measured
@@ -61,11 +61,11 @@ _SIDE, _PRODUCTS = 1024, 20  # of the matrix products whose rate is measured
 def random_set(case: Case) -> ImageSet:
     """Return random images of the shape and the values that a case has."""
     rng = np.random.default_rng(0)
-    shape = (_NUM_IMAGES, *case.image_shape)
+    shape = (case.num_images, *case.image_shape)
     images = rng.integers(0, case.num_values, shape, dtype=np.uint8)
-    labels = np.full(_NUM_IMAGES, -1, np.int32)
+    labels = np.full(case.num_images, -1, np.int32)
     if case.num_classes:
-        labels = rng.integers(0, case.num_classes, _NUM_IMAGES, dtype=np.int32)
+        labels = rng.integers(0, case.num_classes, case.num_images, dtype=np.int32)
     examples = image_set.ArrayExamples(images, labels)
     return ImageSet(
         name='random', image_shape=case.image_shape, num_values=case.num_values,
@@ -179,7 +179,7 @@ class Theirs:
 
     def __init__(self, case: Case, data: ImageSet, twin: Twin) -> None:
         self.config, self.twin = case.config, twin
-        examples = data.splits['train'].fetch(np.arange(_NUM_IMAGES))
+        examples = data.splits['train'].fetch(np.arange(case.num_images))
         self._data = twin.load(examples['image'])
         self._labels = None
         if case.num_classes:
@@ -247,7 +247,7 @@ def measure(case: Case, num_turns: int, max_load: float) -> dict[str, Any]:
     twin = case.make_twin(case.config, case.image_shape)
     row: dict[str, Any] = {
         'settings': case.settings, 'image_shape': list(case.image_shape),
-        'num_values': case.num_values,
+        'num_values': case.num_values, 'num_images': case.num_images,
         'loss_difference': check(case, data, experiment, twin),
     }
     ours, theirs = Ours(case, data, experiment), Theirs(case, data, twin)

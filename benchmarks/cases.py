@@ -31,6 +31,7 @@ class Case(NamedTuple):
         num_classes: 0 for images without labels.
         twin: the module in benchmarks.twins.
         options: what the twin's `make` takes besides.
+        num_images: how many random images there are.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Case(NamedTuple):
     num_classes: int = 0
     twin: str = ''
     options: dict[str, Any] = {}
+    num_images: int = 2_000
 
     @property
     def command(self) -> Command:
@@ -84,7 +86,7 @@ CASES = (
     }),
     Case('gated_pixel_cnn', 'gated_pixel_cnn', {
         'features': 64, 'num_layers': 10, 'batch_size': 64,
-    }),
+    }, num_images=200),
     Case('gated_pixel_cnn 256', 'gated_pixel_cnn', {
         'features': 32, 'num_layers': 6, 'batch_size': 32,
     }, **_LEVELS),
@@ -95,7 +97,7 @@ CASES = (
     Case('pixel_cnn_pp 32x32', 'pixel_cnn_pp', {
         'features': 160, 'num_resnets': 5, 'num_levels': 3, 'num_mixtures': 10,
         'dropout': 0.0, 'batch_size': 4, 'adam_b1': 0.95, 'adam_b2': 0.9995,
-    }, (32, 32, 3), 256),
+    }, (32, 32, 3), 256, num_images=20),
     Case('multiscale_pixel_cnn', 'multiscale_pixel_cnn', _MULTISCALE),
     Case('multiscale_pixel_cnn raster', 'multiscale_pixel_cnn', {
         **_MULTISCALE, 'stages': 'raster',
@@ -121,8 +123,8 @@ CASES = (
     }),
     Case('dbm', 'dbm', {
         'hidden': (500, 1000), 'k': 1, 'mean_field_steps': 5, 'batch_size': 100,
-        'optimizer': 'sgd', 'learning_rate': 0.01,
-    }),
+        'optimizer': 'sgd', 'learning_rate': 0.01, 'gibbs_steps': 100,
+    }, num_images=200),
     Case('gsn', 'gsn', {'layers': (500, 500), 'walkbacks': 2, 'batch_size': 100}),
     Case('gan', 'gan', {
         'hidden': (512, 512), 'discriminator_hidden': (240, 240), 'latent_dim': 100,
