@@ -32,7 +32,7 @@ test-all: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(WORKERS) -m long --durations=10
 
 bench: $(VENV)/ready-bench
-	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.bench
 
 # Evaluates every model of results/models and compares with the recorded numbers.
 check-models: $(VENV)/ready

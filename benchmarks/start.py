@@ -23,12 +23,13 @@ from benchmarks import machine
 from experiments import NAMES
 
 # Experiments that have nothing to sample.
-_NO_SAMPLER = ('classifier',)
+NO_SAMPLER = ('classifier',)
 # What the end of a run of two steps would spend minutes on, and no sample depends on.
-_SHORT = {'vae': ('--test_samples=1',), 'autoencoder': ('--noprobe',)}
+SHORT = {'vae': ('--test_samples=1',), 'autoencoder': ('--noprobe',)}
 
 
-def _command(name: str, workdir: pathlib.Path, *flags: str) -> list[str]:
+def command(name: str, workdir: pathlib.Path, *flags: str) -> list[str]:
+    """Return the command of an experiment, with a work directory and flags."""
     return [
         sys.executable, '-m', f'experiments.{name}', f'--workdir={workdir}', *flags
     ]
@@ -51,7 +52,7 @@ def seconds_to_first_line(name: str, workdir: pathlib.Path, *flags: str) -> floa
     metrics = workdir / 'metrics.jsonl'
     start = time.perf_counter()
     with subprocess.Popen(
-        _command(name, workdir, *flags),
+        command(name, workdir, *flags),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as process:
         while not (metrics.exists() and '\n' in metrics.read_text()):
@@ -77,13 +78,13 @@ def seconds_to_sample(name: str, workdir: pathlib.Path, *flags: str) -> float:
     Raises:
         subprocess.CalledProcessError: one of them has failed.
     """
-    short = ('--num_steps=2', *_SHORT.get(name, ()), *flags)
+    short = ('--num_steps=2', *SHORT.get(name, ()), *flags)
     subprocess.run(
-        _command(name, workdir, *short), check=True, stdout=subprocess.DEVNULL
+        command(name, workdir, *short), check=True, stdout=subprocess.DEVNULL
     )
     start = time.perf_counter()
     subprocess.run(
-        _command(name, workdir, '--mode=sample'), check=True, stdout=subprocess.DEVNULL
+        command(name, workdir, '--mode=sample'), check=True, stdout=subprocess.DEVNULL
     )
     return time.perf_counter() - start
 
@@ -110,7 +111,7 @@ def main(argv: list[str]) -> None:
             with tempfile.TemporaryDirectory() as parent:
                 directory = pathlib.Path(parent)
                 first.append(seconds_to_first_line(name, directory / 'first'))
-                if name not in _NO_SAMPLER:
+                if name not in NO_SAMPLER:
                     sample.append(seconds_to_sample(name, directory / 'sample'))
         rows.append({
             'experiment': name,

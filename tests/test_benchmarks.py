@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import start, times
+from benchmarks import compiled, start, times
 
 
 @pytest.mark.long
@@ -39,3 +39,18 @@ def test_a_run_that_fails_has_no_time(tmp_path):
     """Catch an endless wait, and the time of a traceback."""
     with pytest.raises(RuntimeError, match='nade has ended with 2'):
         start.seconds_to_first_line('nade', tmp_path, '--dataset=nowhere')
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', ['nade', 'dcgan'])
+def test_nothing_is_compiled_twice(name):
+    """Catch a sampler or an evaluation that is compiled for training and at the end."""
+    assert compiled.twice(name) == {'train': {}, 'sample': {}}
+
+
+def test_repeated_programs(tmp_path):
+    """Catch a program that is told apart by its lines, and one that is not by more."""
+    texts = 'add loc(#loc1)\n#loc1 = loc("a.py":1:2 to :3)\n', 'add\n', 'multiply\n'
+    for number, text in enumerate(texts):
+        (tmp_path / f'jax_ir000{number}_jit__fun_compile.mlir').write_text(text)
+    assert compiled.repeated(tmp_path) == {'_fun': 1}

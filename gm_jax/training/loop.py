@@ -101,9 +101,11 @@ def start(
     init = parallel.init(experiment.init)
     shapes = jax.eval_shape(init, stream(config.seed, Stream.INIT))
     fits.check(config, data, experiment, shapes, run.mode)
+    sample = experiment.sample
+    sampler = None if sample is None else parallel.sample_many(sample)
     with workdir.claimed(run, config, facts):
         _act(
-            Job(name, run, config, data, experiment, init),
+            Job(name, run, config, data, experiment, init, sampler),
             functools.partial(sizes.advice, config, data, build),
         )
 
@@ -254,14 +256,13 @@ class _Evaluator(NamedTuple):
 def _evaluator(job: Job) -> _Evaluator:
     evaluation = job.experiment.evaluation
     if isinstance(evaluation, BySamples):
-        sample_many = job.sample_many()
-        score = functools.partial(_score, job, evaluation.score, sample_many)
-        return _Evaluator(score, sample_many)
+        score = functools.partial(_score, job, evaluation.score, job.sample_many())
+        return _Evaluator(score, job.sampler)
     return _Evaluator(
         functools.partial(
             _means, job, evaluation, parallel.eval_many(evaluation.eval_step)
         ),
-        None if job.experiment.sample is None else job.sample_many(),
+        job.sampler,
     )
 
 

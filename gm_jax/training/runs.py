@@ -9,7 +9,7 @@ import numpy as np
 
 from gm_jax.data.image_set import ImageSet
 from gm_jax.keys import Stream, stream
-from gm_jax.training import evaluate, parallel, settings
+from gm_jax.training import evaluate, settings
 from gm_jax.training.contracts import BySamples, Experiment, SampleMany
 from gm_jax.training.flags import Run
 from gm_jax.training.settings import Config
@@ -28,6 +28,8 @@ class Job(NamedTuple):
         data: the image set.
         experiment: the pure functions.
         init: `init` of the experiment, jitted.
+        sampler: its sampler, compiled when it is first called, once for all that a run
+            draws; None for a model that generates nothing.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Job(NamedTuple):
     data: ImageSet
     experiment: Experiment
     init: Callable[[jax.Array], TrainState]
+    sampler: SampleMany | None
 
     @property
     def noise_seed(self) -> int:
@@ -62,10 +65,10 @@ class Job(NamedTuple):
         return self.path(os.path.join('samples', f'{name}.png'))
 
     def sample_many(self) -> SampleMany:
-        """Compile the sampler, which the experiment must have."""
-        if self.experiment.sample is None:
+        """Return the sampler, which the experiment must have."""
+        if self.sampler is None:
             raise ValueError(f'{self.name} generates nothing')
-        return parallel.sample_many(self.experiment.sample)
+        return self.sampler
 
     def draw_samples(
         self, sample_many: SampleMany, state: TrainState, num: int
