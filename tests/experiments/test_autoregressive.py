@@ -142,7 +142,9 @@ def test_samplers_compute_in_float32(monkeypatch):
     variables = {'params': experiment.init(jax.random.key(0)).params}
     x = jnp.zeros((1, 8, 8, 1), jnp.int32)
     texts = [
-        jax.jit(lambda x: model.apply(variables, x, None)).lower(x).as_text()
+        jax.jit(
+            lambda x: model.apply(variables, x, None, rngs=None, step=None, chunk=0)
+        ).lower(x).as_text()
         for model in (built[0], precise[0])
     ]
     assert ['bf16' in text for text in texts] == [True, False]
