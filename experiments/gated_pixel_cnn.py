@@ -38,6 +38,9 @@ class Config(conditional.Config):
         (3,), 'sides of the other kernels in turn, e.g. 5,3', high=MOST_SIDE
     )
     head: int = field(64, 'feature maps before the logits', low=1, high=MOST_UNITS)
+    dropout: float = field(
+        0.0, 'share of features dropped in every layer, in training', low=0.0, high=0.99
+    )
 
     def __post_init__(self) -> None:
         """Raise UserError for settings that are not allowed."""
@@ -76,6 +79,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
         first_kernel=config.first_kernel,
         kernel_sizes=config.kernels,
         head=config.head,
+        dropout=config.dropout,
         dtype=jnp.dtype(config.dtype),
     )
     pixel = distributions.discrete(num_values, channels)

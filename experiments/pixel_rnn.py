@@ -39,6 +39,9 @@ class Config(setting.Config):
     num_layers: int = field(4, 'LSTM layers', low=1, high=MOST_LAYERS)
     first_kernel: int = field(7, 'side of the first kernel, odd', low=3, high=MOST_SIDE)
     head: int = field(32, 'feature maps before the logits', low=1, high=MOST_UNITS)
+    dropout: float = field(
+        0.0, 'share of features dropped in every layer, in training', low=0.0, high=0.99
+    )
 
     def __post_init__(self) -> None:
         """Raise UserError for settings that are not allowed."""
@@ -75,6 +78,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
         num_layers=config.num_layers,
         first_kernel=config.first_kernel,
         head=config.head,
+        dropout=config.dropout,
         dtype=jnp.dtype(config.dtype),
     )
     pixel = distributions.discrete(num_values, channels)

@@ -1,10 +1,12 @@
 """Benchmarks that nothing else runs."""
 
+import importlib
 import json
 
 import pytest
 
-from benchmarks import compiled, start, times
+from benchmarks import compiled, gpu, start, times
+from gm_jax.training import flags
 
 
 @pytest.mark.long
@@ -54,3 +56,19 @@ def test_repeated_programs(tmp_path):
     for number, text in enumerate(texts):
         (tmp_path / f'jax_ir000{number}_jit__fun_compile.mlir').write_text(text)
     assert compiled.repeated(tmp_path) == {'_fun': 1}
+
+
+@pytest.mark.parametrize('tiny', [False, True])
+def test_lines_of_the_queue(tiny, tmp_path):
+    """Catch a flag that an experiment does not have, on a machine that costs."""
+    lines = [line for line in gpu.QUEUE if line.dataset]
+    assert len({line.name for line in gpu.QUEUE}) == len(gpu.QUEUE) > len(lines) > 10
+    for line in lines:
+        command = gpu.command(line, tmp_path / 'data', tmp_path / line.name, tiny)
+        _, name, *argv = command
+        main = importlib.import_module(name).main
+        _, config = flags.parse(
+            argv, main.config_class, presets=main.presets, program=name, about=''
+        )
+        assert config.dataset.endswith(f'{line.dataset}.npz')
+        assert config.num_steps == 4 or not tiny

@@ -329,9 +329,12 @@ def linen_model(
         return module.init(rng, x[:1], None if h is None else h[:1])
 
     def apply(
-        variables: Variables, x: jax.Array, h: jax.Array | None, **mode: Any
+        variables: Variables, x: jax.Array, h: jax.Array | None, *,
+        rngs: jax.Array | None, **mode: Any,
     ) -> Any:
-        return module.apply(variables, x, h)
+        del mode
+        dropout = (rngs,) if getattr(module, 'dropout', 0.0) else ()
+        return module.apply(variables, x, h, *dropout)
 
     network = functools.partial(linen_network, module, conditioned=conditioned)
     return Model(init, apply, by_rows(network, order), distribution, order=order)

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gm_jax.layers.causal import LECUN, Above, Head, Here, Left, as_logits, window
+from gm_jax.layers.dropout import Dropout
 from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
 
 __all__ = ['from_h', 'gate', 'GatedHead', 'GatedLayer', 'GatedPixelCNN']
@@ -53,6 +54,7 @@ class GatedLayer(nn.Module):
     channels: int  # C
     first: bool = False  # whether the input is the image: mask A, and no residual
     h_scale: float = 1.0  # factor of the initial V_v and V_u
+    dropout: float = 0.0  # share of z that is dropped in training
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -71,16 +73,18 @@ class GatedLayer(nn.Module):
             )
         # R and S in one product.
         self.out = Here(double, self.channels, copies=2, dtype=dtype)
+        self.drop = Dropout(self.dropout)
         self.above_h = from_h(double, self.h_scale, dtype)  # V_v
         self.left_h = from_h(double, self.h_scale, dtype)  # V_u
 
     def __call__(
-        self, v: jax.Array, u: jax.Array, h: jax.Array | None
+        self, v: jax.Array, u: jax.Array, h: jax.Array | None,
+        dropout_rng: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Map v, u [B, H, W, F] and the map h to the next v, next u and the skip."""
         a = self._plus(self.above(v), self.above_h, h)
         b = self.left(u) + self._plus(self.link(a), self.left_h, h)
-        return gate(a), *self._finish(u, b)
+        return gate(a), *self._finish(u, b, dropout_rng)
 
     def row(
         self, rows: jax.Array, h: jax.Array | None
@@ -101,10 +105,13 @@ class GatedLayer(nn.Module):
     def _plus(self, x: jax.Array, dense: nn.Dense, h: jax.Array | None) -> jax.Array:
         return x if h is None else x + dense(h)
 
-    def _finish(self, u: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _finish(
+        self, u: jax.Array, b: jax.Array, dropout_rng: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         if self.sees_itself:
             b = b + self.here(u)
-        r, skip = jnp.split(self.out(gate(b)), 2, axis=-1)
+        z = self.drop(gate(b), rng=dropout_rng)
+        r, skip = jnp.split(self.out(z), 2, axis=-1)
         return (r if self.first else u + r), skip
 
 
@@ -153,6 +160,7 @@ class GatedPixelCNN(nn.Module):
     head: int = 128  # features of the layer, or of two gates, before the logits
     gated_head: bool = False  # whether h enters the output too
     h_scale: float = 1.0  # factor of the initial weights of h
+    dropout: float = 0.0  # share of z that is dropped in every layer, in training
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -164,7 +172,7 @@ class GatedPixelCNN(nn.Module):
         self.layers = [
             GatedLayer(
                 self.features, size, self.image_shape[2], first=i == 0,
-                h_scale=self.h_scale, dtype=self.dtype,
+                h_scale=self.h_scale, dropout=self.dropout, dtype=self.dtype,
             )
             for i, size in enumerate(sizes)
         ]
@@ -174,13 +182,17 @@ class GatedPixelCNN(nn.Module):
         else:
             self.to_logits = Head(*args, dtype=self.dtype)
 
-    def __call__(self, x: jax.Array, h: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, h: jax.Array | None = None,
+        dropout_rng: jax.Array | None = None,
+    ) -> jax.Array:
         """Compute the logits of every pixel given those before it.
 
         Args:
             x: [B, H, W, C] integers in [0, V).
             h: the condition: [B, E] such as a one-hot class, or a map [B, H, W, E] such
                 as an upscaled small image.
+            dropout_rng: one key, or [B] keys, one per example; None: no dropout.
 
         Returns:
             Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
@@ -190,7 +202,7 @@ class GatedPixelCNN(nn.Module):
         h = as_map(h)
         skips: Any = 0.0
         for layer in self.layers:
-            v, u, skip = layer(v, u, h)
+            v, u, skip = layer(v, u, h, dropout_rng)
             skips += skip
         return self.to_logits(skips, *self._head_context(h))
 

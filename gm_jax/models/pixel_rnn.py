@@ -39,6 +39,7 @@ from flax import linen as nn
 
 from gm_jax.layers import lstm
 from gm_jax.layers.causal import LECUN, Head, Here, Left, window
+from gm_jax.layers.dropout import Dropout
 from gm_jax.layers.lstm import States
 from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
 from gm_jax.layers.shifted import shift_down
@@ -226,6 +227,7 @@ class PixelRNN(nn.Module):
     num_layers: int = 7
     first_kernel: int = 7
     head: int = 32  # features of the layer before the logits
+    dropout: float = 0.0  # share of y that is dropped in every layer, in training
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -242,16 +244,21 @@ class PixelRNN(nn.Module):
         self.out = [
             Here(2 * maps, channels, copies=2, dtype=self.dtype) for _ in self.layers
         ]
+        self.drops = [Dropout(self.dropout) for _ in self.layers]
         self.condition = nn.Dense(maps, use_bias=False, dtype=self.dtype)
         self.to_logits = Head(self.head, channels, self.num_values, dtype=self.dtype)
 
-    def __call__(self, x: jax.Array, h: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, h: jax.Array | None = None,
+        dropout_rng: jax.Array | None = None,
+    ) -> jax.Array:
         """Compute the logits of every pixel given those before it.
 
         Args:
             x: [B, H, W, C] integers in [0, V).
             h: the condition: [B, E] such as a one-hot class, or a map [B, H, W, E] such
                 as an upscaled small image.
+            dropout_rng: one key, or [B] keys, one per example; None: no dropout.
 
         Returns:
             Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
@@ -262,8 +269,9 @@ class PixelRNN(nn.Module):
         skips: jax.Array | float = 0.0
         if h is not None:
             y = y + self.condition(as_map(h))
-        for layer, out in zip(self.layers, self.out):
-            residual, skip = jnp.split(out(layer(y, pixels)), 2, axis=-1)
+        for layer, drop, out in zip(self.layers, self.drops, self.out):
+            hidden = drop(layer(y, pixels), rng=dropout_rng)
+            residual, skip = jnp.split(out(hidden), 2, axis=-1)
             y, skips = y + residual, skips + skip
         return self.to_logits(y + skips)
 

@@ -142,7 +142,9 @@ def test_samplers_compute_in_float32(monkeypatch):
     variables = {'params': experiment.init(jax.random.key(0)).params}
     x = jnp.zeros((1, 8, 8, 1), jnp.int32)
     texts = [
-        jax.jit(lambda x: model.apply(variables, x, None)).lower(x).as_text()
+        jax.jit(
+            lambda x: model.apply(variables, x, None, rngs=None, step=None, chunk=0)
+        ).lower(x).as_text()
         for model in (built[0], precise[0])
     ]
     assert ['bf16' in text for text in texts] == [True, False]
@@ -223,3 +225,34 @@ def test_label_of_an_older_config():
     assert setting.Config(label=3).label == '3'
     with pytest.raises(UserError, match='--label must be of type str, got True'):
         setting.Config(label=True)
+
+
+@pytest.mark.parametrize('module, settings', [
+    (gated_pixel_cnn, {'num_layers': 2}), (pixel_rnn, {'num_layers': 2}),
+])
+def test_dropout_is_of_training_alone(module, settings):
+    """Catch features that are dropped in evaluations, or the same ones at each step."""
+    images = sources.load('digits')
+    narrow = {'features': 4, 'head': 4, 'first_kernel': 3, 'micro_batch': 2, **settings}
+    built = [
+        module.main.build(module.Config(dropout=share, **narrow), images)
+        for share in (0.0, 0.5)
+    ]
+    rngs = jax.random.split(jax.random.key(0), 3)
+    state = jax.jit(built[0].init)(rngs[0])
+    batch = {**images.splits['train'].fetch(np.arange(8)), 'index': np.arange(8)}
+    batch['chunk'] = np.zeros(8, np.int32)
+    same = [jax.jit(e.evaluation.eval_step)(state, batch, rngs[1]) for e in built]
+    np.testing.assert_array_equal(same[0]['loss'], same[1]['loss'])
+    steps = [jax.jit(e.train_step) for e in built]
+    loss, *dropped = (
+        float(step(state, batch, rng)[1]['loss'])
+        for step, rng in ((steps[0], rngs[1]), *((steps[1], rng) for rng in rngs))
+    )
+    assert loss == pytest.approx(float(same[0]['loss'].mean()), rel=1e-5)
+    assert len({loss, *dropped}) == 4
+    # As each example has its own mask, the order of the batch does not matter.
+    order = np.arange(8)[::-1]
+    turned = {name: x[order] for name, x in batch.items()}
+    again = float(steps[1](state, turned, rngs[0])[1]['loss'])
+    assert again == pytest.approx(dropped[0], rel=1e-5)

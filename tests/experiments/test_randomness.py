@@ -26,10 +26,10 @@ SETTINGS = {
     'autoencoder': [{'hidden': (8,), 'latent_dim': 2}],
     'nade': [{'hidden': 4}],
     'made': [{'hidden': (4,)}],
-    'pixel_rnn': [{'num_layers': 1, **NARROW}],
+    'pixel_rnn': [{'num_layers': 2, 'dropout': 0.5, **NARROW}],
     'pixel_cnn': [{'num_blocks': 1, **NARROW}],
     'gated_pixel_cnn': [
-        {'num_layers': 1, **NARROW},
+        {'num_layers': 1, 'dropout': 0.5, **NARROW},
         {'num_layers': 1, 'task': 'completion', 'observer_blocks': 1, **NARROW},
     ],
     'pixel_cnn_pp': [{
