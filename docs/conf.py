@@ -35,6 +35,7 @@ nb_execution_excludepatterns = ['notebooks/*']
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_merge_streams = True
 
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'none'
