@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -46,3 +47,68 @@ napoleon_use_ivar = True  # fields of a NamedTuple are described once
 html_theme = 'sphinx_book_theme'
 html_title = 'gm_jax'
 html_theme_options = {'show_toc_level': 2}
+
+
+def _as_text(lines: list[str]) -> list[str]:
+    """Return a docstring as reStructuredText: its formulas are plain text.
+
+    Bars and stars are escaped, and an indented block after a paragraph, which is a
+    formula or code, becomes a literal block.
+    """
+    found: list[str] = []
+    literal = False
+    for number, line in enumerate(lines):
+        if line.startswith(':') or not line.strip():  # a field of Napoleon
+            literal = literal and not line.strip()
+            found.append(_escaped(line))
+            continue
+        before = lines[number - 1] if number else ''
+        if line.startswith('    ') and not before.strip() and not literal:
+            inside = any(x.startswith(':') for x in lines[:number])
+            literal = not inside
+            if literal:
+                found += ['::', '']
+        elif not line.startswith(' '):
+            literal = False
+        found.append(line if literal else _escaped(line))
+    return found
+
+
+def _escaped(line: str) -> str:
+    parts = line.split('``')
+    parts[::2] = [part.replace('|', r'\|') for part in parts[::2]]
+    return '``'.join(parts)
+
+
+def _returns_as_list(lines: list[str]) -> list[str]:
+    """Return a docstring whose several named results are a list."""
+    if 'Returns:' not in lines:
+        return lines
+    first = lines.index('Returns:') + 1
+    last = next(
+        (n for n in range(first, len(lines)) if lines[n] and lines[n][0] != ' '),
+        len(lines),
+    )
+    named = re.compile(r"    ['\w]+: ")
+    if sum(bool(named.match(line)) for line in lines[first:last]) < 2:
+        return lines
+    listed = [
+        f'    * {line[4:]}' if named.match(line) else line[2:]
+        for line in lines[first:last]
+    ]
+    # Napoleon takes what is before the colon of a first line for a type.
+    return [*lines[:first], '    These by name.', '', *listed, *lines[last:]]
+
+
+def _before(app, what, name, obj, options, lines):  # noqa: ANN001, ANN202
+    lines[:] = _returns_as_list(lines)
+
+
+def _after(app, what, name, obj, options, lines):  # noqa: ANN001, ANN202
+    lines[:] = _as_text(lines)
+
+
+def setup(app):  # noqa: ANN001, ANN201
+    """Register the hooks, before and after that of Napoleon."""
+    app.connect('autodoc-process-docstring', _before, priority=100)
+    app.connect('autodoc-process-docstring', _after, priority=900)

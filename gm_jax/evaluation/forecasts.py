@@ -23,11 +23,11 @@ def scores(x: np.ndarray, draws: np.ndarray) -> dict[str, float]:
         draws: [N, K, horizon] continuations drawn given the first T - horizon values.
 
     Returns:
-        In units of x, which are levels: 'crps_levels', the score of the draws, and the
-        scores of two point forecasts, 'error_if_nothing_changes_levels' of the last
-        known value and 'error_of_the_mean_levels' of the mean of the known values.
-        'share_inside_50_percent' and 'share_inside_90_percent': the share of the true
-        values between the quantiles that should hold 50 % and 90 % of them.
+        'crps_levels' is the score of the draws in units of x, which are levels;
+        'error_if_nothing_changes_levels' and 'error_of_the_mean_levels' are those of
+        two point forecasts, the last known value and the mean of the known values.
+        'share_inside_50_percent' and 'share_inside_90_percent' are the shares of the
+        true values between the quantiles that should hold 50 % and 90 % of them.
 
     Raises:
         AssertionError: the shapes do not fit each other.
