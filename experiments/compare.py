@@ -22,10 +22,11 @@ import importlib
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import IO, Any, NoReturn
 
 import gm_jax
 from gm_jax import survey
@@ -49,6 +50,14 @@ _TIMES = 4
 _SCORED = 1000  # samples
 
 
+class _Stopped(Exception):
+    """The survey was told to stop by a signal of this number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def main(argv: list[str]) -> int:
     """Run the survey; return the exit status."""
     args = _parse(argv)
@@ -61,10 +70,10 @@ def main(argv: list[str]) -> int:
         except UserError as error:
             print(f'compare: {error}', file=sys.stderr)
             return 2
-        except KeyboardInterrupt:
+        except _Stopped as stopped:
             print('compare: interrupted: the same command goes on from here.',
                   file=sys.stderr)
-            return 130
+            return 128 + stopped.number
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -125,6 +134,8 @@ def _survey(args: argparse.Namespace) -> int:
         f'are done; the others take about {seconds / 3600:.1f} hours.', flush=True,
     )
     failed = 0
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, _stop)
     for number, entry in enumerate(left, 1):
         started = time.monotonic()
         error = _one(args, entry)
@@ -134,10 +145,14 @@ def _survey(args: argparse.Namespace) -> int:
             f'{number}/{len(left)} {entry.name}: {error or f"{took / 60:.1f} minutes"}',
             flush=True,
         )
-        _write(args, entries)
-    _write(args, entries)
+        _write(args)
+    _write(args)
     print(f'the table is in {os.path.join(args.workdir, "report.html")}')
     return 1 if failed else 0
+
+
+def _stop(number: int, frame: Any) -> NoReturn:
+    raise _Stopped(number)
 
 
 def _claim(args: argparse.Namespace) -> None:
@@ -188,21 +203,40 @@ def _one(args: argparse.Namespace, entry: Entry) -> str:
                 ),
             ]
         with open(log, 'a', encoding='utf-8') as file:
-            done = subprocess.run(
-                [sys.executable, '-m', *command], stdout=file, stderr=subprocess.PIPE,
-                text=True, check=False,
-            )
-            file.write(done.stderr)
-        if done.returncode in (130, 143) or done.returncode < 0:
-            raise KeyboardInterrupt
-        if done.returncode:
-            error = (done.stderr.strip().splitlines() or ['no message'])[-1]
+            status, told = _finish([sys.executable, '-m', *command], file)
+        if status < 0:
+            return f'a process was killed by {signal.Signals(-status).name}'
+        if status > 128:
+            raise _Stopped(status - 128)
+        if status:
+            error = (told.strip().splitlines() or ['no message'])[-1]
             error = error.partition(': ')[2] or error  # without the name of the part
             row = {'name': entry.name, 'branch': entry.branch, 'error': error}
-            if done.returncode == 2:  # a model that such images cannot have
+            if status == 2:  # a model that such images cannot have
                 write_atomically(_row_path(args, entry), json.dumps(row) + '\n')
             return error
     return ''
+
+
+def _finish(command: list[str], file: IO[str]) -> tuple[int, str]:
+    """Run a process to its end; return its status and what it says on stderr.
+
+    If the survey is told to stop, so is the process, which then saves a checkpoint.
+    Both of its streams go to the file.
+    """
+    told = ''
+    with subprocess.Popen(
+        command, stdout=file, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            _, told = process.communicate()
+        except _Stopped:
+            process.terminate()
+            _, told = process.communicate()
+            raise
+        finally:
+            file.write(told)
+    return process.returncode, told
 
 
 def _flags(args: argparse.Namespace, entry: Entry) -> list[str]:
@@ -250,7 +284,7 @@ def _pace(args: argparse.Namespace, entry: Entry) -> None:
     found = {
         'seconds_per_step': seconds,
         'num_steps': max(1, int(60 * args.budget_minutes / seconds)),
-        'batch_size': config.batch_size,
+        'images_per_step': config.batch_size * max(experiment.minibatches, 1),
     }
     write_atomically(path, json.dumps(found) + '\n')
 
@@ -268,7 +302,7 @@ def _assess(args: argparse.Namespace, entry: Entry) -> None:
         'name': entry.name, 'branch': entry.branch, 'one_pass': entry.one_pass,
         'unit': 'nats' if binarize.num_values(data) == 2 else 'bits/dim',
         'num_dims': math.prod(run.data.image_shape),
-        'images_per_second': speed['batch_size'] / speed['seconds_per_step'],
+        'images_per_second': speed['images_per_step'] / speed['seconds_per_step'],
         **survey.assess(run, data, features, _SCORED),
     }
     survey.save_samples(run, os.path.join(_directory(args, entry), 'samples.png'))
@@ -278,10 +312,10 @@ def _assess(args: argparse.Namespace, entry: Entry) -> None:
 _PARTS = {'pace': _pace, 'assess': _assess}
 
 
-def _write(args: argparse.Namespace, entries: list[Entry]) -> None:
-    """Write the table of the models that are done."""
+def _write(args: argparse.Namespace) -> None:
+    """Write the table of all models that are done, whichever were chosen now."""
     rows, samples = [], {}
-    for entry in entries:
+    for entry in survey.TREE:
         if not os.path.exists(_row_path(args, entry)):
             continue
         with open(_row_path(args, entry), encoding='utf-8') as file:

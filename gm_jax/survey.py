@@ -95,7 +95,9 @@ def assess(run: Run, data: ImageSet, features: Features, num_scored: int) -> dic
     metrics, codes = run.results['metrics'], run.experiment.codes
     row: dict[str, Any] = {
         'num_parameters': run.results['num_parameters'],
-        'images_seen': run.step * run.config.batch_size,
+        'images_seen': (
+            run.step * run.config.batch_size * max(run.experiment.minibatches, 1)
+        ),
         'train_seconds': run.results['wall_seconds'],
         'sample_seconds': seconds,
         'estimator': run.estimator,
@@ -139,8 +141,10 @@ def save_samples(run: Run, path: str) -> None:
     plotting.save_png(path, plotting.image_grid(run.sample(_SHOWN)))
 
 
-def page(title: str, protocol: Sequence[str], rows: Iterable[Mapping[str, Any]],
-         samples: Mapping[str, bytes]) -> str:
+def page(
+    title: str, protocol: Sequence[str], rows: Iterable[Mapping[str, Any]],
+    samples: Mapping[str, bytes],
+) -> str:
     """Return the page of a survey.
 
     Args:

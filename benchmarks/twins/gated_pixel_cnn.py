@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import twins
-from benchmarks.twins import Noise, Twin, pixels
+from benchmarks.twins import Twin, pixels
 from experiments.gated_pixel_cnn import Config
 
 
@@ -27,11 +26,4 @@ def make(
         del others
         pixels.copy_gated(model, params)
 
-    def loss(x: torch.Tensor, noise: Noise) -> torch.Tensor:
-        del noise
-        return pixels.negative_log_prob(model(pixels.encode(x, num_values)), x)
-
-    return twins.of_loss(
-        {'model': model}, twins.adam(model.parameters(), config), loss, copy=copy,
-        load=lambda images: pixels.load(images, num_values),
-    )
+    return pixels.twin(model, config, num_values, copy)

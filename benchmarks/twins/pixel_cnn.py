@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import twins
-from benchmarks.twins import Noise, Twin, pixels
+from benchmarks.twins import Twin, pixels
 from benchmarks.twins.pixels import Params
 from gm_jax.families.pixel_cnn import Config
 from gm_jax.families.setting import feature_maps
@@ -84,11 +83,4 @@ def twin(config: Config, num_values: int, conv: Callable[..., nn.Module]) -> Twi
             pixels.copy_conv(block[5], found['expand'])
         pixels.copy_head(model.to_logits, params['to_logits'])
 
-    def loss(x: torch.Tensor, noise: Noise) -> torch.Tensor:
-        del noise
-        return pixels.negative_log_prob(model(pixels.encode(x, num_values)), x)
-
-    return twins.of_loss(
-        {'model': model}, twins.adam(model.parameters(), config), loss, copy=copy,
-        load=lambda images: pixels.load(images, num_values),
-    )
+    return pixels.twin(model, config, num_values, copy)

@@ -6,7 +6,7 @@ sides of which the results are dropped. Channels last are up to a tenth faster i
 of the networks, and slower in others: each twin has the faster.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks import twins
+from benchmarks.twins import Noise, Twin
 
 __all__ = [
     'copy_conv', 'copy_gated', 'copy_head', 'copy_left', 'encode', 'gate', 'Gated',
     'GatedHead', 'GatedLayer', 'head', 'load', 'negative_log_prob', 'oihw', 'Params',
+    'twin',
 ]
 
 Params = Mapping[str, Any]
@@ -187,3 +189,19 @@ def copy_gated(model: Gated, params: Params) -> None:
         copy_conv(model.to_logits.gates[number], found[f'gates_{number}'])
         copy_conv(model.to_logits.gates_h[number], found[f'gates_h_{number}'])
     copy_conv(model.to_logits.out, found['out'])
+
+
+def twin(
+    model: nn.Module, config: Any, num_values: int,
+    copy: Callable[[Any, Mapping[str, Any]], None],
+) -> Twin:
+    """Make the twin of a network whose logits are of one pixel each; see `Twin`."""
+
+    def loss(x: torch.Tensor, noise: Noise) -> torch.Tensor:
+        del noise
+        return negative_log_prob(model(encode(x, num_values)), x)
+
+    return twins.of_loss(
+        {'model': model}, twins.adam(model.parameters(), config), loss, copy=copy,
+        load=lambda images: load(images, num_values),
+    )

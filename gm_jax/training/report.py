@@ -53,16 +53,15 @@ def _parts(
         f'them means.'
     )
     yield html.table(('number', 'value'), _numbers(results['metrics']))
-    yield from _pictures(os.path.join(workdir, 'samples'))
+    yield from _pictures(workdir)
     yield html.heading('How to use it')
     directory = os.path.abspath(workdir)
     yield html.pre(
         f'import gm_jax\n\nrun = gm_jax.load({directory!r})\nrun.results["metrics"]'
     )
-    yield html.pre(
-        f'python -m experiments.{results["experiment"]} --mode=sample '
-        f'--workdir={shlex.quote(directory)}'
-    )
+    if _names(workdir, 'samples_'):  # a model that generates
+        program = results['command'].partition(' --')[0]
+        yield html.pre(f'{program} --mode=sample --workdir={shlex.quote(directory)}')
     yield html.heading('How it was made')
     yield html.pre(results['command'])
     yield html.details('All settings', [html.table(('setting', 'value'), (
@@ -111,11 +110,16 @@ def _shown(value: Any) -> str:
     return '' if value is None else str(value)
 
 
-def _pictures(directory: str) -> Iterator[str]:
-    """Yield the pictures of the end, the curve, and samples from first to last."""
+def _names(workdir: str, beginning: str = '') -> list[str]:
+    """Return the names of the pictures that begin so, in order."""
+    directory = os.path.join(workdir, 'samples')
     names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
-    pngs = [name for name in names if name.endswith('.png')]
-    steps = [name for name in pngs if name.startswith('samples_')]
+    return [x for x in names if x.startswith(beginning) and x.endswith('.png')]
+
+
+def _pictures(workdir: str) -> Iterator[str]:
+    """Yield the curve, samples from first to last, and the pictures of the end."""
+    pngs, steps = _names(workdir), _names(workdir, 'samples_')
     last = [
         name for name in pngs if name not in steps and name != 'loss.png'
         and not name.startswith('generated') and '_eval_' not in name
@@ -128,7 +132,7 @@ def _pictures(directory: str) -> Iterator[str]:
     for title, chosen in groups:
         figures = []
         for name in chosen:
-            with open(os.path.join(directory, name), 'rb') as file:
+            with open(os.path.join(workdir, 'samples', name), 'rb') as file:
                 png = file.read()
             left -= len(png)
             if left < 0:

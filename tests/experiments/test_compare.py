@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -54,6 +57,9 @@ def test_a_survey(tmp_path, capsys):
     assert compare.main(flags) == 0
     told = capsys.readouterr().out
     assert 'of which 2 are done' in told and '1/1' not in told
+    # A part of the models does not drop the others from the table.
+    assert compare.main([flags[0], FLAGS[0], FLAGS[2], '--models=NADE']) == 0
+    assert len(json.loads((tmp_path / 'compare.json').read_text())) == 2
     assert compare.main([*flags, '--binarize=threshold']) == 2
     assert 'has a survey with --binarize=none' in capsys.readouterr().err
     if shutil.which('chromium'):
@@ -61,3 +67,20 @@ def test_a_survey(tmp_path, capsys):
             (tmp_path / 'report.html').read_text(), tmp_path, 360
         )
         assert found['wide'] == [] and found['broken'] == 0 and not found['scrolls']
+
+
+@pytest.mark.long
+def test_told_to_stop(tmp_path):
+    """Catch a training that goes on when nobody waits for it."""
+    with subprocess.Popen([
+        sys.executable, '-m', 'experiments.compare', f'--workdir={tmp_path}',
+        '--budget_minutes=5', '--models=NADE',
+    ], stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / 'nade' / 'run' / 'metrics.jsonl').exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        error = process.communicate()[1]
+    assert process.returncode == 143
+    assert error == 'compare: interrupted: the same command goes on from here.\n'
+    assert 'told to stop' in (tmp_path / 'nade' / 'log.txt').read_text()

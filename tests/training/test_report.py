@@ -44,7 +44,8 @@ def test_the_page_has_all_of_a_run(workdir, monkeypatch):
     for words in (
         'vae on <set>', '12.3456 +- 0.23', 'exact', '25', '1.5000, 2.5000',
         '1: 2.0000, 10: 1.0000', 'Alarm: the chain is stuck.', '2.0 hours', '1,234',
-        'python -m x --y="<z>"', f"gm_jax.load('{workdir}')", '<b>', '8x8x1',
+        'python -m x --y="<z>"', f'python -m x --mode=sample --workdir={workdir}',
+        f"gm_jax.load('{workdir}')", '<b>', '8x8x1',
     ):
         assert words in page.text, words
     assert 'nats_standard_error' not in page.text and 'per_unit' not in page.text
@@ -54,6 +55,10 @@ def test_the_page_has_all_of_a_run(workdir, monkeypatch):
             f'samples at step {step} of this run' for step in (100, 200, 400, 500, 700)
         ), 'samples at step 900 of this run', 'completions of this run',
     ]
+    for path in (workdir / 'samples').glob('samples_*.png'):
+        path.unlink()  # as of a classifier, which generates nothing
+    report.write(workdir, RESULTS)
+    assert '--mode=sample' not in (workdir / 'report.html').read_text()
     monkeypatch.setattr(report, '_MOST_BYTES', 10)
     report.write(workdir, RESULTS)
     page = check((workdir / 'report.html').read_text())
