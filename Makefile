@@ -11,9 +11,9 @@ BIN := $(VENV)/bin
 WHEEL_CHECK := $(VENV)/wheel-check
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo test test-all bench check-models lint wheel
+.PHONY: help demo test test-all docs bench check-models lint wheel
 help:
-	@echo 'make demo | test | test-all | bench | check-models | lint | wheel'
+	@echo 'make demo | test | test-all | docs | bench | check-models | lint | wheel'
 
 demo: $(VENV)/ready
 	$(BIN)/python -m experiments.vae --workdir=$(DEMO_DIR)
@@ -29,7 +29,13 @@ test: $(VENV)/ready
 test-all: export JAX_DISABLE_MOST_OPTIMIZATIONS = 0
 test-all: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/losses
-	$(BIN)/python -m pytest -n $(WORKERS) -m long --durations=10
+	$(BIN)/python -m pytest -n $(WORKERS) -m long --durations=10 \
+	    tests/test_docs.py tests/test_commands.py tests  # the longest first
+
+# Executes the pages of the lecture. A link or anchor that leads nowhere is an error.
+docs: $(VENV)/ready
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo 'The first page is docs/_build/index.html'
 
 bench: $(VENV)/ready-bench
 	$(BIN)/python -m benchmarks.bench

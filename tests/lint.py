@@ -13,7 +13,9 @@ import sys
 from collections.abc import Iterator
 
 FOLDERS = 'gm_jax', 'experiments', 'benchmarks', 'tests'
-SECTION = re.compile(r'( *)(Args|Attributes|Raises|References|Returns|Yields):$')
+SECTION = re.compile(
+    r'( *)(Args|Attributes|Examples|Raises|References|Returns|Yields):$'
+)
 # Third person, such as "Returns"; not "Pass" or "Bias".
 THIRD_PERSON = re.compile(r'[A-Z][a-z]+([^s]s|sses)$')
 

@@ -61,7 +61,12 @@ def _check(rbm: RBM) -> RBM:
 
 
 def softplus(t: jax.Array) -> jax.Array:
-    """Compute log(1 + e^t) for finite t."""
+    """Compute log(1 + e^t) for finite t.
+
+    Examples:
+        >>> print(softplus(jnp.array([-100.0, 100.0])))
+        [  0. 100.]
+    """
     positive, tail = numerics.softplus_parts(t)
     return positive + tail
 
@@ -78,6 +83,11 @@ def hidden_logits(rbm: RBM, v: jax.Array) -> jax.Array:
 
     Raises:
         AssertionError: the shapes do not fit.
+
+    Examples:
+        >>> rbm = RBM(jnp.eye(2), jnp.zeros(2), jnp.array([-1.0, -1.0]))
+        >>> print(hidden_logits(rbm, jnp.array([[0, 1]])))
+        [[-1.  0.]]
     """
     rbm = _check(rbm)
     chex.assert_shape(v, (None, len(rbm.visible_bias)))
@@ -100,6 +110,11 @@ def visible_logits(rbm: RBM, h: jax.Array) -> jax.Array:
 
     Raises:
         AssertionError: the shapes do not fit.
+
+    Examples:
+        >>> rbm = RBM(jnp.eye(2), jnp.zeros(2), jnp.array([-1.0, -1.0]))
+        >>> print(visible_logits(rbm, jnp.array([[0, 1]])))
+        [[0. 1.]]
     """
     return hidden_logits(_transposed(rbm), h)
 
@@ -123,6 +138,13 @@ def free_energy(rbm: RBM, v: jax.Array) -> jax.Array:
 
     Raises:
         AssertionError: the shapes do not fit.
+
+    Examples:
+        Three hidden units without weights can be in 8 states:
+
+        >>> rbm = RBM(jnp.zeros((2, 3)), jnp.zeros(2), jnp.zeros(3))
+        >>> print(jnp.exp(-free_energy(rbm, jnp.array([[0, 1]]))).round(3))
+        [8.]
     """
     rbm = _check(rbm)
     logits = hidden_logits(rbm, v)
@@ -146,6 +168,15 @@ def log_partition_exact(rbm: RBM) -> jax.Array:
     Raises:
         ValueError: both sides are larger.
         AssertionError: the shapes do not fit.
+
+    Examples:
+        The probabilities of all states of two visible units add to one:
+
+        >>> rbm = RBM(jnp.array([[1.0], [-2.0]]), jnp.array([0.5, 0.0]), jnp.ones(1))
+        >>> v = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+        >>> p = jnp.exp(-free_energy(rbm, v) - log_partition_exact(rbm))
+        >>> print(f'{p.sum():.3f}')
+        1.000
     """
     rbm = _check(rbm)
     num = min(rbm.weights.shape)
@@ -193,6 +224,15 @@ def contrastive_divergence(
 
     Raises:
         AssertionError: the shapes do not fit.
+
+    Examples:
+        The gradient is zero where data and samples are alike:
+
+        >>> rbm = RBM(jnp.ones((2, 1)), jnp.zeros(2), jnp.zeros(1))
+        >>> v = jnp.array([[0.0, 1.0], [1.0, 1.0]])
+        >>> gradient = jax.grad(contrastive_divergence)(rbm, v, v)
+        >>> print(abs(gradient.weights).max())
+        0.0
     """
     negative = jax.lax.stop_gradient(negative)
     return jnp.mean(free_energy(rbm, positive)) - jnp.mean(free_energy(rbm, negative))
@@ -221,6 +261,12 @@ def center_gradient(
 
     Raises:
         AssertionError: the shapes do not fit.
+
+    Examples:
+        >>> gradient = RBM(jnp.ones((2, 1)), jnp.zeros(2), jnp.zeros(1))
+        >>> step = center_gradient(gradient, jnp.array([0.5, 0.5]), jnp.array([0.5]))
+        >>> print(step.visible_bias, step.hidden_bias)
+        [-0.5 -0.5] [-1.]
 
     References:
         Montavon and Mueller 2012, Deep Boltzmann Machines and the Centering Trick.

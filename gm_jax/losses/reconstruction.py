@@ -25,6 +25,10 @@ def squared_error(x_hat: jax.Array, x: jax.Array) -> jax.Array:
     Raises:
         AssertionError: the shapes differ, or there is no batch axis.
 
+    Examples:
+        >>> print(squared_error(jnp.array([[0.0, 1.0]]), jnp.array([[1.0, 3.0]])))
+        [5.]
+
     References:
         Hinton and Salakhutdinov 2006, Reducing the Dimensionality of Data with Neural
         Networks, Science 313.

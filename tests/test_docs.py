@@ -1,0 +1,102 @@
+"""The pages of the documentation: their links, and the site that is made of them."""
+
+import html.parser
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import urllib.parse
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGES = sorted([
+    *ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('docs/[a-z]*/*.md'),
+    *ROOT.glob('results/**/*.md'),
+])
+_CODE = re.compile(r'^```.*?^```|`[^`\n]+`', re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r'\]\(([^)\s]+)\)')
+
+
+def _anchors(text: str) -> set[str]:
+    """Return the names that GitHub gives to the headings of a page."""
+    headings = re.findall(r'^#+ (.+)$', _CODE.sub('', text), re.MULTILINE)
+    return {
+        re.sub(r'[^\w\- ]', '', heading).strip().lower().replace(' ', '-')
+        for heading in headings
+    }
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links(page):
+    """Catch a link to a file or a heading that is not there."""
+    for link in _LINK.findall(_CODE.sub('', page.read_text())):
+        if link.startswith('https://'):
+            continue
+        assert '://' not in link, link
+        path, _, anchor = urllib.parse.unquote(link).partition('#')
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        if anchor:
+            assert anchor in _anchors(target.read_text()), link
+
+
+class _Page(html.parser.HTMLParser):
+    """The links and the anchors of a page, and its pictures without a text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.silent: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.anchors |= {found[key] for key in ('id', 'name') if found.get(key)}
+        self.links += [found[key] for key in ('href', 'src') if found.get(key)]
+        if tag == 'img' and not found.get('alt'):
+            self.silent.append(found.get('src', ''))
+
+
+def test_numbers_of_the_front_page():
+    """Catch a number in README.md that is not in results/README.md."""
+    lines = (ROOT / 'results/README.md').read_text().splitlines()
+    _, _, rest = (ROOT / 'README.md').read_text().partition('| model | here | published')
+    rows = rest.split('\n\n')[0].splitlines()[2:]
+    assert rows
+    for row in rows:
+        *_, here, published = (cell.strip() for cell in row.strip('|').split('|'))
+        assert any(f'| {here} | {published} |' in line for line in lines), row
+
+
+@pytest.mark.long
+def test_site(tmp_path):
+    """Catch a warning, a cell that fails, and a link or picture that is not there."""
+    built = subprocess.run(
+        [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-d',
+         str(tmp_path / 'trees'), 'docs', str(tmp_path / 'site')],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'},
+    )
+    assert built.returncode == 0, built.stderr[-4000:]
+    site = tmp_path / 'site'
+    pages = {
+        path: _Page(path.read_text()) for path in site.rglob('*.html')
+        if '_static' not in path.parts  # templates of the theme
+    }
+    assert len(pages) > 25
+    for path, page in pages.items():
+        assert not page.silent, path
+        for link in page.links:
+            parts = urllib.parse.urlsplit(link)
+            if parts.scheme:
+                assert parts.scheme in ('https', 'data', 'mailto'), (path, link)
+                continue
+            local = urllib.parse.unquote(parts.path)
+            target = (path.parent / local).resolve() if local else path
+            assert target.exists(), (path, link)
+            if parts.fragment and target in pages:
+                assert parts.fragment in pages[target].anchors, (path, link)
