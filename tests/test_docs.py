@@ -64,7 +64,8 @@ class _Page(html.parser.HTMLParser):
 def test_numbers_of_the_front_page():
     """Catch a number in README.md that is not in results/README.md."""
     lines = (ROOT / 'results/README.md').read_text().splitlines()
-    _, _, rest = (ROOT / 'README.md').read_text().partition('| model | here | published')
+    page = (ROOT / 'README.md').read_text()
+    _, _, rest = page.partition('| model | here | published')
     rows = rest.split('\n\n')[0].splitlines()[2:]
     assert rows
     for row in rows:
