@@ -117,7 +117,7 @@ def stand_ins(tmp_path_factory) -> pathlib.Path:
     rng = np.random.default_rng(0)
     for values, channels in {(256, 1), *_VALUES.values()}:
         sets = {}
-        for split, size in (('train', 256), ('test', 32), ('validation', 32)):
+        for split, size in (('train', 1200), ('test', 32), ('validation', 32)):
             sets[split] = rng.integers(
                 0, values, (size, 8, 8, channels), dtype=np.uint8
             )
