@@ -34,8 +34,8 @@ test-all: $(VENV)/ready
 
 # Executes the pages of the lecture. A link or anchor that leads nowhere is an error.
 docs: $(VENV)/ready
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
-	@echo 'The first page is docs/_build/index.html'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo 'The first page is docs/_build/html/index.html'
 
 bench: $(VENV)/ready-bench
 	$(BIN)/python -m benchmarks.bench

@@ -78,12 +78,12 @@ def test_site(tmp_path):
     """Catch a warning, a cell that fails, and a link or picture that is not there."""
     built = subprocess.run(
         [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-d',
-         str(tmp_path / 'trees'), 'docs', str(tmp_path / 'site')],
+         str(tmp_path / 'trees'), 'docs', str(tmp_path / 'html')],
         cwd=ROOT, capture_output=True, text=True, check=False,
         env={k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'},
     )
     assert built.returncode == 0, built.stderr[-4000:]
-    site = tmp_path / 'site'
+    site = tmp_path / 'html'
     pages = {
         path: _Page(path.read_text()) for path in site.rglob('*.html')
         if '_static' not in path.parts  # templates of the theme
