@@ -99,6 +99,7 @@ FIGURES = {
         'pixel_cnn_pp_fashion_mnist_super_resolution', ('super_resolution',)
     ),
     'results/time_series_forecasts.png': Figure('time_series_lorenz', ('forecasts',)),
+    'results/pixel_vae_redrawn.png': Figure('pixel_vae_binarized_mnist', ('redrawn',)),
     'results/rbm_chains.png': Figure('rbm_binarized_mnist', ('chains',)),
     'results/gan_grid25.png': Figure('gan_minimax_grid25', ('points',)),
     'results/wgan_grid25.png': Figure('wgan_gp01_grid25', ('points',)),

@@ -19,12 +19,12 @@ import pytest
 
 from experiments import NAMES, compare
 from gm_jax import cli
+from gm_jax.training import flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # The notebooks have a test of their own.
 PAGES = [
-    ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'results/README.md',
-    ROOT / 'results/models/README.md',
+    ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'results/models/README.md',
     *sorted(ROOT.glob('docs/*.md')), *sorted(ROOT.glob('docs/[gl]*/*.md')),
 ]
 CARDS = sorted(ROOT.glob('results/models/*/**/README.md'))
@@ -95,6 +95,20 @@ def test_page(page, stand_ins, trained, tmp_path):
     """Catch a command that does not run as it is written."""
     for command in commands(page.read_text()):
         _run_of(page, command, Place(tmp_path, stand_ins, trained))
+
+
+def test_recorded_commands(tmp_path):
+    """Catch a command of the table of numbers whose flags are no longer there."""
+    for command in commands((ROOT / 'results/README.md').read_text()):
+        found = re.match(r'python -m experiments\.(\w+) (.*)', command)
+        if found is None:
+            _run(command, Place(tmp_path, tmp_path, {}))
+            continue
+        main = _main(found[1])
+        argv = [w for w in shlex.split(found[2]) if not w.startswith('--mode=')]
+        flags.parse(
+            argv, main.config_class, presets=main.presets, program='', about=''
+        )
 
 
 @pytest.mark.long
@@ -254,15 +268,15 @@ def _trained(name: str, workdir: str, argv: list[str], place: Place) -> str:
         small['--classifier'] = _trained(
             'classifier', f'{workdir}_classifier', [f'--dataset={dataset}'], place
         )
-    flags = [word for word in argv if word.partition('=')[0] not in small | _DROPPED]
-    flags += [f'{key}={value}' for key, value in small.items()]
-    known = [where for where, what in place.trained.items() if what == [name, *flags]]
+    words = [word for word in argv if word.partition('=')[0] not in small | _DROPPED]
+    words += [f'{key}={value}' for key, value in small.items()]
+    known = [where for where, what in place.trained.items() if what == [name, *words]]
     if workdir in known:
         return workdir
     shutil.rmtree(workdir, ignore_errors=True)
     if known:
         shutil.copytree(known[0], workdir)
     else:
-        assert command([f'--workdir={workdir}', *flags]) == 0
-    place.trained[workdir] = [name, *flags]
+        assert command([f'--workdir={workdir}', *words]) == 0
+    place.trained[workdir] = [name, *words]
     return workdir
