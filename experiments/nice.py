@@ -57,8 +57,8 @@ PRESETS = {
     # A seventh of its parameters, for half an hour of a CPU; not a recipe of the paper.
     'mnist': Config(
         dataset='mnist', num_couplings=4, hidden=(512, 512), batch_size=200,
-        learning_rate=2e-3, num_steps=40_000, log_every=500, eval_every=5_000, checkpoint_every=1_000,
-        eval_batch_size=500,
+        learning_rate=2e-3, num_steps=40_000, log_every=500, eval_every=5_000,
+        checkpoint_every=1_000, eval_batch_size=500,
     ),
 }
 
