@@ -101,7 +101,7 @@ def test_recorded_commands(tmp_path):
     """Catch a command of the table of numbers whose flags are no longer there."""
     for command in commands((ROOT / 'results/README.md').read_text()):
         if re.match(r'python -m experiments\.\w+ ', command):
-            _parse(command)
+            _parse(*_of_an_experiment(command))
         else:
             _run(command, Place(tmp_path, tmp_path, {}))
 
@@ -114,24 +114,30 @@ def test_model_cards(stand_ins, trained, tmp_path):
         assert found, card
         place = Place(tmp_path / card.parent.name, stand_ins, trained)
         for command in found:
-            _parse(command)
-            if not _is_default(command):  # the tests of each experiment run these
+            name, argv = _of_an_experiment(command)
+            if _is_default(name, argv):  # the tests of each experiment run these
+                _parse(name, argv)
+            else:
                 _run_of(card, command, place)
 
 
-def _is_default(command: str) -> bool:
-    """Say whether a command differs from the experiment's default in sizes alone."""
-    _, _, module, *words = shlex.split(command)
-    own = SMALL[module.removeprefix('experiments.')].split()
-    sizes = {word.partition('=')[0] for word in own} | {*_WORK, *_DROPPED}
-    return all(word.partition('=')[0] in sizes for word in words)
+def _of_an_experiment(command: str) -> tuple[str, list[str]]:
+    """Return the name and the flags of `python -m experiments.NAME FLAGS`."""
+    _, _, module, *argv = shlex.split(command)
+    return module.removeprefix('experiments.'), argv
 
 
-def _parse(command: str) -> None:
+def _is_default(name: str, argv: list[str]) -> bool:
+    """Say whether a run differs from the experiment's default in sizes alone."""
+    own = {word.partition('=')[0] for word in SMALL[name].split()}
+    return all(word.partition('=')[0] in own | {*_WORK, *_DROPPED} for word in argv)
+
+
+def _parse(name: str, argv: list[str]) -> None:
     """Read the flags of an experiment; raise UserError where one is not right."""
-    _, _, module, *words = shlex.split(command)
-    main = _main(module.removeprefix('experiments.'))
-    argv = [word for word in words if not word.startswith('--mode=')]
+    main = _main(name)
+    # A work directory that is to be evaluated or sampled from is not there yet.
+    argv = [word for word in argv if not word.startswith('--mode=')]
     flags.parse(argv, main.config_class, presets=main.presets, program='', about='')
 
 
@@ -226,8 +232,9 @@ def _gm_jax(words: list[str], place: Place) -> None:
         status = cli.prepare([*argv, *here] if argv else ['--help'], name)
         assert status == (2 if argv else 0)
     elif name == 'compare':
-        work = [f'--workdir={place.directory / "all"}', '--budget_minutes=0.001']
-        assert compare.main([*work, '--models=NADE']) == 0
+        new = {'--workdir': str(place.directory / 'all')}
+        words = [_set(word, new) for word in argv]
+        assert compare.main([*words, '--budget_minutes=0.001', '--models=NADE']) == 0
     elif name in ('export', 'compare-runs'):
         run = _trained('vae', str(place.directory / 'DIR'), [], place)
         out = str(place.directory / 'out')
@@ -250,6 +257,7 @@ def _set(word: str, new: dict[str, str]) -> str:
 
 def _experiment(name: str, argv: list[str], place: Place) -> None:
     assert name in NAMES
+    _parse(name, argv)  # as they are written, before some give way to smaller ones
     given = dict(word.partition('=')[::2] for word in argv)
     assert '--workdir' in given, 'a command names its work directory'
     workdir = str(place.directory / given['--workdir'].strip('/').replace('/', '_'))

@@ -1,6 +1,5 @@
 """The pages of the documentation: their links, and the site that is made of them."""
 
-import html.parser
 import os
 import pathlib
 import re
@@ -9,6 +8,8 @@ import sys
 import urllib.parse
 
 import pytest
+
+from tests import test_html
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted([
@@ -43,24 +44,6 @@ def test_links(page):
             assert anchor in _anchors(target.read_text()), link
 
 
-class _Page(html.parser.HTMLParser):
-    """The links and the anchors of a page, and its pictures without a text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.anchors: set[str] = set()
-        self.silent: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.anchors |= {found[key] for key in ('id', 'name') if found.get(key)}
-        self.links += [found[key] for key in ('href', 'src') if found.get(key)]
-        if tag == 'img' and not found.get('alt'):
-            self.silent.append(found.get('src', ''))
-
-
 def test_numbers_of_the_front_page():
     """Catch a number in README.md that is not in results/README.md."""
     lines = (ROOT / 'results/README.md').read_text().splitlines()
@@ -76,7 +59,7 @@ def test_numbers_of_the_front_page():
 @pytest.mark.long
 def test_site(tmp_path):
     """Catch a warning, a cell that fails, and a link or picture that is not there."""
-    # Without most optimizations the pages take two thirds of the time.
+    # The pages compile more than they compute.
     environment = {**os.environ, 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
     environment.pop('XLA_FLAGS', None)
     built = subprocess.run(
@@ -87,13 +70,19 @@ def test_site(tmp_path):
     assert built.returncode == 0, built.stderr[-4000:]
     site = tmp_path / 'html'
     pages = {
-        path: _Page(path.read_text()) for path in site.rglob('*.html')
+        path: test_html.Checked(path.read_text()).elements
+        for path in site.rglob('*.html')
         if '_static' not in path.parts  # templates of the theme
     }
     assert len(pages) > 25
-    for path, page in pages.items():
-        assert not page.silent, path
-        for link in page.links:
+    anchors = {
+        path: {a[key] for _, a in elements for key in ('id', 'name') if a.get(key)}
+        for path, elements in pages.items()
+    }
+    for path, elements in pages.items():
+        assert all(a.get('alt') for tag, a in elements if tag == 'img'), path
+        links = {a[key] for _, a in elements for key in ('href', 'src') if a.get(key)}
+        for link in links:
             parts = urllib.parse.urlsplit(link)
             if parts.scheme:
                 assert parts.scheme in ('https', 'data', 'mailto'), (path, link)
@@ -102,4 +91,4 @@ def test_site(tmp_path):
             target = (path.parent / local).resolve() if local else path
             assert target.exists(), (path, link)
             if parts.fragment and target in pages:
-                assert parts.fragment in pages[target].anchors, (path, link)
+                assert parts.fragment in anchors[target], (path, link)
