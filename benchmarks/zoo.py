@@ -58,6 +58,7 @@ DIGITS = {
     'nice': 'nice',
     'real_nvp': 'real_nvp --features=18',
     'vae': 'vae --hidden=48,48 --test_samples=5000',
+    'vae_manifold': 'vae --preset=manifold --hidden=48,48 --test_samples=1000',
     'pixel_vae': 'pixel_vae --test_samples=200',
     # So few units that log Z is exact: chains of another machine round otherwise.
     'rbm': 'rbm --hidden=20',

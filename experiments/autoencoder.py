@@ -261,8 +261,8 @@ def make_pictures(
         Pictures by name, uint8 [H, W, C] each.
     """
     x_hat = np.asarray(decode(z[:30]))
-    num = min(8, len(z) // 2)
-    walks = latent.interpolate(z[:num], z[num:2 * num], 9).swapaxes(0, 1)
+    rows = np.arange(16) % len(z)  # a small set has fewer images
+    walks = latent.interpolate(z[rows[:8]], z[rows[8:]], 9).swapaxes(0, 1)
     between = np.asarray(decode(walks.reshape(-1, z.shape[1])))
     return {
         'reconstructions': plotting.reconstructions(np.asarray(x[:30]), x_hat),

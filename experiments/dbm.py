@@ -10,7 +10,8 @@ without pretraining, which the centered parametrisation allows: Montavon and Mue
 The likelihood is a bound: that of the mean-field posterior, with log Z by annealed
 importance sampling. The preset paper has the 500 and 1000 units of Salakhutdinov and
 Hinton on statically binarized MNIST, whose bound is 84.62 nats on the test set: about
-three hours of one core. With five times its learning rate the chains lose the model.
+three hours of one core. With a learning rate five times as large, the chains no longer
+follow the model.
 """
 
 if __name__ == '__main__':

@@ -38,6 +38,7 @@ from gm_jax import plotting
 from gm_jax.data import binarize, pipeline
 from gm_jax.data.binarize import WAYS
 from gm_jax.data.image_set import Examples, ImageSet
+from gm_jax.errors import UserError
 from gm_jax.evaluation import csl, likelihood, mixing, parzen
 from gm_jax.families import chains, classifier, scores
 from gm_jax.families.chains import Clamped
@@ -87,8 +88,8 @@ class Config(chains.Config):
         1000, 'steps between checkpoints', low=1, free=True
     )
     eval_batch_size: int = field(
-        1000, 'examples per evaluation step, for each of which the final evaluation '
-        'runs its chains anew; 0: the batch size', low=0, free=True,
+        1000, 'examples per evaluation step; the final evaluation runs its chains anew '
+        'for each such step; 0: the batch size', low=0, free=True,
     )
     layers: Sizes = field(
         (200, 200), 'units of each hidden layer; one layer is a denoising autoencoder'
@@ -156,8 +157,9 @@ _FRAMES = 16  # steps of a chain that a picture shows
 # Images that Parzen windows are compared with, and values of them, at most.
 _SEEN, _SEEN_VALUES = 60_000, 2**26
 INEXACT = (
-    'the rest is drawn by a chain that keeps what is given. These are samples given '
-    'all of it only as far as P(x|x~) is exact and the chain forgets where it started.'
+    'the rest is drawn by a chain that keeps what is given. They are samples '
+    'conditioned on all given pixels only as far as P(x|x~) is exact and the chain has '
+    'forgotten its start.'
 )
 
 
@@ -184,6 +186,11 @@ def build(config: Config, data: ImageSet) -> Experiment:
     """Make the experiment."""
     s = Setting(config, data, make_model(config, data))
     # Sampling needs only a checkpoint, so the image set may have no splits.
+    if config.parzen_samples and data.splits and len(data.splits['train']) < 2:
+        raise UserError(
+            f'{data.name} has one training image: Parzen windows need two at least; '
+            f'pass --parzen_samples=0.'
+        )
     judge = None
     if config.classifier and data.splits:
         judge = classifier.load(config.classifier, data)

@@ -26,7 +26,7 @@ import numpy as np
 from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
-from gm_jax.families import autoregressive, setting
+from gm_jax.families import autoregressive, setting, sides
 from gm_jax.families.setting import Variables
 from gm_jax.models.multiscale_pixel_cnn import MultiscalePixelCNN
 from gm_jax.sampling import distributions, multiscale
@@ -80,14 +80,9 @@ PRESETS = {
 
 def make_model(config: Config, data: ImageSet) -> setting.Model:
     """Make the functions of the network."""
-    height, width, channels = data.image_shape
-    num_values, part = binarize.num_values(data), 2 ** config.num_stages
+    num_values, channels = binarize.num_values(data), data.image_shape[2]
     setting.check_colours(config.features, channels)
-    if height % part or width % part:
-        raise UserError(
-            f'--num_stages={config.num_stages} needs sides that are multiples of '
-            f'{part}; those of {data.name} are {height} and {width}.'
-        )
+    sides.check(data, 2**config.num_stages, f'--num_stages={config.num_stages}')
     module = MultiscalePixelCNN(
         image_shape=data.image_shape,
         num_values=num_values,

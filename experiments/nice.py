@@ -10,8 +10,8 @@ Dinh et al. 2015, NICE: Non-linear Independent Components Estimation.
 Published: a log-density of 1980.50 nats of MNIST in [0, 1], which is 4.36 bits/dim of
 its 256 values.
 
-NOTE: the paper trains by RMSProp with momentum and a learning rate that falls from 1e-3
-to 1e-4, on 50,000 images; here the optimizer is Adam.
+NOTE: the authors' code trains by RMSProp with momentum and a learning rate that falls
+from 1e-3 to 1e-4, on 50,000 images; here the optimizer is Adam.
 """
 
 if __name__ == '__main__':
@@ -48,7 +48,7 @@ class Config(flow.Config):
 
 
 PRESETS = {
-    # The networks and the batch of the authors' code, for as many epochs.
+    # The networks and the batch of the authors' code, for as many steps.
     'paper': Config(
         dataset='mnist', num_couplings=4, hidden=(1000,) * 5, batch_size=200,
         learning_rate=1e-3, schedule='constant', num_steps=375_000, log_every=500,

@@ -118,8 +118,8 @@ _PAPER = Config(
 )
 PRESETS = {
     'paper': _PAPER,
-    # For three hours of one CPU core. The bound is an average over the samples: ten are
-    # enough for it, though not for the estimate of log p(x).
+    # For two or three hours of one CPU core. The bound is an average over the samples:
+    # ten are enough for it, though not for the estimate of log p(x).
     'hour': dataclasses.replace(
         _PAPER, kl_warmup=0.2, optimizer='muon', weight_decay=0.2, batch_size=32,
         learning_rate=3e-3, schedule='cosine', ema=0.999, num_steps=14_000,
@@ -217,7 +217,9 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
     """Make the decoder's functions, with h = z, of the variables of both networks."""
     networks = make_networks(config, data)
 
-    def apply(variables: Variables, x: jax.Array, z: jax.Array | None, **mode: Any):
+    def apply(
+        variables: Variables, x: jax.Array, z: jax.Array | None, **mode: Any
+    ) -> jax.Array:
         return networks.apply(variables, x, z, method='decode')
 
     def incremental(

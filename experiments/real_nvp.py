@@ -23,7 +23,7 @@ import sys
 import jax.numpy as jnp
 
 from gm_jax.data.image_set import ImageSet
-from gm_jax.families import flow
+from gm_jax.families import flow, sides
 from gm_jax.models.real_nvp import RealNVP
 from gm_jax.training import command, settings
 from gm_jax.training.contracts import Experiment
@@ -91,10 +91,8 @@ PRESETS = {
 
 def build(config: Config, data: ImageSet) -> Experiment:
     """Make the experiment."""
-    flow.check_sides(
-        data, len(config.channelwise),
-        f'--channelwise={settings.text(config.channelwise)}',
-    )
+    flag = f'--channelwise={settings.text(config.channelwise)}'
+    sides.check(data, 2 ** len(config.channelwise), flag)
     module = RealNVP(
         image_shape=data.image_shape, checkerboard=config.checkerboard,
         channelwise=config.channelwise, last=config.last,

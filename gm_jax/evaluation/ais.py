@@ -15,7 +15,8 @@ samples of the machine has 1/w of the mean 1/Z, and a mean of log w of at least 
     bracket = forward.log_weights.mean(), reverse.log_weights.mean()
 
 With too few temperatures log Z comes out too low, which flatters the model, and the
-standard error does not show it; the bracket does. It holds if the samples are fair.
+standard error does not show it; the bracket does. It holds if the
+samples are exact samples of the machine.
 
 References:
     Neal 2001, Annealed Importance Sampling. https://arxiv.org/abs/physics/9803008
@@ -31,7 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from gm_jax.keys import fold_in_each, per_example
-from gm_jax.losses import energy
+from gm_jax.losses import energy, numerics
 from gm_jax.losses.energy import RBM
 from gm_jax.sampling.gibbs import uniforms
 
@@ -80,8 +81,7 @@ def ais_log_partition(
     Raises:
         AssertionError: the shapes do not fit.
     """
-    base = jnp.asarray(base_visible_bias, rbm.visible_bias.dtype)
-    chex.assert_equal_shape([base, rbm.visible_bias])
+    rbm, base = _checked(rbm, base_visible_bias)
     rngs = per_example(rng, num_chains)
     u = uniforms(fold_in_each(rngs, 0), len(base))
     v = (u < jax.nn.sigmoid(base)[None]).astype(base.dtype)
@@ -109,14 +109,21 @@ def reverse_ais_log_partition(
     Raises:
         AssertionError: the shapes do not fit.
     """
-    base = jnp.asarray(base_visible_bias, rbm.visible_bias.dtype)
-    chex.assert_equal_shape([base, rbm.visible_bias])
+    rbm, base = _checked(rbm, base_visible_bias)
     rngs = per_example(rng, len(samples))
     t = jnp.arange(num_temperatures, -1, -1, dtype=base.dtype) / num_temperatures
     v = samples.astype(base.dtype)
     log_weights = _anneal(rngs, rbm, base, v, t[1:], t[:-1], t[1:])
     log_inverse, error, size = _mean_weight(-log_weights)
     return AIS(-log_inverse, error, size, log_weights)
+
+
+def _checked(rbm: RBM, base: jax.Array) -> tuple[RBM, jax.Array]:
+    """Return both in the float type of the machine, at least float32."""
+    rbm = RBM(*numerics.upcast(*rbm))
+    base = jnp.asarray(base, rbm.visible_bias.dtype)
+    chex.assert_equal_shape([base, rbm.visible_bias])
+    return rbm, base
 
 
 def _anneal(
@@ -139,7 +146,8 @@ def _anneal(
     def one(carry: tuple[jax.Array, ...], step: tuple[jax.Array, ...]) -> tuple:
         v, logits, total, lost = carry
         number, low, high, t = step
-        term = (high - low) * (v @ (rbm.visible_bias - base))
+        # A sum, since a GPU or TPU would round the terms of a product with a vector.
+        term = (high - low) * jnp.sum(v * (rbm.visible_bias - base)[None], axis=1)
         term += jnp.sum(_softplus_step(logits, low, high), axis=1)
         # Kahan's sum: ten thousand small terms would lose digits of a large total.
         term -= lost
@@ -187,6 +195,9 @@ def warnings(
         effective_sample_size: as in `AIS`.
         deviation: the standard deviation of the log weights, in nats.
         num_chains: how many there are.
+
+    Returns:
+        The sentences; none for an estimate that may be trusted.
     """
     found = []
     if effective_sample_size < _FEW:

@@ -34,7 +34,8 @@ def report(log_px: np.ndarray, num_dims: int, estimator: str) -> dict[str, float
     Args:
         log_px: [N] log-likelihood, or a bound on it, of each test image, in nats.
         num_dims: D, values in an image: H * W * C.
-        estimator: 'exact', 'elbo', 'iwae-5000' or 'ais'.
+        estimator: such as 'exact', 'elbo', 'iwae-5000', 'ais', 'ais-elbo' or
+            'csl-10000'.
 
     Returns:
         nats_per_image and its standard error over the images, bits_per_dim, estimator.

@@ -38,13 +38,19 @@ def spectral_gap(transitions: np.ndarray) -> float:
     """Return 1 - |lambda_2|: a chain forgets its start by e in about 1/gap steps.
 
     Args:
-        transitions: as for `stationary`.
+        transitions: [S, S] as for `stationary`, S of 2 or more.
 
     Returns:
-        From 0 (it never mixes) to 1 (every step is independent of the one before).
+        From 0 (it never mixes) to 1, which it is if every step is independent of the
+        one before.
+
+    Raises:
+        AssertionError: T is not square, or has one state only.
+        ValueError: a row of T does not sum to 1.
     """
-    sizes = np.sort(np.abs(np.linalg.eigvals(_checked(transitions))))
-    return float(1 - sizes[-2])
+    T = _checked(transitions)
+    chex.assert_axis_dimension_gt(T, 0, 1)
+    return float(1 - np.sort(np.abs(np.linalg.eigvals(T)))[-2])
 
 
 def _checked(transitions: np.ndarray) -> np.ndarray:
@@ -65,8 +71,12 @@ def label_scores(labels: np.ndarray) -> dict[str, float]:
         'label_changes_per_100_steps': 0 for a chain that stays in its class; with K
             equally likely classes 100 (1 - 1/K) if all steps are independent.
         'distinct_labels': the mean number of classes that a chain visits.
+
+    Raises:
+        AssertionError: labels is not of rank 2, or has one step only.
     """
     chex.assert_rank(labels, 2)
+    chex.assert_axis_dimension_gt(labels, 1, 1)
     changes = labels[:, 1:] != labels[:, :-1]
     return {
         'label_changes_per_100_steps': 100 * float(np.mean(changes)),

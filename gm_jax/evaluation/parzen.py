@@ -104,11 +104,18 @@ def compare(
         'samples', 'training_images' and 'k_means', and how many there were of each:
         'num_samples', 'num_training_images' and 'num_k_means'.
 
+    Raises:
+        AssertionError: the arrays are not of rank 2, or of different D.
+        ValueError: there is one training image only, no sample or no test example, or
+            a value is not finite.
+
     References:
         Theis et al. 2016, table 1. https://arxiv.org/abs/1511.01844
     """
     from sklearn.cluster import MiniBatchKMeans  # takes a second
 
+    if len(train) < 2:
+        raise ValueError(f'there must be 2 training images or more, got {len(train)}')
     num = min(_VALIDATION, max(len(train) // 5, 1))
     validation, rest = train[:num], train[num:]
     clusters = min(len(samples), max(len(rest) // 2, 1))

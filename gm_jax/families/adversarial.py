@@ -23,7 +23,7 @@ from gm_jax.data import binarize, image_set, pipeline, synthetic
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.evaluation import inception
-from gm_jax.families import attributes, classifier, players, scores
+from gm_jax.families import attributes, classifier, players, scores, sides
 from gm_jax.families.classifier import Trained
 from gm_jax.families.scores import Features
 from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
@@ -370,7 +370,8 @@ def dcgan_networks(
     norm: str,
 ) -> Networks:
     """Make the all-convolutional networks, which may be class-conditional."""
-    _check_sides(data, 2 ** len(features))
+    flag = f'--features={settings.text(features)}'
+    sides.check(data, 2 ** len(features), flag)
     parts = dict(
         kernel_size=kernel_size, dtype=jnp.dtype(config.dtype),
         num_classes=data.num_classes if config.class_conditional else 0,
@@ -384,7 +385,7 @@ def dcgan_networks(
 def small_networks(config: Config, data: ImageSet, *, norm: str) -> Networks:
     """Make the networks of Lucic et al. 2018."""
     check_unconditional(config)
-    _check_sides(data, 4)
+    sides.check(data, 4, 'this network')
     dtype = jnp.dtype(config.dtype)
     return Networks(
         infogan.Generator(data.image_shape, dtype=dtype),
@@ -398,16 +399,6 @@ def check_unconditional(config: Config) -> None:
         raise UserError(
             '--class_conditional: only the all-convolutional networks, those of '
             'dcgan, take labels.'
-        )
-
-
-def _check_sides(data: ImageSet, divisor: int) -> None:
-    height, width, _ = data.image_shape
-    if height % divisor or width % divisor:
-        raise UserError(
-            f'the images of {data.name}, {height} x {width}, do not fit this network: '
-            f'{divisor} must divide their sides; --image_size resizes the images of '
-            f'a folder or a TFDS set.'
         )
 
 

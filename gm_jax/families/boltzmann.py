@@ -64,8 +64,9 @@ _OFFSET_RATE = 0.01
 # A probability p of the base model is that of the data with this much of a fair coin.
 _SMOOTHING = 0.1
 _INEXACT = (
-    'the rest is drawn by Gibbs steps that keep what is given. These are samples given '
-    'all of it as far as the chain forgets where it started (--gibbs_steps).'
+    'the rest is drawn by Gibbs steps that keep what is given. They are samples '
+    'conditioned on all given pixels as far as the chain has forgotten its start '
+    '(--gibbs_steps).'
 )
 _FRAMES = 12  # of the film of a chain
 _FILTERS = 100
@@ -103,6 +104,7 @@ class Config(chains.Config):
         1e-4, 'each step shrinks kernels by the share learning_rate * weight_decay',
         low=0.0,
     )
+    dtype: str = field('float32', 'dtype of the machine', choices=('float32',))
     ema: float = field(
         0.999, 'decay of the parameter average that evaluation uses; 0: none',
         low=0.0, high=1.0,
@@ -180,12 +182,17 @@ class _Setting(NamedTuple):
 def build(config: Config, data: ImageSet, machine: Machine) -> Experiment:
     """Make the experiment of a machine.
 
+    Args:
+        config: the settings.
+        data: the image set.
+        machine: the functions of the machine.
+
     Raises:
         UserError: the pixels are not bits.
     """
     if binarize.num_values(data) != 2:
         raise UserError(
-            f'a Boltzmann machine is of bits, and {data.name} has {data.num_values} '
+            f'a Boltzmann machine models bits, and {data.name} has {data.num_values} '
             f'values: pass --binarize=static, dynamic or threshold.'
         )
     s = _Setting(config, data, machine)
@@ -213,7 +220,16 @@ def build(config: Config, data: ImageSet, machine: Machine) -> Experiment:
 
 
 def log_odds(probability: jax.Array) -> jax.Array:
-    """Return the log-odds of smoothed probabilities: those of 0 are possible too."""
+    """Return the log-odds of smoothed probabilities, which are finite at 0 and 1.
+
+    They are those of p' = (p + s/2) / (1 + s) with s = 0.1.
+
+    Args:
+        probability: p, of any shape, in [0, 1].
+
+    Returns:
+        log p' - log(1 - p'), of the same shape.
+    """
     p = (probability + _SMOOTHING / 2) / (1 + _SMOOTHING)
     return jnp.log(p) - jnp.log1p(-p)
 
@@ -326,7 +342,8 @@ def _eval_step(
 ) -> dict[str, jax.Array]:
     log_px = _log_prob(s, state, batch, rng)
     if min(s.rbm(state).weights.shape) > MOST_EXACT:
-        # A name of its own: a short estimate of log Z flatters.
+        # Under another name, since a short estimate of log Z makes the model look
+        # better than it is.
         return {'loss': -log_px, 'short_ais_nats': -log_px}
     bits = likelihoods.bits_per_dim(log_px, s.num_dims)
     return {'loss': -log_px, 'nats_per_image': -log_px, 'bits_per_dim': bits}

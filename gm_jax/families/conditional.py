@@ -15,7 +15,7 @@ import numpy as np
 from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
-from gm_jax.families import autoregressive, setting
+from gm_jax.families import autoregressive, setting, sides
 from gm_jax.families.autoregressive import MakeModel
 from gm_jax.families.setting import Model, Task, Variables
 from gm_jax.keys import Use, derive
@@ -97,11 +97,7 @@ def make_task(config: Config, data: ImageSet) -> Task:
             raise UserError(f'--task=colorization needs colours; {data.name} has none.')
         given = functools.partial(conditional.colorization, num_values=num_values)
     else:
-        if height % config.factor or width % config.factor:
-            raise UserError(
-                f'--factor={config.factor} must divide the sides of the images of '
-                f'{data.name}, {height} and {width}.'
-            )
+        sides.check(data, config.factor, f'--factor={config.factor}')
         given = functools.partial(
             conditional.super_resolution, factor=config.factor, num_values=num_values
         )

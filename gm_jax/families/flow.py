@@ -1,8 +1,8 @@
 """What the experiments of flows share: likelihood, samples, codes and pictures.
 
 A flow z = f(y) has the density log p(y) = log p(z) + log |det dz / dy|. Images are
-integers: y = (x + v) / V, with noise v in [0, 1) that is uniform or from a small flow
-q(v|x), which is trained with the other. The noise is a latent variable, so training
+integers: y = (x + v) / V, with noise v in [0, 1), either uniform or drawn from a small
+flow q(v|x) that is trained jointly with f. The noise is a latent variable, so training
 maximises a bound on log P(x), and the final evaluation estimates log P(x) itself by the
 mean of S importance weights:
 
@@ -27,7 +27,6 @@ from flax import linen as nn
 from gm_jax import plotting
 from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
-from gm_jax.errors import UserError
 from gm_jax.evaluation import likelihood
 from gm_jax.families import attributes, classifier, density, scores, setting
 from gm_jax.families.classifier import Trained
@@ -41,9 +40,7 @@ from gm_jax.training.contracts import Codes, Experiment, HostBatch, Pictures, Sa
 from gm_jax.training.settings import MOST_LAYERS, MOST_UNITS, field
 from gm_jax.training.train_state import Batch, Metrics, ModelState, TrainState
 
-__all__ = [
-    'build', 'check_sides', 'Config', 'Flow', 'from_logistic', 'from_normal', 'Setting',
-]
+__all__ = ['build', 'Config', 'Flow', 'from_logistic', 'from_normal', 'Setting']
 
 # The numbers of importance samples among which an evaluation chooses.
 _TEST_SAMPLES = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -71,8 +68,8 @@ class Config(settings.Config):
         'many as take ten minutes or a tenth of the time of training', low=0, free=True,
     )
     temperature: float = field(
-        1.0, 'factor of z when images are generated; below 1 they are likelier',
-        low=0.0, free=True,
+        1.0, 'factor by which z is multiplied when images are generated; below 1, '
+        'images are closer to the mode', low=0.0, free=True,
     )
     classifier: str = field(
         '', 'work directory of the experiment `classifier` on the same set, which '
@@ -125,7 +122,7 @@ class Setting(NamedTuple):
 
 
 def from_normal(module: nn.Module, *, heavy: bool) -> Flow:
-    """Return a flow with the prior N(0, I)."""
+    """Return a flow with the prior N(0, I); see `Flow` for the arguments."""
     def log_prior(z: jax.Array) -> jax.Array:
         zeros = jnp.zeros_like(z)
         return likelihoods.gaussian_log_prob(zeros, zeros, z)
@@ -134,7 +131,7 @@ def from_normal(module: nn.Module, *, heavy: bool) -> Flow:
 
 
 def from_logistic(module: nn.Module, *, heavy: bool) -> Flow:
-    """Return a flow whose prior is the standard logistic distribution of each z."""
+    """Return a flow with a standard logistic prior; see `Flow` for the arguments."""
     def log_prior(z: jax.Array) -> jax.Array:
         zeros = jnp.zeros_like(z)
         return likelihoods.logistic_log_prob(zeros, zeros, z)
@@ -146,20 +143,17 @@ def from_logistic(module: nn.Module, *, heavy: bool) -> Flow:
     return Flow(module, log_prior, draw_prior, heavy)
 
 
-def check_sides(data: ImageSet, num_halvings: int, flag: str) -> None:
-    """Raise UserError unless the sides of the images can be halved so many times."""
-    height, width, _ = data.image_shape
-    divisor = 2**num_halvings
-    if height % divisor or width % divisor:
-        raise UserError(
-            f'the images of {data.name}, {height} x {width}, cannot be halved '
-            f'{num_halvings} times, as {flag} asks: {divisor} must divide their sides; '
-            f'--image_size resizes the images of a folder or a TFDS set.'
-        )
-
-
 def build(config: Config, data: ImageSet, flow: Flow) -> Experiment:
-    """Make the experiment of a flow."""
+    """Make the experiment of a flow.
+
+    Args:
+        config: the settings.
+        data: the image set.
+        flow: the flow of the pixels.
+
+    Raises:
+        UserError: --classifier is not the work directory of a classifier of this set.
+    """
     noise = None
     if config.dequantization == 'variational':
         noise = Dequantizer(
@@ -294,7 +288,7 @@ def _code(s: Setting, state: TrainState, x: jax.Array) -> jax.Array:
 
 
 def _decode(s: Setting, state: TrainState, z: jax.Array) -> jax.Array:
-    """Invert the flow at z [N, D]: the values in whose gaps y lies, [N, H, W, C]."""
+    """Invert the flow at z [N, D], and round y down: uint8 levels [N, H, W, C]."""
     variables = {'params': state.eval_params['flow']}
     y, _ = s.flow.module.apply(variables, z, method='inverse')
     x = jnp.clip(jnp.floor(y * s.num_values), 0, s.num_values - 1)
@@ -306,10 +300,9 @@ def _pictures(
 ) -> Pictures:
     """Draw what lies between pairs of test images, along arcs between their codes."""
     encode, decode = (jax.jit(functools.partial(f, s)) for f in (_encode, _decode))
-    num = min(8, len(batch['index']) // 2)
-    rngs = fold_in_each(rng, batch['index'][:2 * num])
-    z = encode(state, batch['image'][:2 * num], rngs)
-    arcs = latent.interpolate(z[:num], z[num:], 9, spherical=True).swapaxes(0, 1)
+    rows = np.arange(16) % len(batch['index'])  # a small set has fewer images
+    z = encode(state, batch['image'][rows], fold_in_each(rng, batch['index'][rows]))
+    arcs = latent.interpolate(z[:8], z[8:], 9, spherical=True).swapaxes(0, 1)
     between = decode(state, arcs.reshape(-1, s.num_dims))
     return {'interpolations': plotting.interpolations(np.asarray(between), 9, 'code')}
 

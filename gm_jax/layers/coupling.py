@@ -45,7 +45,7 @@ class DiagonalScale(nn.Module):
     """y = x e^s by value; s gives the batch of initialisation the deviation `std`."""
 
     std: float
-    least: float  # smaller deviations of x are taken for this, as a batch may be small
+    least: float  # lower limit of the deviation of x, since a batch may be small
 
     @nn.compact
     def __call__(self, x: jax.Array, *, inverse: bool = False) -> _Mapped:

@@ -131,7 +131,7 @@ def actnorm(x: jax.Array, mean: jax.Array, log_scale: jax.Array) -> _Mapped:
     """Compute y = (x - m) e^s, with one m and one s for each channel.
 
     With m the mean and e^-s the deviation of each channel in a first batch it is a
-    normalisation which, other than that of BatchNorm, is the same for every batch.
+    normalisation which, unlike that of BatchNorm, is the same for every batch.
 
     Args:
         x: [B, ..., C] float.

@@ -9,8 +9,8 @@ by Jensen's inequality, and the logarithm of the mean over many u approaches log
     y = dequantization.uniform(rng, x, num_values=256)
     log_px = dequantization.log_prob(flow_log_density(y), 784, num_values=256)  # [B]
 
-Noise v from a distribution q(v|x) that is learned makes the bound tighter, since u
-uniform asks the density to be flat between the values:
+Noise v from a distribution q(v|x) that is learned makes the bound tighter, since
+uniform noise requires a density that is flat within each cell:
 
     log P(x) >= E_q[log p((x + v) / V) - log q(v|x)] - D log V
 

@@ -61,7 +61,13 @@ def _check(rbm: RBM) -> RBM:
 
 
 def softplus(t: jax.Array) -> jax.Array:
-    """Compute log(1 + e^t) for finite t.
+    """Compute log(1 + e^t).
+
+    Args:
+        t: finite numbers of any shape.
+
+    Returns:
+        Of the same shape.
 
     Examples:
         >>> print(softplus(jnp.array([-100.0, 100.0])))
@@ -210,8 +216,8 @@ def contrastive_divergence(
 
     and alike for the biases: with samples of the model as `negative` an unbiased
     estimate of the gradient of -log p(positive). Both terms have the probabilities of
-    the hidden units, not samples of them. Its value is no likelihood: it says only how
-    far the machine tells the two apart.
+    the hidden units, not samples of them. Its value is not a likelihood: it only
+    measures how well the machine separates the two.
 
     Args:
         rbm: the machine.
@@ -297,6 +303,15 @@ def centered(rbm: RBM, visible_offset: jax.Array, hidden_offset: jax.Array) -> R
         rbm: the machine.
         visible_offset: [D] m, such as a running average of v.
         hidden_offset: [H] l, such as a running average of p(h|v).
+
+    Returns:
+        The machine.
+
+    Raises:
+        AssertionError: in the gradient, if the shapes do not fit.
+
+    References:
+        As for `center_gradient`.
     """
     del visible_offset, hidden_offset
     return rbm

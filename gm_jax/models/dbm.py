@@ -8,11 +8,12 @@ https://proceedings.mlr.press/v5/salakhutdinov09a.html
 Neither v and h2 nor the units within a layer are connected, so the machine is an RBM
 between u = (v, h2) and h1: Gibbs sampling, the free energy F(u) and the partition
 function are those of `as_rbm`. What remains is h2 given v. For any probabilities q of
-h2 as independent bits
+h2 as independent bits,
 
     log p(v) >= -F(v, q) + entropy(q) - log Z
 
-with equality if q is p(h2|v), where F(v, q) has the best q of h1 in it.
+where F(v, q) contains the best distribution of h1 that is independent of h2. The bound
+is tight if h1 and h2 are independent bits given v, and q is p(h2|v).
 """
 
 from typing import NamedTuple
@@ -55,6 +56,9 @@ def init(
         visible_bias: [D] best the log-odds of the data's means.
         num_hidden1: H1.
         num_hidden2: H2.
+
+    Returns:
+        The machine, in float32.
     """
     num = len(visible_bias)
     shape = num + num_hidden2, num_hidden1
@@ -76,7 +80,7 @@ def as_rbm(dbm: DBM) -> RBM:
 def infer(dbm: DBM, v: jax.Array, num_steps: int) -> tuple[jax.Array, jax.Array]:
     """Approximate p(h1, h2|v) by independent units, layer by layer in turn.
 
-    Every step raises the bound on log p(v).
+    No step lowers the bound on log p(v).
 
     Args:
         dbm: the machine.
@@ -97,7 +101,7 @@ def infer(dbm: DBM, v: jax.Array, num_steps: int) -> tuple[jax.Array, jax.Array]
         down = energy.visible_logits(upper, jax.nn.sigmoid(logits2))
         return up(from_v + down)
 
-    # Doubled at first, in place of what is to come from above.
+    # The input from below is doubled at first, as there is none yet from above.
     first = up(2 * from_v + dbm.hidden1_bias[None])
     logits2 = jax.lax.fori_loop(0, num_steps, step, first)
     q = jax.nn.sigmoid(logits2)

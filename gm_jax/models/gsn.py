@@ -73,10 +73,17 @@ class GSN(nn.Module):
         return self.decode(h[1]), tuple(h[1:])
 
     def encode(self, x: jax.Array) -> jax.Array:
-        """Return h_1 [B, H_1] of x [B, D] in [0, 1], if the layers above are zero."""
+        """Compute h_1 without noise, if the layers above are zero.
+
+        Args:
+            x: [B, D] in [0, 1].
+
+        Returns:
+            [B, H_1], at least float32.
+        """
         chex.assert_shape(x, (None, self.num_dims))
-        h = [x.astype(self.dtype), *self.start(len(x))]
-        return self._layer(1, h, None)
+        h1 = self._layer(1, [x.astype(self.dtype), *self.start(len(x))], None)
+        return h1.astype(jnp.promote_types(h1.dtype, jnp.float32))
 
     def decode(self, h: jax.Array) -> jax.Array:
         """Return the logits [B, D] of P(x|h_1)."""

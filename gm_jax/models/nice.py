@@ -9,18 +9,18 @@ network of one half gives the shift of the other,
 
 so that the log-determinant is the sum of s alone. The prior of z is logistic. The
 networks give the shifts in units of z: m = n e^-s. The family of functions is the same,
-but the steps of Adam, as large for one value as for another, are made where the prior
-measures them. Otherwise every step would shake the values at the border of MNIST, whose
-s is near 6.
+but the steps of Adam, which have the same size for every value, are taken in the units
+of the prior. In units of y, each step would change z strongly at the border of MNIST,
+where s is near 6.
 
     model = NICE(image_shape=(28, 28, 1))
     variables = model.init(rng, y)  # a first batch y [B, H, W, C] in [0, 1]
     z, log_det = model.apply(variables, y)  # [B, D], [B]
     y, minus_log_det = model.apply(variables, z, method='inverse')
 
-NOTE: the paper draws all weights from U(-0.01, 0.01) and starts with s = 0. Here the
-last layers start from 0 and the others follow He et al. 2015, so that the flow is only
-a scale at first; it gives a first batch the deviation of the prior.
+NOTE: the authors' code draws all weights from U(-0.01, 0.01) and starts with s = 0.
+Here the last layers start from 0 and the others follow He et al. 2015, so that the flow
+is only a scale at first; it gives a first batch the deviation of the prior.
 """
 
 import math

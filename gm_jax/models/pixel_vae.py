@@ -30,8 +30,8 @@ from gm_jax.models.vae import Gaussian, GaussianLayer
 
 __all__ = ['Encoder', 'PixelVAE']
 
-# Factor of the initial weights of z, which says nothing of x at first: with 1 its noise
-# holds up the decoder.
+# Factor of the initial weights of z. At first z says nothing about x, and with a factor
+# of 1 its noise slows the training of the decoder.
 _Z_SCALE = 0.1
 
 

@@ -21,6 +21,9 @@ def init(rng: jax.Array, visible_bias: jax.Array, num_hidden: int) -> RBM:
         rng: one key.
         visible_bias: [D] best the log-odds of the data's means.
         num_hidden: H.
+
+    Returns:
+        The machine, in float32.
     """
     shape = len(visible_bias), num_hidden
     weights = SCALE * jax.random.normal(rng, shape, jnp.float32)

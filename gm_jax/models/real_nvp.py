@@ -122,7 +122,12 @@ class RealNVP(nn.Module):
 
 
 def _factor_out(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Split x [B, H, W, 4 C] into two pixels of each block, on a diagonal, each."""
+    """Split the channels of x [B, H, W, 4 C] into halves.
+
+    Of four equal parts the first half has the first and the last. If the shuffles
+    before restore the order of `squeeze`, each half has two pixels of each block, on a
+    diagonal, as in the paper; otherwise it has channels of all four.
+    """
     x, _ = transforms.squeeze(transforms.unsqueeze(x)[0], ALTERNATIVE)
     first, second = jnp.split(x, 2, axis=-1)
     return first, second

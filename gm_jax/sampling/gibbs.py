@@ -28,8 +28,9 @@ def gibbs(
         rbm: the machine.
         v: [B, D] bits, where the chains start.
         num_steps: how many steps; 0 returns v.
-        known: [B, D] bool, true for values of v that are kept, so that the others have
-            the limit p(unknown | known). None: none are kept.
+        known: [B, D], or [1, D] for all chains: bool, true for values of v that are
+            kept, so that the others have the limit p(unknown | known). None: none are
+            kept.
 
     Returns:
         [B, D] bits in the type of v.
@@ -38,6 +39,8 @@ def gibbs(
         AssertionError: the shapes do not fit, or `rng` is neither of the two.
     """
     chex.assert_rank(v, 2)
+    if known is not None:
+        chex.assert_rank(known, 2)
     rngs, num_hidden = per_example(rng, len(v)), len(rbm.hidden_bias)
 
     def step(number: jax.Array, v: jax.Array) -> jax.Array:
@@ -53,5 +56,13 @@ def gibbs(
 
 
 def uniforms(rngs: jax.Array, num: int) -> jax.Array:
-    """Draw uniform numbers [B, num] in [0, 1), one row per key."""
+    """Draw uniform numbers in [0, 1).
+
+    Args:
+        rngs: [B] keys, one per row.
+        num: how many numbers a row has.
+
+    Returns:
+        [B, num] float32.
+    """
     return jax.vmap(lambda rng: jax.random.uniform(rng, (num,)))(rngs)

@@ -14,11 +14,11 @@ same stationary distribution, mixes faster, and is trained where the sampler goe
 
     state, logits = chain(rngs, denoise, State(x, h), 5, rate=0.4)  # [5, B, D]
 
-NOTE: p(x|x~) is a product over bits only in the limit of little noise. What is lost
-otherwise grows with the square of the noise, and walkback adds noise: for an Ising
-model of 8 bits, KL(data || chain) is 0.001 nats at rate 0.05, 0.03 at 0.2, and 0.04 at
-0.05 with three walkbacks (exact; tests/sampling/test_walkback.py). And all this is of a
-chain without memory: a hidden state that training starts at zero has another
+NOTE: P(x|x~), a product over bits, can equal p(x|x~) only in the limit of little noise.
+What is lost otherwise grows with the noise, and walkback adds noise: for an Ising model
+of 8 bits, KL(data || chain) is 0.001 nats at rate 0.05, 0.03 at 0.2, and 0.04 at 0.05
+with three walkbacks (exact; tests/sampling/test_walkback.py). All of this holds for a
+chain without memory: a hidden state that starts at zero in training has another
 distribution in the long run.
 
 References:
@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from gm_jax.keys import Use, derive, fold_in_each, per_example
+from gm_jax.sampling.gibbs import uniforms
 
 __all__ = ['chain', 'Denoise', 'fair_coins', 'salt_and_pepper', 'State']
 
@@ -84,7 +85,7 @@ def salt_and_pepper(rng: jax.Array, x: jax.Array, rate: float) -> jax.Array:
         AssertionError: x is not of rank 2, or `rng` is neither of the two.
     """
     chex.assert_rank(x, 2)
-    u = _uniform(per_example(rng, len(x)), x.shape[1])
+    u = uniforms(per_example(rng, len(x)), x.shape[1])
     # One draw says both whether a value is replaced and by what.
     return jnp.where(u < rate, (u < rate / 2).astype(x.dtype), x)
 
@@ -100,7 +101,7 @@ def fair_coins(rng: jax.Array, num_dims: int, *, batch: int | None = None) -> ja
     Returns:
         [B, D] float32, 0 or 1.
     """
-    return (_uniform(per_example(rng, batch), num_dims) < 0.5).astype(jnp.float32)
+    return (uniforms(per_example(rng, batch), num_dims) < 0.5).astype(jnp.float32)
 
 
 def chain(
@@ -145,7 +146,7 @@ def chain(
         corrupted = salt_and_pepper(derive(step_rngs, Use.CORRUPTION), state.x, rate)
         logits, hidden = denoise(derive(step_rngs, Use.NOISE), corrupted, state.hidden)
         chex.assert_equal_shape([logits, state.x])
-        u = _uniform(derive(step_rngs, Use.DRAW), logits.shape[1])
+        u = uniforms(derive(step_rngs, Use.DRAW), logits.shape[1])
         x = (u < jax.nn.sigmoid(logits)).astype(state.x.dtype)
         if known is not None:
             x = jnp.where(known, state.x, x)
@@ -164,8 +165,3 @@ def chain(
 
     firsts = burn_in + jnp.arange(num) * every
     return jax.lax.scan(steps, skip(state, 0, burn_in), firsts)
-
-
-def _uniform(rngs: jax.Array, num: int) -> jax.Array:
-    """Draw [B, num] in [0, 1), with one key per row."""
-    return jax.vmap(lambda rng: jax.random.uniform(rng, (num,)))(rngs)

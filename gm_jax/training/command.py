@@ -158,6 +158,7 @@ def _what_ran_out(error: Exception) -> str | None:
         reason = (str(error).splitlines() or ['MemoryError'])[0].rstrip('.')
         return (
             f'there is too little memory ({reason[:200]}): lower --batch_size, '
-            f'--eval_batch_size, --num_samples or the sizes of the network.'
+            f'--eval_batch_size, --num_samples, the sizes of the network, or what an '
+            f'evaluation holds at once, such as --ais_chains.'
         )
     return None

@@ -43,6 +43,15 @@ def test_both_ways_give_the_exact_log_partition():
     assert found.effective_sample_size > 0.7 * CHAINS
 
 
+def test_a_machine_of_half_precision():
+    """Catch temperatures that bfloat16 cannot tell apart."""
+    rbm = RBM(*(a.astype(jnp.bfloat16) for a in machine(5, 4)))
+    exact = special.logsumexp(log_joint(RBM(*(a.astype(jnp.float32) for a in rbm))))
+    found = _forward(rbm, jnp.zeros(5), 300)
+    assert found.log_weights.dtype == jnp.float32
+    assert abs(found.log_z - exact) < 5 * found.standard_error + 1e-4
+
+
 def test_the_means_of_the_log_weights_are_a_bracket():
     """Catch a reverse path that is not on the other side."""
     rbm, base = machine(5, 4, scale=1.5), jnp.zeros(5)

@@ -15,8 +15,9 @@ def test_two_states():
     assert mixing.spectral_gap(np.eye(2)[::-1]) == pytest.approx(0)
     with pytest.raises(ValueError, match='sum to 1'):
         mixing.stationary(T.T)
-    with pytest.raises(AssertionError):
-        mixing.spectral_gap(T[:1])
+    for wrong in (T[:1], np.ones((1, 1))):
+        with pytest.raises(AssertionError):
+            mixing.spectral_gap(wrong)
 
 
 def test_labels():

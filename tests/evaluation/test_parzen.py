@@ -73,6 +73,8 @@ def test_refusals():
         parzen.log_prob(x, x[:0], 1.0)
     with pytest.raises(AssertionError):
         parzen.log_prob(x, np.zeros((3, 1)), 1.0)
+    with pytest.raises(ValueError, match='2 training images'):
+        parzen.compare(x, x, x[:1])
 
 
 def test_centroids_score_above_the_data():

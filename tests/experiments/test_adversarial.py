@@ -212,7 +212,7 @@ def test_alarms_ring_in_the_metrics(tmp_path, capsys):
     (wgan, ('--lipschitz=clip', '--clip=0'), 'bounds nothing'),
     (gan, ('--class_conditional',), 'only the all-convolutional networks'),
     (dcgan, ('--class_conditional', '--dataset=synthetic:ising'), 'has none'),
-    (dcgan, ('--features=4,8,8,8,8',), '32 must divide their sides'),
+    (dcgan, ('--features=4,8,8,8,8',), 'needs sides that are multiples of 32'),
     (wgan, ('--features=4,',), 'must be sizes such as'),
 ])
 def test_settings_that_do_not_fit(module, flags, sentence, tmp_path, capsys):

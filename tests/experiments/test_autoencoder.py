@@ -119,6 +119,15 @@ def test_samples_lie_between_codes_of_training_images(rng):
     assert len(np.unique(images.reshape(4, -1), axis=0)) > 1
 
 
+def test_pictures_of_one_image():
+    """Catch pairs of images that a small test split does not have."""
+    z = jnp.array([[1.0, 2.0]])
+    drawn = autoencoder.make_pictures(
+        lambda z: jnp.zeros((len(z), 2, 2, 1)), jnp.zeros((1, 2, 2, 1)), z
+    )
+    assert set(drawn) == {'reconstructions', 'interpolations'}
+
+
 def test_probes_repeat_and_leave_the_autoencoder_alone():
     """Catch a probe that trains the encoder it is given, or overwrites its buffers."""
     data = _data()

@@ -127,7 +127,7 @@ def test_what_comes_later_in_raster_order_is_seen_where_it_is_given():
 
 @pytest.mark.parametrize('flags, sentence', [
     (('--task=colorization',), 'needs colours'),
-    (('--task=super_resolution', '--factor=3'), 'must divide the sides'),
+    (('--task=super_resolution', '--factor=3'), 'needs sides that are multiples of 3'),
     (('--task=completion', '--class_conditional'), 'do not go together'),
 ])
 def test_mistakes(flags, sentence, tmp_path, capfd):

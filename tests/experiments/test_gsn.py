@@ -14,6 +14,7 @@ import gm_jax
 from experiments import gsn
 from gm_jax.data import sources
 from gm_jax.data.image_set import ArrayExamples, ImageSet
+from gm_jax.errors import UserError
 from gm_jax.evaluation import mixing
 from gm_jax.families.classifier import Trained
 from gm_jax.keys import fold_in_each
@@ -226,6 +227,16 @@ def test_mixing_of_a_chain_that_forgets():
     assert all(abs(rho) < 0.03 for rho in numbers['autocorrelation'].values())
     assert 30 < numbers['label_changes_per_100_steps'] < 55
     assert numbers['distinct_labels'] == 2
+
+
+def test_one_training_image_has_no_windows():
+    """Catch a traceback at the end of a run on two pictures."""
+    data = _data()
+    one = ArrayExamples(data.splits['train'].images[:1], np.zeros(1, np.int32))
+    data = dataclasses.replace(data, splits={**data.splits, 'train': one})
+    with pytest.raises(UserError, match='--parzen_samples=0'):
+        gsn.build(gsn.Config(binarize='none'), data)
+    gsn.build(gsn.Config(binarize='none', parzen_samples=0), data)
 
 
 def test_grey_images_have_no_likelihood():

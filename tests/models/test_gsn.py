@@ -52,6 +52,8 @@ def test_one_layer_remembers_nothing():
     again, _ = model.apply(variables, x, model.start(3))
     np.testing.assert_array_equal(logits, again)
     h = model.apply(variables, x, method=GSN.encode)
+    half = model.clone(dtype=jnp.bfloat16).apply(variables, x, method=GSN.encode)
+    assert half.dtype == jnp.float32  # NumPy has no bfloat16
     decoded = model.apply(variables, h, method=GSN.decode)
     np.testing.assert_array_equal(decoded, logits)
 
