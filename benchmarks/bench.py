@@ -49,7 +49,7 @@ from benchmarks.twins import Noise, Twin
 from gm_jax.data import image_set, pipeline
 from gm_jax.data.image_set import ImageSet
 from gm_jax.keys import Stream, stream
-from gm_jax.training import dispatch, evaluate, parallel
+from gm_jax.training import cpu_devices, dispatch, evaluate, parallel
 from gm_jax.training.contracts import ByExample, Experiment
 from gm_jax.training.train_state import TrainState
 
@@ -241,6 +241,7 @@ def count_flops(theirs: Theirs) -> int:
 
 def measure(case: Case, num_turns: int, max_load: float) -> dict[str, Any]:
     """Measure a case in this process."""
+    cpu_devices.settle(case.config, '')  # as the command does
     twins.prepare()
     data = random_set(case)
     experiment = case.command.build(case.config, data)
@@ -289,6 +290,7 @@ def _compare(
 
 def peak(case: Case, side: str) -> float:
     """Train for some steps in this process, and return its largest memory in MiB."""
+    cpu_devices.settle(case.config, '')
     twins.prepare()
     data = random_set(case)
     if side == 'ours':

@@ -50,6 +50,11 @@ class Config(adversarial.Config):
         choices=('batch', 'none', 'spectral'),
     )
 
+    @property
+    def gains_from_cpu_devices(self) -> bool:
+        """Whether a CPU trains the model faster with one virtual device per core."""
+        return True
+
 
 PRESETS = {
     # The settings of the paper, for faces of 64 pixels per side.

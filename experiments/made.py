@@ -57,6 +57,11 @@ class Config(setting.Config):
         choices=('raster', 'random'),
     )
 
+    @property
+    def gains_from_cpu_devices(self) -> bool:
+        """Whether a CPU trains the model faster with one virtual device per core."""
+        return False
+
 
 PRESETS = {
     # One hidden layer and one mask; the best of the paper is

@@ -86,6 +86,16 @@ class Config(settings.Config):
                 f'{self.temperature}: this already draws only the most likely value.'
             )
 
+    @property
+    def gains_from_cpu_devices(self) -> bool:
+        """Whether a CPU trains the model faster with one virtual device per core."""
+        return True
+
+    @property
+    def smallest_share(self) -> int:
+        """The number of examples of a batch that must stay together on a device."""
+        return self.micro_batch or 1
+
 
 class InitModel(Protocol):
     """A function that makes the variables of a model."""

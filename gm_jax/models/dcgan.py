@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gm_jax.layers import downsample
 from gm_jax.layers.spectral import maybe_spectral
 from gm_jax.layers.upsample import ConvTranspose
 
@@ -140,7 +141,7 @@ class Discriminator(nn.Module):
             normalised = self.norm == 'batch' and layer > 0
             conv = nn.Conv(
                 features, size, (2, 2), use_bias=not normalised, kernel_init=_normal,
-                dtype=self.dtype,
+                dtype=self.dtype, conv_general_dilated=downsample.conv,
             )
             h = spectral(conv)(h)
             if normalised:

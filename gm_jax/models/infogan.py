@@ -13,6 +13,7 @@ no BatchNorm after D's first layer. D's BatchNorm is optional.
 NOTE: pixels are in [-1, 1] here, from a tanh; theirs are in [0, 1].
 """
 
+import functools
 from typing import Any
 
 import chex
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gm_jax.layers import downsample
 from gm_jax.layers.spectral import maybe_spectral
 from gm_jax.layers.upsample import ConvTranspose
 from gm_jax.models.dcgan import BatchNorm
@@ -97,9 +99,12 @@ class Discriminator(nn.Module):
             return nn.leaky_relu(h, _SLOPE)
 
         parts = dict(use_bias=not batch_norm, dtype=self.dtype)
-        first = nn.Conv(64, (4, 4), (2, 2), dtype=self.dtype)
-        h = after(spectral(first)(x), normalise=False)
-        h = after(spectral(nn.Conv(128, (4, 4), (2, 2), **parts))(h))
+        conv = functools.partial(
+            nn.Conv, kernel_size=(4, 4), strides=(2, 2), dtype=self.dtype,
+            conv_general_dilated=downsample.conv,
+        )
+        h = after(spectral(conv(64))(x), normalise=False)
+        h = after(spectral(conv(128, use_bias=not batch_norm))(h))
         h = after(spectral(nn.Dense(1024, **parts))(h.reshape(h.shape[0], -1)))
         h = spectral(nn.Dense(1, dtype=self.dtype))(h)
         return h.astype(jnp.float32)[:, 0]

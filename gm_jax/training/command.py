@@ -10,6 +10,7 @@ from gm_jax import memory
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.training import (
+    cpu_devices,
     distributed,
     flags,
     loop,
@@ -83,6 +84,9 @@ class Command(NamedTuple, Generic[ConfigT]):
         with signals.ending(), orbax_errors.quiet_threads():
             distributed.initialize(
                 run.coordinator_address, run.num_processes, run.process_id
+            )
+            config = cpu_devices.settle(
+                config, os.path.join(run.workdir, 'config.json')
             )
             parallel.check_devices()
             try:

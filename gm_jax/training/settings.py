@@ -124,6 +124,10 @@ class Config:
         0, 'training steps in one compiled loop; 0: chosen by model and backend',
         low=0, free=True,
     )
+    cpu_devices: int = field(
+        0, 'virtual devices of a CPU, which share each batch; 0: one per core for '
+        'models that train faster so, and one for others', low=0, high=1024, free=True,
+    )
     learning_rate: float = field(1e-3, 'peak learning rate', low=0.0)
     schedule: str = field(
         'cosine',
@@ -176,6 +180,16 @@ class Config:
     def depends_on_num_steps(self) -> bool:
         """Whether the steps of training depend on how many there are in all."""
         return self.schedule != 'constant'
+
+    @property
+    def gains_from_cpu_devices(self) -> bool:
+        """Whether a CPU trains the model faster with one virtual device per core."""
+        return False
+
+    @property
+    def smallest_share(self) -> int:
+        """The number of examples of a batch that must stay together on a device."""
+        return 1
 
     @property
     def eval_batch(self) -> int:

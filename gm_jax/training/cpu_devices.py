@@ -1,0 +1,81 @@
+"""How many virtual devices a CPU is divided into, settled before JAX makes them.
+
+Networks of convolutions and of recurrent cells train faster if each core is a device
+with a part of the batch than if all cores share the work of every operation: 1.2 to 2.1
+times on two cores. Dense networks, whose steps are short, train more slowly.
+"""
+
+import dataclasses
+import os
+
+import jax
+
+from gm_jax.data import files
+from gm_jax.errors import UserError
+from gm_jax.training.settings import ConfigT
+
+__all__ = ['most', 'settle']
+
+# The gain was measured on two cores. Every device has a copy of the parameters.
+_MOST = 8
+_SETTING = 'jax_num_cpu_devices'
+_LEFT_TO_JAX = -1
+
+
+def settle(config: ConfigT, config_path: str) -> ConfigT:
+    """Tell JAX the number of devices of a CPU, and return the config that names it.
+
+    A resumed run keeps the number that it began with, also on another machine, since
+    the last bits of its sums depend on it. Nothing is changed if the environment names
+    a number, if several processes share the run, or if JAX is in use already.
+
+    Args:
+        config: the settings.
+        config_path: config.json of the work directory, which may be missing.
+    """
+    flags = os.environ.get('XLA_FLAGS', '')
+    if (
+        jax.distributed.is_initialized()
+        or jax.config.values[_SETTING] != _LEFT_TO_JAX
+        or 'xla_force_host_platform_device_count' in flags
+    ):
+        return config
+    num = config.cpu_devices or _begun_with(config_path)
+    if not num:
+        num = most(config.batch_size, config.smallest_share, _cores())
+        num = num if config.gains_from_cpu_devices else 1
+    try:
+        jax.config.update(_SETTING, num)
+    except RuntimeError:  # inside a program that uses JAX already
+        return config
+    return dataclasses.replace(config, cpu_devices=num)
+
+
+def most(batch_size: int, share: int, cores: int) -> int:
+    """Return the largest number of devices, at most `cores`, that divides a batch.
+
+    Args:
+        batch_size: examples of a batch.
+        share: examples that must stay together on a device.
+        cores: how many cores there are.
+    """
+    return max(
+        n for n in range(1, max(min(cores, _MOST), 1) + 1)
+        if n == 1 or batch_size % (n * share) == 0
+    )
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _begun_with(config_path: str) -> int:
+    """Return the number in the config of a run that has begun; 0 if there is none."""
+    try:
+        found = files.read_object(config_path, 'a config').get('cpu_devices')
+    except UserError:  # missing, or damaged, which is reported when it is checked
+        return 0
+    return found if isinstance(found, int) and 0 < found <= 1024 else 0
