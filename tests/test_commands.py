@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import NAMES, compare
 from gm_jax import cli
@@ -152,7 +153,10 @@ def compiled_quickly() -> Iterator[None]:
 
 @pytest.fixture(scope='module')
 def stand_ins(tmp_path_factory) -> pathlib.Path:
-    """Return a directory with small sets of 8x8 images: VALUES_CHANNELS.npz."""
+    """Return a directory with small sets of 8x8 images: VALUES_CHANNELS.npz.
+
+    Beside them are a folder of pictures, and one picture whose lower half is missing.
+    """
     directory = tmp_path_factory.mktemp('sets')
     rng = np.random.default_rng(0)
     for values, channels in {(256, 1), *_VALUES.values()}:
@@ -163,6 +167,14 @@ def stand_ins(tmp_path_factory) -> pathlib.Path:
             )
             sets[f'{split}_labels'] = np.arange(size) % 10
         np.savez(directory / f'{values}_{channels}.npz', **sets)
+    for name in ('cat', 'dog'):
+        (directory / 'pictures' / name).mkdir(parents=True)
+        for number in range(40):
+            picture = Image.fromarray(rng.integers(0, 256, (9, 8, 3), dtype=np.uint8))
+            picture.save(directory / 'pictures' / name / f'{number}.png')
+    half = rng.integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    half[..., 3] = 255 * (np.arange(8) < 4)[:, None]
+    Image.fromarray(half).save(directory / 'half.png')
     return directory
 
 
@@ -266,6 +278,8 @@ def _experiment(name: str, argv: list[str], place: Place) -> None:
     _trained(name, workdir, training, place)
     if '--mode' in noise:
         noise['--num_samples'] = '4'
+        if noise.get('--given', '').endswith('.png'):
+            noise['--given'] = f'{place.sets}/half.png'
         words = [f'{k}={v}' if v else k for k, v in noise.items() if k != '--workdir']
         assert _main(name)([f'--workdir={workdir}', *words]) == 0
 
@@ -281,7 +295,9 @@ def _trained(name: str, workdir: str, argv: list[str], place: Place) -> str:
     given = dict(word.partition('=')[::2] for word in argv)
     preset = command.presets.get(given.get('--preset', ''), command.config_class())
     dataset = given.get('--dataset', preset.dataset)
-    if dataset != 'digits' and ':' not in dataset:
+    if dataset.startswith('images:'):
+        small |= {'--dataset': f'images:{place.sets}/pictures', '--image_size': '8'}
+    elif dataset != 'digits' and ':' not in dataset:
         values, channels = _VALUES.get(dataset, (256, 1))
         small['--dataset'] = f'npz:{place.sets}/{values}_{channels}.npz'
         small['--image_size'] = '0'

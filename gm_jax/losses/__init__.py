@@ -1,4 +1,7 @@
-"""Pure losses: arrays in, arrays out, in nats per example; no model, no optimizer.
+"""Pure losses: arrays in, arrays out; no model, no optimizer.
+
+Likelihoods and bounds are in nats per example; adversarial losses and `free_bits` are
+averaged over the batch.
 
 They are the project's public library, including those that nothing in it calls:
 
