@@ -48,6 +48,7 @@ from gm_jax.layers.pixels import to_uint8
 from gm_jax.losses import likelihoods
 from gm_jax.models.gsn import GSN, Hidden, Noise
 from gm_jax.sampling import walkback
+from gm_jax.sampling.gibbs import uniforms
 from gm_jax.training import command, optimizer, train_state
 from gm_jax.training.contracts import (
     ByExample,
@@ -200,8 +201,8 @@ def build(config: Config, data: ImageSet) -> Experiment:
         train_step=make_train_step(functools.partial(loss, s), ema_decay=config.ema),
         evaluation=make_evaluation(s),
         sample=samplers.sample,
-        sampler=f'a chain of {config.chain_steps} steps from coin flips, mean of '
-        f'p(x|h)',
+        sampler=f'a chain of {config.chain_steps} steps from P(x|h = 0), mean of '
+        f'P(x|h)',
         given=samplers.given,
         complete=samplers.complete,
         codes=Codes(
@@ -270,12 +271,27 @@ def run_chain(
     return walkback.chain(rngs, denoise, start, num, rate=rate, **steps)[1]
 
 
-def from_coins(
+def first_images(
+    s: Setting, variables: dict[str, Any], rngs: jax.Array
+) -> jax.Array:
+    """Draw where chains start: images [B, D] of bits from P(x|h) with h = 0.
+
+    But for its biases a network of tanh is odd, and gives the negative of an image for
+    -h. Chains from coin flips may stay among the negatives (on MNIST all of them do),
+    which training from images never visits. The biases have learned the background.
+    """
+    h = s.model.start(len(rngs))[0]
+    logits = s.model.apply(variables, h, method=GSN.decode)
+    u = uniforms(derive(rngs, Use.CORRUPTION), s.model.num_dims)
+    return (u < jax.nn.sigmoid(logits)).astype(jnp.float32)
+
+
+def from_start(
     s: Setting, variables: dict[str, Any], rngs: jax.Array, num: int
 ) -> jax.Array:
-    """Return the logits [num, B, D] of B chains from coin flips, every --thin steps."""
+    """Return the logits [num, B, D] of B chains after --chain_steps, --thin apart."""
     rngs = derive(rngs, Use.CHAIN)
-    x = walkback.fair_coins(derive(rngs, Use.CORRUPTION), s.model.num_dims)
+    x = first_images(s, variables, rngs)
     return run_chain(
         s, variables, rngs, x, num, every=s.config.thin,
         burn_in=max(s.config.chain_steps - s.config.thin, 0),
@@ -347,7 +363,7 @@ def test(
     # The same chains for all batches of examples.
     chain_rng = fold_in_each(derive(rng, Use.CHAIN), batch['chunk'][0])
     chain_rngs = fold_in_each(chain_rng, jnp.arange(num_chains))
-    logits = from_coins(s, state.eval_variables, chain_rngs, num)
+    logits = from_start(s, state.eval_variables, chain_rngs, num)
     x = flat(s, batch['image'], rngs)
     log_px = csl.curve(x, logits.reshape(-1, s.model.num_dims), curve_sizes(s))
     nats = reconstruct(s, state.eval_variables, x, rngs)
@@ -388,7 +404,7 @@ def sample(
 ) -> jax.Array:
     """Run one chain for each image, which keeps what is known of it."""
     chain_rngs = derive(rngs, Use.CHAIN)
-    x = walkback.fair_coins(derive(chain_rngs, Use.CORRUPTION), s.model.num_dims)
+    x = first_images(s, state.eval_variables, chain_rngs)
     if kept is not None:
         x = jnp.where(kept.known, kept.x, x)
     logits = run_chain(
@@ -429,12 +445,12 @@ def finish(
 def measure_mixing(
     s: Setting, judge: Trained | None, state: TrainState, rng: jax.Array
 ) -> dict[str, Any]:
-    """Follow chains from coin flips, after the burn-in, for a thousand steps."""
+    """Follow chains, after the burn-in, for a thousand steps."""
     num_dims = s.model.num_dims
     num = min(20, max(1, _MIXING_VALUES // (_MIXING_STEPS * num_dims)))
     # Every step of the chain counts here, whatever --thin.
     every = Setting(dataclasses.replace(s.config, thin=1), s.data, s.model)
-    follow = jax.jit(functools.partial(from_coins, every, num=_MIXING_STEPS))
+    follow = jax.jit(functools.partial(from_start, every, num=_MIXING_STEPS))
     rngs = fold_in_each(rng, jnp.arange(num))
     x = np.asarray(jax.nn.sigmoid(follow(state.eval_variables, rngs))).swapaxes(0, 1)
     rho = mixing.autocorrelation(x, _LAGS)
@@ -457,7 +473,7 @@ def compare(s: Setting, state: TrainState, rng: jax.Array) -> dict[str, float]:
 
     num = s.config.parzen_samples
     num_chains = min(num, CHAINS)
-    draw = jax.jit(functools.partial(from_coins, s, num=-(-num // num_chains)))
+    draw = jax.jit(functools.partial(from_start, s, num=-(-num // num_chains)))
     logits = draw(state.eval_variables, fold_in_each(rng, jnp.arange(num_chains)))
     samples = np.asarray(jax.nn.sigmoid(logits)).reshape(-1, s.model.num_dims)[:num]
     splits = s.data.splits
@@ -474,8 +490,7 @@ def pictures(
     height = s.data.image_shape[0]
     upper = np.arange(height)[:, None, None] < height // 2
     upper = np.broadcast_to(upper, (num, *s.data.image_shape)).reshape(x.shape)
-    coins = walkback.fair_coins(derive(rngs, Use.CORRUPTION), s.model.num_dims)
-    half = jnp.where(upper, x, coins)
+    half = jnp.where(upper, x, first_images(s, state.eval_variables, rngs))
 
     def follow(
         variables: dict[str, Any], rngs: jax.Array, x: jax.Array, known: jax.Array

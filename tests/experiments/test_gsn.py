@@ -105,7 +105,7 @@ def test_two_layers_draw_about_the_data():
         batch_size=256, learning_rate=1e-2, num_steps=1000, chain_steps=200, thin=4,
     )
     s, state = _train(config, p, config.num_steps)
-    draw = jax.jit(functools.partial(gsn.from_coins, s, num=50))
+    draw = jax.jit(functools.partial(gsn.from_start, s, num=50))
     rngs = fold_in_each(jax.random.key(5), jnp.arange(1000))
     logits = draw(state.eval_variables, rngs).reshape(-1, 8)
     # The mean of P(x|h) over the states.
@@ -227,6 +227,21 @@ def test_mixing_of_a_chain_that_forgets():
     assert all(abs(rho) < 0.03 for rho in numbers['autocorrelation'].values())
     assert 30 < numbers['label_changes_per_100_steps'] < 55
     assert numbers['distinct_labels'] == 2
+
+
+def test_chains_start_from_the_biases():
+    """Catch chains from coin flips, which find the negatives of images."""
+    data = _data()
+    config = gsn.Config(binarize='none', layers=(4, 3))
+    s = gsn.Setting(config, data, gsn.make_model(config, data))
+    state = jax.jit(gsn.build(config, data).init)(_KEY)
+    background = np.array([1, 0, 0, 1, 1, 0, 1, 0], np.float32)
+    params = {**state.params, 'b0': jnp.asarray(60 * background - 30)}
+    rngs = fold_in_each(_KEY, jnp.arange(9))
+    x = gsn.first_images(s, {'params': params}, rngs)
+    np.testing.assert_array_equal(x, np.broadcast_to(background, (9, 8)))
+    coins = gsn.first_images(s, {'params': state.params}, rngs)  # biases of zero
+    assert 0.3 < coins.mean() < 0.7
 
 
 def test_one_training_image_has_no_windows():
