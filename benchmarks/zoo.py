@@ -102,6 +102,10 @@ FIGURES = {
     'results/time_series_forecasts.png': Figure('time_series_lorenz', ('forecasts',)),
     'results/pixel_vae_redrawn.png': Figure('pixel_vae_binarized_mnist', ('redrawn',)),
     'results/rbm_chains.png': Figure('rbm_binarized_mnist', ('chains',)),
+    'results/real_nvp_samples.png': Figure('real_nvp_mnist', ('generated',)),
+    'results/real_nvp_fashion_samples.png': Figure(
+        'real_nvp_fashion_mnist', ('generated',)
+    ),
     'results/gan_grid25.png': Figure('gan_minimax_grid25', ('points',)),
     'results/wgan_grid25.png': Figure('wgan_gp01_grid25', ('points',)),
 }
