@@ -20,5 +20,6 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'probes',
     'scores',
     'setting',
+    'sides',
     'variational',
 ))

@@ -300,9 +300,11 @@ def _pictures(
 ) -> Pictures:
     """Draw what lies between pairs of test images, along arcs between their codes."""
     encode, decode = (jax.jit(functools.partial(f, s)) for f in (_encode, _decode))
-    rows = np.arange(16) % len(batch['index'])  # a small set has fewer images
-    z = encode(state, batch['image'][rows], fold_in_each(rng, batch['index'][rows]))
-    arcs = latent.interpolate(z[:8], z[8:], 9, spherical=True).swapaxes(0, 1)
+    rngs = fold_in_each(rng, batch['index'][:16])
+    z = encode(state, batch['image'][:16], rngs)
+    rows = np.arange(16) % len(z)  # a small set has fewer images
+    arcs = latent.interpolate(z[rows[:8]], z[rows[8:]], 9, spherical=True)
+    arcs = arcs.swapaxes(0, 1)
     between = decode(state, arcs.reshape(-1, s.num_dims))
     return {'interpolations': plotting.interpolations(np.asarray(between), 9, 'code')}
 

@@ -5,6 +5,7 @@ from gm_jax._lazy import attach
 __getattr__, __dir__, __all__ = attach(__name__, (
     'causal',
     'coupling',
+    'downsample',
     'dropout',
     'levels',
     'lstm',

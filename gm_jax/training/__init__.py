@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'command',
     'comparing',
     'contracts',
+    'cpu_devices',
     'dispatch',
     'distributed',
     'evaluate',

@@ -245,7 +245,7 @@ def test_grey_images_are_refused(module, tmp_path, capfd):
     flags = f'--workdir={tmp_path}/run', '--binarize=none'
     assert module.main(list(flags)) == 2
     said = capfd.readouterr().err
-    assert 'of bits, and digits has 17 values: pass --binarize' in said
+    assert 'models bits, and digits has 17 values: pass --binarize' in said
     assert not (tmp_path / 'run').exists()
 
 
