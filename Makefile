@@ -9,7 +9,7 @@ WORKERS ?= 2
 VENV := .venv-$(notdir $(PYTHON))
 BIN := $(VENV)/bin
 WHEEL_CHECK := $(VENV)/wheel-check
-PIP_INSTALL := -m pip install -qq --disable-pip-version-check
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-compile
 
 .PHONY: help demo test test-all docs bench check-models lint wheel
 help:

@@ -44,7 +44,7 @@ def test_a_survey(tmp_path, capsys):
     assert compare.main(flags) == 1
     nade, rbm = json.loads((tmp_path / 'compare.json').read_text())
     assert rbm['name'] == 'RBM'
-    assert rbm['error'].startswith('a Boltzmann machine is of bits')
+    assert rbm['error'].startswith('a Boltzmann machine models bits')
     results = json.loads((tmp_path / 'nade' / 'run' / 'results.json').read_text())
     assert nade['nats']['test']['value'] == results['metrics']['nats_per_image']
     assert nade['estimator'] == 'exact' and 'density' in nade['can']
