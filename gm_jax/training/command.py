@@ -85,9 +85,11 @@ class Command(NamedTuple, Generic[ConfigT]):
             distributed.initialize(
                 run.coordinator_address, run.num_processes, run.process_id
             )
-            config = cpu_devices.settle(
+            settled = cpu_devices.settle(
                 config, os.path.join(run.workdir, 'config.json')
             )
+            if run.mode == 'train':  # what is evaluated does not depend on it
+                config = settled
             parallel.check_devices()
             try:
                 loop.start(run, config, self.name, self.build)

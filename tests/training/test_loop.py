@@ -23,6 +23,7 @@ from experiments import vae
 from gm_jax.data import sources
 from gm_jax.training import (
     checkpoints,
+    cpu_devices,
     loop,
     parallel,
     patience,
@@ -340,13 +341,17 @@ def test_samples_do_not_depend_on_how_many(whole, finished, monkeypatch):
     assert now['samples.npz'] == now[f'{start}=21.npz']
 
 
-def test_results_of_training_stay(whole, finished, capfd):
+def test_results_of_training_stay(whole, finished, capfd, monkeypatch):
     """Catch numbers of a quick evaluation in the place of those of training."""
     kept = _content(whole)
     same_command = [f'--workdir={finished}', *tiny.FLAGS]
     assert vae.main(same_command) == 0
     assert 'finished: ' in capfd.readouterr().out
     assert _content(finished) == kept
+    # The number of devices is not part of what is evaluated.
+    monkeypatch.setattr(
+        cpu_devices, 'settle', lambda c, _: dataclasses.replace(c, cpu_devices=8)
+    )
     # The same command evaluates, when it is told to.
     assert vae.main([*same_command, '--mode=eval']) == 0
     flags = ['--mode=eval', '--test_samples=1', '--seed=5', '--checkpoint=best']
