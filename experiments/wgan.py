@@ -72,6 +72,11 @@ class Config(adversarial.Config):
                 f'--lipschitz={self.lipschitz} with a bound of 0 bounds nothing.'
             )
 
+    @property
+    def gains_from_cpu_devices(self) -> bool:
+        """Whether a CPU trains the model faster with one virtual device per core."""
+        return True
+
 
 # Twenty epochs of 60,000 images for the critic: generator steps are a fifth of its
 # minibatches.
