@@ -10,6 +10,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gm_jax.layers.upsample import conv_transpose
 
@@ -46,7 +47,8 @@ def conv(
     chex.assert_equal(*strides)
     chex.assert_is_divisible(x.shape[1], strides[0])
     chex.assert_is_divisible(x.shape[2], strides[0])
-    del options
+    for name in ('lhs_dilation', 'rhs_dilation', 'feature_group_count'):
+        chex.assert_equal(set(np.ravel(options.get(name, 1))), {1})
     return _conv(x, kernel, strides[0])
 
 

@@ -45,3 +45,5 @@ def test_refusals():
         downsample.conv(x, kernel, (2, 2), 'SAME')
     with pytest.raises(AssertionError):
         downsample.conv(x[:, :4], kernel, (2, 2), 'VALID')
+    with pytest.raises(AssertionError):
+        downsample.conv(x[:, :4], kernel, (2, 2), 'SAME', rhs_dilation=(2, 2))
