@@ -1,11 +1,15 @@
 r"""Deep Boltzmann machine of two hidden layers.
 
-Salakhutdinov and Hinton 2009, Deep Boltzmann Machines. Both layers are trained at once,
-without pretraining, which the centered parametrisation allows: Montavon and Mueller
-2012, Deep Boltzmann Machines and the Centering Trick.
+Salakhutdinov and Hinton 2009, Deep Boltzmann Machines. Both layers are trained at once.
+The centered parametrisation allows that without pretraining: Montavon and Mueller 2012,
+Deep Boltzmann Machines and the Centering Trick. With --first_layer, training begins
+with the weights of an RBM, as that of Salakhutdinov and Hinton does; the second layer
+is nearly independent of it then, and the bound is the likelihood of the RBM.
 
     python -m experiments.dbm --workdir=/tmp/dbm
     python -m experiments.dbm --workdir=/tmp/dbm500 --preset=paper --data_dir=DIR
+    python -m experiments.dbm --workdir=/tmp/dbm500 --preset=paper \
+        --first_layer=results/models/rbm_binarized_mnist --data_dir=DIR
 
 The likelihood is a bound: that of the mean-field posterior, with log Z by annealed
 importance sampling. The preset paper has the 500 and 1000 units of Salakhutdinov and
@@ -25,6 +29,8 @@ import sys
 
 import jax
 
+import gm_jax
+from gm_jax.data import image_set
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.families import boltzmann
@@ -49,6 +55,10 @@ class Config(boltzmann.Config):
     )
     test_mean_field_steps: int = field(
         50, 'the same in evaluations', low=1, high=10_000, free=True
+    )
+    first_layer: str = field(
+        '', 'work directory of the experiment `rbm` on the same set, or its exported '
+        'model, whose weights and biases the first layer begins with'
     )
 
     def __post_init__(self) -> None:
@@ -77,12 +87,40 @@ def build(config: Config, data: ImageSet) -> Experiment:
         init=functools.partial(init, config.hidden), rbm=machine,
         infer=functools.partial(infer, config), num_hidden=config.hidden[0],
         persistent=True, bound=True,
+        pretrained=functools.partial(_first_layer, config, data)
+        if config.first_layer else None,
     ))
 
 
 def init(hidden: Sizes, rng: jax.Array, visible_bias: jax.Array) -> Params:
     """Make the parameters."""
     return dbm.init(rng, visible_bias, *hidden)._asdict()
+
+
+def _first_layer(config: Config, data: ImageSet) -> Params:
+    """Read the parameters of the first layer from a trained RBM."""
+    run = gm_jax.load(config.first_layer)
+    if run.command.name != 'rbm':
+        raise UserError(
+            f'--first_layer={config.first_layer} is a run of {run.command.name}, not '
+            f'of rbm.'
+        )
+    seen, wanted = image_set.description(run.data), image_set.description(data)
+    if seen != wanted:
+        raise UserError(
+            f'--first_layer={config.first_layer} is an RBM of {seen}, not of {wanted}.'
+        )
+    rbm = RBM(**run.variables['params'])
+    if rbm.weights.shape[1] != config.hidden[0]:
+        raise UserError(
+            f'--first_layer={config.first_layer} has {rbm.weights.shape[1]} hidden '
+            f'units, and --hidden={settings.text(config.hidden)} asks for '
+            f'{config.hidden[0]} in the first layer.'
+        )
+    return {
+        'weights1': rbm.weights, 'visible_bias': rbm.visible_bias,
+        'hidden1_bias': rbm.hidden_bias,
+    }
 
 
 def machine(params: Params) -> RBM:

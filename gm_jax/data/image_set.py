@@ -16,9 +16,9 @@ import numpy as np
 from gm_jax.errors import UserError
 
 __all__ = [
-    'ArrayExamples', 'check_facts', 'class_number', 'classes', 'Examples', 'facts',
-    'FetchFn', 'ImageSet', 'kind', 'num_bytes', 'read_all', 'read_facts', 'SPECS',
-    'StreamedExamples',
+    'ArrayExamples', 'check_facts', 'class_number', 'classes', 'description',
+    'Examples', 'facts', 'FetchFn', 'ImageSet', 'kind', 'num_bytes', 'read_all',
+    'read_facts', 'SPECS', 'StreamedExamples',
 ]
 
 # Images read at a time when a whole split is read.
@@ -190,6 +190,11 @@ def facts(data: ImageSet) -> str:
         for name, examples in sorted(data.splits.items())
     }
     return json.dumps(found, indent=2) + '\n'
+
+
+def description(data: ImageSet) -> str:
+    """Say what a model of these images expects: the set, the shape and the values."""
+    return f'{data.name} {data.image_shape} with --binarize={data.binarize}'
 
 
 def _digest(examples: Examples) -> str:

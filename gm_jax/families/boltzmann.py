@@ -143,6 +143,7 @@ class Machine(NamedTuple):
         num_hidden: H.
         persistent: whether chains go on where they ended, or start from the data.
         bound: whether the likelihood is a bound, since u is not v alone.
+        pretrained: () -> parameters to begin with; see `contracts.Experiment`.
     """
 
     init: Callable[[jax.Array, jax.Array], Params]
@@ -151,6 +152,7 @@ class Machine(NamedTuple):
     num_hidden: int
     persistent: bool
     bound: bool
+    pretrained: Callable[[], Params] | None = None
 
 
 class _Setting(NamedTuple):
@@ -199,6 +201,7 @@ def build(config: Config, data: ImageSet, machine: Machine) -> Experiment:
     samplers = chains.samplers(config, data, functools.partial(_sample, s), _INEXACT)
     return Experiment(
         init=functools.partial(_init, s),
+        pretrained=machine.pretrained,
         train_step=make_train_step(functools.partial(_loss, s), ema_decay=config.ema),
         evaluation=ByExample(
             functools.partial(_eval_step, s), functools.partial(_test_step, s),

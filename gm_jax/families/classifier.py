@@ -97,9 +97,7 @@ def load(workdir: str, data: ImageSet) -> Trained:
         )
     config = settings.load(path, Config, 'classifier')
     facts = image_set.read_facts(os.path.join(workdir, 'data.json'))
-    seen, wanted = (
-        f'{x.name} {x.image_shape} with --binarize={x.binarize}' for x in (facts, data)
-    )
+    seen, wanted = image_set.description(facts), image_set.description(data)
     if seen != wanted:
         raise UserError(f'{workdir} holds a classifier of {seen}, not of {wanted}.')
     template = jax.eval_shape(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from gm_jax.data.image_set import Examples
-from gm_jax.training.train_state import Batch, TrainState, TrainStep
+from gm_jax.training.train_state import Batch, Params, TrainState, TrainStep
 
 __all__ = [
     'Alarms', 'ByExample', 'BySamples', 'Codes', 'Draw', 'EvalStep', 'Experiment',
@@ -235,6 +235,9 @@ class Experiment(NamedTuple):
     Attributes:
         init: makes the training state from a key. It is compiled, and checkpoints are
             read into its shapes.
+        pretrained: () -> parameters by name, such as those of another run, with which
+            training begins in place of those that `init` makes; None if there are
+            none. It is called when a run begins, not when it goes on.
         train_step: one step of training.
         single_steps: whether a CPU runs the training steps one by one, since XLA runs
             convolutions slowly inside a loop there.
@@ -262,6 +265,7 @@ class Experiment(NamedTuple):
     train_step: TrainStep
     single_steps: bool
     evaluation: ByExample | BySamples
+    pretrained: Callable[[], Params] | None = None
     sample: Sample | None = None
     no_sample: str = 'this model generates nothing.'
     sampler: str = ''

@@ -354,10 +354,18 @@ def _first_state(
         train_many: the training step.
         *arguments: the arguments of the training step after the state.
     """
-    rng = stream(job.config.seed, Stream.INIT)
+    rng, read = stream(job.config.seed, Stream.INIT), job.experiment.pretrained
+    pretrained = {} if read is None else read()
+
+    def make() -> TrainState:
+        state = job.init(rng)
+        if pretrained:
+            state = train_state.begin_with(state, pretrained)
+        return parallel.replicate(state)
+
     if processes.several():
         with doing('compiling the initialisation'):
-            return parallel.replicate(job.init(rng))
+            return make()
     with (
         doing('compiling the initialisation and the training step'),
         concurrent.futures.ThreadPoolExecutor(1) as pool,
@@ -365,7 +373,7 @@ def _first_state(
         compiled = pool.submit(
             train_many.compile, parallel.replicated(shapes), *arguments
         )
-        state = parallel.replicate(job.init(rng))
+        state = make()
         compiled.result()
         return state
 

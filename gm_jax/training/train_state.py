@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,8 +12,9 @@ from flax.training import train_state
 from gm_jax.keys import example_rngs
 
 __all__ = [
-    'Batch', 'create', 'finish_step', 'LossFn', 'LossOutput', 'make_train_step',
-    'Metrics', 'ModelState', 'of_variables', 'Params', 'TrainState', 'TrainStep',
+    'Batch', 'begin_with', 'create', 'finish_step', 'LossFn', 'LossOutput',
+    'make_train_step', 'Metrics', 'ModelState', 'of_variables', 'Params', 'TrainState',
+    'TrainStep',
 ]
 
 Params = Any  # a pytree of arrays: nested dicts by the names of modules
@@ -121,6 +123,24 @@ def of_variables(variables: dict[str, Any]) -> TrainState:
     """
     others = {name: x for name, x in variables.items() if name != 'params'}
     return create(variables['params'], optax.identity(), model_state=others)
+
+
+def begin_with(state: TrainState, params: Params) -> TrainState:
+    """Replace parameters of a first state, and their average.
+
+    Args:
+        state: the state at step 0.
+        params: some of its parameters, by their names at the top.
+
+    Raises:
+        AssertionError: a shape or a dtype differs.
+    """
+    old = {name: state.params[name] for name in params}
+    chex.assert_trees_all_equal_shapes_and_dtypes(old, params)
+    params = {**state.params, **params}
+    # A copy: two leaves must not share a buffer that is donated to a step.
+    ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
+    return state.replace(params=params, ema_params=ema)
 
 
 def create(

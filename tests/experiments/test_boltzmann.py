@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,42 @@ def test_resumes_with_the_same_bits(trained, tmp_path):
     assert main([f'--workdir={stopped}', *FLAGS, *flags, '--num_steps=20']) == 0
     assert main([f'--workdir={stopped}', *FLAGS, *flags]) == 0
     assert tiny.differences(workdir, stopped) == []
+
+
+def test_a_dbm_begins_with_an_rbm(trained, tmp_path, capfd):
+    """Catch weights that are not taken, and a resume that needs the RBM again."""
+    name, workdir = trained
+    copy = shutil.copytree(workdir, tmp_path / name)
+    flags = [*FLAGS, f'--workdir={tmp_path / "run"}', f'--first_layer={copy}']
+    if name != 'rbm':
+        assert dbm.main([*flags, '--hidden=22,21']) == 2
+        assert f'{copy} is a run of dbm, not of rbm' in capfd.readouterr().err
+        return
+    flags += ['--hidden=24,21', '--learning_rate=0']
+    assert dbm.main([*flags, '--num_steps=10']) == 0
+    found, rbm_params = (
+        gm_jax.load(x).variables['params'] for x in (tmp_path / 'run', copy)
+    )
+    for name, value in zip(('weights1', 'visible_bias', 'hidden1_bias'), (
+        rbm_params['weights'], rbm_params['visible_bias'], rbm_params['hidden_bias']
+    )):
+        np.testing.assert_array_equal(found[name], value)
+    shutil.rmtree(copy)
+    assert dbm.main([*flags, '--num_steps=20']) == 0
+
+
+@pytest.mark.parametrize('trained', ['rbm'], indirect=True)
+@pytest.mark.parametrize('flags, said', [
+    (['--hidden=22,21'], 'has 24 hidden units, and --hidden=22,21 asks for 22'),
+    (['--binarize=static'], 'of digits (8, 8, 1) with --binarize=threshold, not'),
+])
+def test_an_rbm_that_does_not_fit_is_refused(trained, tmp_path, capfd, flags, said):
+    """Catch a layer of another size, or of pixels made bits in another way."""
+    _, workdir = trained
+    flags = ['--hidden=24,21', f'--first_layer={workdir}', *flags]
+    assert dbm.main([f'--workdir={tmp_path}/run', *FLAGS, *flags]) == 2
+    assert said in capfd.readouterr().err
+    assert not (tmp_path / 'run').exists()
 
 
 def test_numbers_of_a_run(trained):
