@@ -21,5 +21,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'scores',
     'setting',
     'sides',
+    'stochastic',
+    'stochastic_scores',
     'variational',
 ))

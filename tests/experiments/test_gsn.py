@@ -16,6 +16,7 @@ from gm_jax.data import sources
 from gm_jax.data.image_set import ArrayExamples, ImageSet
 from gm_jax.errors import UserError
 from gm_jax.evaluation import mixing
+from gm_jax.families import stochastic, stochastic_scores
 from gm_jax.families.classifier import Trained
 from gm_jax.keys import fold_in_each
 from gm_jax.losses import likelihoods
@@ -56,7 +57,7 @@ def _train(config, p, num_steps):
 
         return jax.lax.scan(step, state, rows)[0]
 
-    setting = gsn.Setting(config, data, gsn.make_model(config, data))
+    setting = stochastic.Setting(config, data, stochastic.make_model(config, data))
     return setting, run(experiment.init(jax.random.key(0)))
 
 
@@ -105,7 +106,7 @@ def test_two_layers_draw_about_the_data():
         batch_size=256, learning_rate=1e-2, num_steps=1000, chain_steps=200, thin=4,
     )
     s, state = _train(config, p, config.num_steps)
-    draw = jax.jit(functools.partial(gsn.from_start, s, num=50))
+    draw = jax.jit(functools.partial(stochastic.from_start, s, num=50))
     rngs = fold_in_each(jax.random.key(5), jnp.arange(1000))
     logits = draw(state.eval_variables, rngs).reshape(-1, 8)
     # The mean of P(x|h) over the states.
@@ -221,9 +222,9 @@ def test_mixing_of_a_chain_that_forgets():
     """Catch frames in another order than that of the steps: all noise is new here."""
     config = gsn.Config(layers=(8,), input_noise=1.0, chain_steps=2)
     data = _data()
-    s = gsn.Setting(config, data, gsn.make_model(config, data))
+    s = stochastic.Setting(config, data, stochastic.make_model(config, data))
     judge = Trained(np.asarray, lambda images: images[:, 0, 0, 0] > 127)
-    numbers = gsn.measure_mixing(s, judge, gsn.init(s, _KEY), _KEY)
+    numbers = stochastic_scores.measure_mixing(s, judge, gsn.init(s, _KEY), _KEY)
     assert all(abs(rho) < 0.03 for rho in numbers['autocorrelation'].values())
     assert 30 < numbers['label_changes_per_100_steps'] < 55
     assert numbers['distinct_labels'] == 2
@@ -233,14 +234,14 @@ def test_chains_start_from_the_biases():
     """Catch chains from coin flips, which find the negatives of images."""
     data = _data()
     config = gsn.Config(binarize='none', layers=(4, 3))
-    s = gsn.Setting(config, data, gsn.make_model(config, data))
+    s = stochastic.Setting(config, data, stochastic.make_model(config, data))
     state = jax.jit(gsn.build(config, data).init)(_KEY)
     background = np.array([1, 0, 0, 1, 1, 0, 1, 0], np.float32)
     params = {**state.params, 'b0': jnp.asarray(60 * background - 30)}
     rngs = fold_in_each(_KEY, jnp.arange(9))
-    x = gsn.first_images(s, {'params': params}, rngs)
+    x = stochastic.first_images(s, {'params': params}, rngs)
     np.testing.assert_array_equal(x, np.broadcast_to(background, (9, 8)))
-    coins = gsn.first_images(s, {'params': state.params}, rngs)  # biases of zero
+    coins = stochastic.first_images(s, {'params': state.params}, rngs)  # biases of zero
     assert 0.3 < coins.mean() < 0.7
 
 
@@ -257,11 +258,11 @@ def test_one_training_image_has_no_windows():
 def test_grey_images_have_no_likelihood():
     """Catch the nats of bits reported for levels, and levels scaled otherwise."""
     data = dataclasses.replace(_data(), num_values=17)
-    s = gsn.Setting(gsn.Config(layers=(8,), binarize='none'), data, None)
-    evaluation = gsn.make_evaluation(s)
+    s = stochastic.Setting(gsn.Config(layers=(8,), binarize='none'), data, None)
+    evaluation = stochastic_scores.make_evaluation(s)
     assert evaluation.log_prob == ''
     numbers = evaluation.summarize({'denoising_nats': np.ones((4, 1))})
     assert numbers == {'denoising_nats': 1.0}
     rngs = fold_in_each(_KEY, jnp.arange(1))
-    x = gsn.flat(s, np.full((1, 2, 4, 1), 8, np.uint8), rngs)
+    x = stochastic.flat(s, np.full((1, 2, 4, 1), 8, np.uint8), rngs)
     np.testing.assert_array_equal(x, np.full((1, 8), 0.5))
