@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from benchmarks import compiled, gpu, start, times
+import gm_jax
+from benchmarks import compiled, gpu, mixture, start, times
 from gm_jax.training import flags
 
 
@@ -35,6 +36,22 @@ def test_times(tmp_path, capsys):
     assert (nade['num_steps'], nade['validations']) == (600, 2)
     times.main(['--names=vae', '--datasets=nowhere', f'--out={out}'])
     assert 'nowhere' in json.loads(out.read_text())[-1]['error'][0]
+
+
+def test_mixture(tmp_path):
+    """Catch the likelihood of one model, and models of different images."""
+    out, kept = tmp_path / 'mixture.json', 'results/models/digits'
+    mixture.main([
+        f'--runs={kept}/nade,{kept}/made', '--examples=100', f'--out={out}',
+    ])
+    found, = json.loads(out.read_text())
+    numbers = found['metrics']
+    each = numbers['nats_of_each']
+    assert numbers['weights'] == [0.5, 0.5] and found['num_examples'] == 100
+    assert min(each) - 1 < numbers['nats_per_image'] < sum(each) / 2
+    runs = [gm_jax.load(f'{kept}/{name}') for name in ('nade', 'rbm')]
+    with pytest.raises(ValueError, match='models of different images: digits'):
+        mixture.evaluate(runs, '', 10)
 
 
 def test_a_run_that_fails_has_no_time(tmp_path):

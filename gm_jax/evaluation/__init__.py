@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'kernel_distance',
     'likelihood',
     'mixing',
+    'mixture',
     'modes',
     'neighbours',
     'parzen',

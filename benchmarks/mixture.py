@@ -1,0 +1,95 @@
+"""Test nats of a mixture of trained models, whose weights the validation split chooses.
+
+A set that has no validation split leaves the weights equal.
+
+    python -m benchmarks.mixture --runs=DIR,DIR --data_dir=DIR --out=FILE.json
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shlex
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+import gm_jax
+from benchmarks.machine import device_name
+from gm_jax.data import image_set, sources
+from gm_jax.evaluation import likelihood, mixture
+from gm_jax.trained import Run
+
+
+def main(argv: list[str]) -> None:
+    """Evaluate the models and their mixture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--runs', required=True, help='models, with commas between')
+    parser.add_argument('--data_dir', default='')
+    parser.add_argument(
+        '--examples', type=int, default=10**9, help='at most so many of each split'
+    )
+    parser.add_argument('--out', default='', help='JSON file to write')
+    args = parser.parse_args(argv)
+    started = time.time()
+    runs = [gm_jax.load(path) for path in args.runs.split(',')]
+    found = evaluate(runs, args.data_dir, args.examples)
+    row = {
+        **found,
+        'models': [run.results.get('command', '') for run in runs],
+        'command': shlex.join(['python', '-m', 'benchmarks.mixture', *argv]),
+        'hours': (time.time() - started) / 3600, 'machine': device_name(),
+    }
+    print(json.dumps(row, indent=2))
+    if args.out:
+        pathlib.Path(args.out).write_text(json.dumps([row], indent=2) + '\n')
+
+
+def evaluate(runs: list[Run], data_dir: str, most: int) -> dict[str, Any]:
+    """Return the numbers of a row of results.
+
+    Raises:
+        ValueError: the models are of different images.
+    """
+    first = runs[0]
+    kinds = {image_set.description(run.data) for run in runs}
+    if len(kinds) > 1:
+        raise ValueError(f'models of different images: {"; ".join(sorted(kinds))}')
+    data = sources.load(
+        first.config.dataset, data_dir=os.path.expanduser(data_dir),
+        image_size=first.config.image_size, background=first.config.background,
+        binarize=first.config.binarize,
+    )
+
+    def log_px(split: str) -> np.ndarray:
+        examples = data.splits[split]
+        images = examples.fetch(np.arange(min(len(examples), most)))['image']
+        return np.stack([run.log_prob(images) for run in runs])
+
+    weights, chosen = np.full(len(runs), 1 / len(runs)), {}
+    if 'validation' in data.splits:
+        each = log_px('validation')
+        weights = mixture.fit(each)
+        chosen = {
+            'validation_nats': -float(mixture.log_prob(each, weights).mean()),
+            'validation_nats_of_each': (-each.mean(axis=1)).tolist(),
+        }
+    num_dims = int(np.prod(first.data.image_shape))
+    estimators = ', '.join(sorted({run.estimator for run in runs}))
+    each = log_px('test')
+    mixed = mixture.log_prob(each, weights)
+    return {
+        'dataset': first.data.name, 'binarize': first.data.binarize, 'split': 'test',
+        'num_examples': len(mixed), 'seed': 0, 'step': max(run.step for run in runs),
+        'metrics': {
+            **likelihood.report(mixed, num_dims, estimators),
+            'weights': weights.tolist(),
+            'nats_of_each': (-each.mean(axis=1)).tolist(), **chosen,
+        },
+    }
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])
