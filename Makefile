@@ -24,12 +24,13 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	    --no-loadscope-reorder --durations=10
 
-# What takes minutes more, and the losses as XLA optimizes them outside tests; the
-# numbers of a trained model of every experiment are among the former.
-test-all: export JAX_DISABLE_MOST_OPTIMIZATIONS = 0
+# What takes minutes more. The losses, and the numbers of a trained model of every
+# experiment, are those of programs that XLA optimizes, as it does outside tests.
 test-all: $(VENV)/ready
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/losses
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n $(WORKERS) \
+	    -m 'long or not long' tests/losses tests/test_zoo.py
 	$(BIN)/python -m pytest -n $(WORKERS) -m long --durations=10 \
+	    --ignore=tests/test_zoo.py \
 	    tests/test_docs.py tests/test_commands.py tests  # the longest first
 
 # Executes the pages of the lecture. A link or anchor that leads nowhere is an error.
