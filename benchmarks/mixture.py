@@ -19,6 +19,7 @@ import numpy as np
 import gm_jax
 from benchmarks.machine import device_name
 from gm_jax.data import image_set, sources
+from gm_jax.errors import UserError
 from gm_jax.evaluation import likelihood, mixture
 from gm_jax.trained import Run
 
@@ -34,8 +35,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--out', default='', help='JSON file to write')
     args = parser.parse_args(argv)
     started = time.time()
-    runs = [gm_jax.load(path) for path in args.runs.split(',')]
-    found = evaluate(runs, args.data_dir, args.examples)
+    try:
+        runs = [gm_jax.load(path) for path in args.runs.split(',')]
+        found = evaluate(runs, args.data_dir, args.examples)
+    except UserError as error:
+        parser.error(str(error))
     row = {
         **found,
         'models': [run.results.get('command', '') for run in runs],
@@ -51,12 +55,17 @@ def evaluate(runs: list[Run], data_dir: str, most: int) -> dict[str, Any]:
     """Return the numbers of a row of results.
 
     Raises:
-        ValueError: the models are of different images.
+        UserError: the models are of different images, or each draws its own bits.
     """
     first = runs[0]
     kinds = {image_set.description(run.data) for run in runs}
     if len(kinds) > 1:
-        raise ValueError(f'models of different images: {"; ".join(sorted(kinds))}')
+        raise UserError(f'models of different images: {"; ".join(sorted(kinds))}.')
+    if first.data.binarize == 'dynamic':
+        raise UserError(
+            'with --binarize=dynamic each run is evaluated on bits of its own, so that '
+            'their likelihoods cannot be mixed.'
+        )
     data = sources.load(
         first.config.dataset, data_dir=os.path.expanduser(data_dir),
         image_size=first.config.image_size, background=first.config.background,

@@ -3,8 +3,9 @@ r"""Deep Boltzmann machine of two hidden layers.
 Salakhutdinov and Hinton 2009, Deep Boltzmann Machines. Both layers are trained at once.
 The centered parametrisation allows that without pretraining: Montavon and Mueller 2012,
 Deep Boltzmann Machines and the Centering Trick. With --first_layer, training begins
-with the weights of an RBM, as that of Salakhutdinov and Hinton does; the second layer
-is nearly independent of it then, and the bound is the likelihood of the RBM.
+with the averaged weights of an RBM, as Salakhutdinov and Hinton begin with those of
+RBMs. The weights of the second layer are nearly 0 at that time, so that the bound is
+the likelihood of the RBM, and training improves on it.
 
     python -m experiments.dbm --workdir=/tmp/dbm
     python -m experiments.dbm --workdir=/tmp/dbm500 --preset=paper --data_dir=DIR
@@ -99,7 +100,10 @@ def init(hidden: Sizes, rng: jax.Array, visible_bias: jax.Array) -> Params:
 
 def _first_layer(config: Config, data: ImageSet) -> Params:
     """Read the parameters of the first layer from a trained RBM."""
-    run = gm_jax.load(config.first_layer)
+    try:
+        run = gm_jax.load(config.first_layer)
+    except UserError as error:
+        raise UserError(f'--first_layer={config.first_layer}: {error}') from error
     if run.command.name != 'rbm':
         raise UserError(
             f'--first_layer={config.first_layer} is a run of {run.command.name}, not '

@@ -1,5 +1,6 @@
 """Benchmarks that nothing else runs."""
 
+import dataclasses
 import importlib
 import json
 
@@ -7,6 +8,7 @@ import pytest
 
 import gm_jax
 from benchmarks import compiled, gpu, mixture, start, times
+from gm_jax.errors import UserError
 from gm_jax.training import flags
 
 
@@ -50,7 +52,11 @@ def test_mixture(tmp_path):
     assert numbers['weights'] == [0.5, 0.5] and found['num_examples'] == 100
     assert min(each) - 1 < numbers['nats_per_image'] < sum(each) / 2
     runs = [gm_jax.load(f'{kept}/{name}') for name in ('nade', 'rbm')]
-    with pytest.raises(ValueError, match='models of different images: digits'):
+    with pytest.raises(UserError, match='models of different images: digits'):
+        mixture.evaluate(runs, '', 10)
+    dynamic = dataclasses.replace(runs[0].data, binarize='dynamic')
+    runs = [dataclasses.replace(runs[0], data=dynamic)] * 2
+    with pytest.raises(UserError, match='on bits of its own'):
         mixture.evaluate(runs, '', 10)
 
 

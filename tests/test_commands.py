@@ -10,10 +10,9 @@ import pathlib
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -147,15 +146,6 @@ def _parse(name: str, argv: list[str]) -> None:
     # A work directory that is to be evaluated or sampled from is not there yet.
     argv = [word for word in argv if not word.startswith('--mode=')]
     flags.parse(argv, main.config_class, presets=main.presets, program='', about='')
-
-
-@pytest.fixture(autouse=True, scope='module')
-def compiled_quickly() -> Iterator[None]:
-    """Leave out most optimizations of XLA, also in `make test-all`."""
-    before = jax.config.values['jax_disable_most_optimizations']
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', before)
 
 
 @pytest.fixture(scope='module')

@@ -48,9 +48,17 @@ def fit(log_px: np.ndarray, num_steps: int = 1000) -> np.ndarray:
 
     Returns:
         [K] float64, which sum to one.
+
+    Raises:
+        ValueError: there are no images, or one is impossible under all models.
     """
     log_px = np.asarray(log_px, np.float64)
     chex.assert_rank(log_px, 2)
+    if not log_px.size or not np.isfinite(log_px.max(axis=0)).all():
+        raise ValueError(
+            f'each of {log_px.shape[1]} images needs one of the {len(log_px)} models '
+            f'under which it is possible'
+        )
     log_w = np.full(len(log_px), -np.log(len(log_px)))
     for _ in range(num_steps):
         shares = special.log_softmax(log_px + log_w[:, None], axis=0)

@@ -237,7 +237,7 @@ class Experiment(NamedTuple):
             read into its shapes.
         pretrained: () -> parameters by name, such as those of another run, with which
             training begins in place of those that `init` makes; None if there are
-            none. It is called when a run begins, not when it goes on.
+            none. It is called once, where a run has no checkpoint.
         train_step: one step of training.
         single_steps: whether a CPU runs the training steps one by one, since XLA runs
             convolutions slowly inside a loop there.

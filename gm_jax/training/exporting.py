@@ -146,7 +146,8 @@ def _write(path: str, text: str) -> None:
 def _settings(workdir: str) -> dict[str, Any]:
     """Return the settings without what lies on one machine only."""
     found = files.read_object(os.path.join(workdir, 'config.json'), 'a config')
-    found |= {name: '' for name in ('data_dir', 'given') if name in found}
+    local = 'data_dir', 'given', 'first_layer'
+    found |= {name: '' for name in local if name in found}
     if str(found.get('module', '')).endswith('.py'):
         found['module'] = ''
     return found

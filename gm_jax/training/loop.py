@@ -32,6 +32,7 @@ from gm_jax.training import (
     optimizer,
     outcome,
     parallel,
+    pretrained,
     processes,
     runs,
     settings,
@@ -98,6 +99,8 @@ def start(
     if run.mode == 'train':
         parallel.check_batch_size(config.batch_size)
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
+        if not checkpoints.last_step(run.workdir):
+            experiment = pretrained.read(experiment)
     init = parallel.init(experiment.init)
     shapes = jax.eval_shape(init, stream(config.seed, Stream.INIT))
     fits.check(config, data, experiment, shapes, run.mode)
@@ -354,13 +357,12 @@ def _first_state(
         train_many: the training step.
         *arguments: the arguments of the training step after the state.
     """
-    rng, read = stream(job.config.seed, Stream.INIT), job.experiment.pretrained
-    pretrained = {} if read is None else read()
+    rng = stream(job.config.seed, Stream.INIT)
 
     def make() -> TrainState:
         state = job.init(rng)
-        if pretrained:
-            state = train_state.begin_with(state, pretrained)
+        if job.experiment.pretrained is not None:
+            state = train_state.begin_with(state, job.experiment.pretrained())
         return parallel.replicate(state)
 
     if processes.several():

@@ -27,6 +27,15 @@ def test_weights_are_shares(weights):
         mixture.log_prob(np.zeros((2, 3)), np.array(weights))
 
 
+@pytest.mark.parametrize('log_px', [
+    np.zeros((2, 0)), np.array([[0, -np.inf], [0, -np.inf]]), np.array([[0, np.nan]]),
+])
+def test_impossible_images_have_no_weights(log_px):
+    """Catch weights that are not numbers."""
+    with pytest.raises(ValueError, match='under which it is possible'):
+        mixture.fit(log_px)
+
+
 def test_fitted_weights_are_the_best():
     """Catch an update that is not that of expectation maximisation."""
     # Where each image is possible under one model only, its share is the weight.

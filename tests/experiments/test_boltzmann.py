@@ -78,6 +78,7 @@ def test_a_dbm_begins_with_an_rbm(trained, tmp_path, capfd):
 @pytest.mark.parametrize('trained', ['rbm'], indirect=True)
 @pytest.mark.parametrize('flags, said', [
     (['--hidden=22,21'], 'has 24 hidden units, and --hidden=22,21 asks for 22'),
+    (['--first_layer=nowhere'], '--first_layer=nowhere: nowhere holds no run'),
     (['--binarize=static'], 'of digits (8, 8, 1) with --binarize=threshold, not'),
 ])
 def test_an_rbm_that_does_not_fit_is_refused(trained, tmp_path, capfd, flags, said):

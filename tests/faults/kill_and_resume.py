@@ -59,6 +59,8 @@ def main() -> int:
     parser.add_argument('--seed', type=int, default=0, help='of the moments')
     parser.add_argument('--out', default='', help='JSON file to write')
     args = parser.parse_args()
+    if unknown := set(args.models.split(',')) - set(MODELS):
+        parser.error(f'--models={",".join(sorted(unknown))} is not known')
     rows: list[dict[str, Any]] = []
     for name in args.models.split(','):
         for row in trials(name, args.trials, args.num_steps, random.Random(args.seed)):
