@@ -30,14 +30,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--runs', required=True, help='models, with commas between')
     parser.add_argument('--data_dir', default='')
     parser.add_argument(
-        '--examples', type=int, default=10**9, help='at most so many of each split'
+        '--examples', type=int, default=10**9, help='at most so many of the test split'
+    )
+    parser.add_argument(
+        '--fit_examples', type=int, default=10**9, help='the same of the validation'
     )
     parser.add_argument('--out', default='', help='JSON file to write')
     args = parser.parse_args(argv)
     started = time.time()
     try:
         runs = [gm_jax.load(path) for path in args.runs.split(',')]
-        found = evaluate(runs, args.data_dir, args.examples)
+        found = evaluate(runs, args.data_dir, args.examples, args.fit_examples)
     except UserError as error:
         parser.error(str(error))
     row = {
@@ -51,7 +54,9 @@ def main(argv: list[str]) -> None:
         pathlib.Path(args.out).write_text(json.dumps([row], indent=2) + '\n')
 
 
-def evaluate(runs: list[Run], data_dir: str, most: int) -> dict[str, Any]:
+def evaluate(
+    runs: list[Run], data_dir: str, most: int, most_fitted: int
+) -> dict[str, Any]:
     """Return the numbers of a row of results.
 
     Raises:
@@ -72,14 +77,14 @@ def evaluate(runs: list[Run], data_dir: str, most: int) -> dict[str, Any]:
         binarize=first.config.binarize,
     )
 
-    def log_px(split: str) -> np.ndarray:
+    def log_px(split: str, most: int) -> np.ndarray:
         examples = data.splits[split]
         images = examples.fetch(np.arange(min(len(examples), most)))['image']
         return np.stack([run.log_prob(images) for run in runs])
 
     weights, chosen = np.full(len(runs), 1 / len(runs)), {}
     if 'validation' in data.splits:
-        each = log_px('validation')
+        each = log_px('validation', most_fitted)
         weights = mixture.fit(each)
         chosen = {
             'validation_nats': -float(mixture.log_prob(each, weights).mean()),
@@ -87,7 +92,7 @@ def evaluate(runs: list[Run], data_dir: str, most: int) -> dict[str, Any]:
         }
     num_dims = int(np.prod(first.data.image_shape))
     estimators = ', '.join(sorted({run.estimator for run in runs}))
-    each = log_px('test')
+    each = log_px('test', most)
     mixed = mixture.log_prob(each, weights)
     return {
         'dataset': first.data.name, 'binarize': first.data.binarize, 'split': 'test',

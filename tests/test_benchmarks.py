@@ -53,11 +53,11 @@ def test_mixture(tmp_path):
     assert min(each) - 1 < numbers['nats_per_image'] < sum(each) / 2
     runs = [gm_jax.load(f'{kept}/{name}') for name in ('nade', 'rbm')]
     with pytest.raises(UserError, match='models of different images: digits'):
-        mixture.evaluate(runs, '', 10)
+        mixture.evaluate(runs, '', 10, 10)
     dynamic = dataclasses.replace(runs[0].data, binarize='dynamic')
     runs = [dataclasses.replace(runs[0], data=dynamic)] * 2
     with pytest.raises(UserError, match='on bits of its own'):
-        mixture.evaluate(runs, '', 10)
+        mixture.evaluate(runs, '', 10, 10)
 
 
 def test_a_run_that_fails_has_no_time(tmp_path):
