@@ -5,7 +5,7 @@ The centered parametrisation allows that without pretraining: Montavon and Muell
 Deep Boltzmann Machines and the Centering Trick. With --first_layer, training begins
 with the averaged weights of an RBM, as Salakhutdinov and Hinton begin with those of
 RBMs. The weights of the second layer are nearly 0 at that time, so that the bound is
-the likelihood of the RBM, and training improves on it.
+the likelihood of the RBM; in our runs they hardly grow from there.
 
     python -m experiments.dbm --workdir=/tmp/dbm
     python -m experiments.dbm --workdir=/tmp/dbm500 --preset=paper --data_dir=DIR

@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'pace',
     'parallel',
     'patience',
+    'pretrained',
     'processes',
     'progress',
     'recorder',
