@@ -99,7 +99,7 @@ def evaluate(
         'num_examples': len(mixed), 'seed': 0, 'step': max(run.step for run in runs),
         'metrics': {
             **likelihood.report(mixed, num_dims, estimators),
-            'weights': weights.tolist(),
+            'mixture_weights': weights.tolist(),
             'nats_of_each': (-each.mean(axis=1)).tolist(), **chosen,
         },
     }

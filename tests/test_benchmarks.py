@@ -49,7 +49,7 @@ def test_mixture(tmp_path):
     found, = json.loads(out.read_text())
     numbers = found['metrics']
     each = numbers['nats_of_each']
-    assert numbers['weights'] == [0.5, 0.5] and found['num_examples'] == 100
+    assert numbers['mixture_weights'] == [0.5, 0.5] and found['num_examples'] == 100
     assert min(each) - 1 < numbers['nats_per_image'] < sum(each) / 2
     runs = [gm_jax.load(f'{kept}/{name}') for name in ('nade', 'rbm')]
     with pytest.raises(UserError, match='models of different images: digits'):
