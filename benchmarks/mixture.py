@@ -96,7 +96,8 @@ def evaluate(
     mixed = mixture.log_prob(each, weights)
     return {
         'dataset': first.data.name, 'binarize': first.data.binarize, 'split': 'test',
-        'num_examples': len(mixed), 'seed': 0, 'step': max(run.step for run in runs),
+        'num_examples': len(mixed), 'seed': first.config.seed,
+        'step': max(run.step for run in runs),
         'metrics': {
             **likelihood.report(mixed, num_dims, estimators),
             'mixture_weights': weights.tolist(),
