@@ -80,7 +80,7 @@ WITHOUT_MODELS = {
     'dbm_binarized_mnist.json': 1, 'dcgan_cifar10_jpeg.json': 2, 'gan_losses.json': 32,
     'gated_pixel_cnn_binarized_mnist.json': 3, 'gated_pixel_cnn_fashion_mnist.json': 1,
     'gsn_mnist.json': 3, 'made_binarized_mnist.json': 4, 'nade_binarized_mnist.json': 2,
-    'multiscale_likelihood.json': 6, 'nice_mnist.json': 1,
+    'multiscale_likelihood.json': 7, 'nice_mnist.json': 1,
     'pixel_cnn_binarized_mnist.json': 1, 'pixel_cnn_pp_fashion_mnist.json': 1,
     'pixel_rnn_binarized_mnist.json': 4,
     'vae_mnist_iwae_1l.json': 1,
