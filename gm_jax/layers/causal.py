@@ -11,59 +11,23 @@ above (`Above`), the pixels to the left (`Left`) and the pixel itself (`Here`), 
 mask A and mask B differ.
 """
 
-import functools
-import operator
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from gm_jax.layers.products import Part, correlate, product
+
 __all__ = [
-    'Above', 'add_bias', 'as_logits', 'correlate', 'Head', 'Here', 'Initializer',
-    'LECUN', 'Left', 'window',
+    'Above', 'add_bias', 'as_logits', 'Head', 'Here', 'Initializer', 'LECUN', 'Left',
+    'window',
 ]
 
 Initializer = nn.initializers.Initializer
 # Each part is initialised by its own fan-in; only one of the parts carries the bias.
 LECUN = nn.initializers.lecun_normal()
-
-
-def correlate(
-    x: jax.Array,
-    kernel: jax.Array,
-    pad: tuple[tuple[int, int], tuple[int, int]],
-    stride: int = 1,
-) -> jax.Array:
-    """Compute y[r, c] = sum_ij x[s r + i - top, s c + j - left] K[i, j], zeros outside.
-
-    On the CPU it is a sum of shifted matrix products: XLA's convolution there is slow
-    in the gradient of kernels as small as these, and 40 times slower in any loop.
-
-    Args:
-        x: [B, H, W, F].
-        kernel: [I, J, F, G].
-        pad: ((top, bottom), (left, right)) rows and columns of zeros around x.
-        stride: s, in rows and in columns.
-
-    Returns:
-        [B, (H + top + bottom - I) // s + 1, (W + left + right - J) // s + 1, G].
-    """
-    chex.assert_rank([x, kernel], 4)
-    if jax.default_backend() != 'cpu':
-        return jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), pad, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-        )
-    x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
-    rows, columns, _, features = kernel.shape
-    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
-    # The columns of the kernel side by side, so that a product sums over all of them.
-    x = jnp.concatenate([x[:, :, j:j + width:stride] for j in range(columns)], axis=-1)
-    return functools.reduce(operator.add, (
-        x[:, i:i + height:stride] @ kernel[i].reshape(-1, features) for i in range(rows)
-    ))
 
 
 class Above(nn.Module):
@@ -77,24 +41,30 @@ class Above(nn.Module):
     inclusive: bool = False
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, rows_only: bool = False) -> jax.Array:
-        """Map [B, H, W, F] to [B, H, W, G]; with `rows_only` see `row`."""
-        rows, columns = self.kernel_size
-        if columns % 2 == 0:
-            raise ValueError(f'a kernel of {columns} columns has no centre')
-        shape = (rows, columns, x.shape[-1], self.features)
-        kernel = self.param('kernel', LECUN, shape).astype(self.dtype)
-        side = (columns // 2, columns // 2)
-        bias = self.param('bias', nn.initializers.zeros_init(), shape[-1:])
-        top = 0 if rows_only else rows - int(self.inclusive)
-        y = correlate(x.astype(self.dtype), kernel, ((top, 0), side))
-        # Unless inclusive, the last row of y belongs to a row below the image.
-        return add_bias(y[:, :x.shape[1]], bias)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [B, H, W, F] to [B, H, W, G]."""
+        part, bias = self.part(x.shape[-1])
+        return add_bias(correlate(x.astype(self.dtype), *part), bias)
 
     def row(self, rows: jax.Array) -> jax.Array:
         """Map the K rows that row r sees, [B, K, W, F], to row r, [B, W, G]."""
-        return self(rows, rows_only=True)[:, 0]
+        (kernel, (_, side)), bias = self.part(rows.shape[-1])
+        y = correlate(rows.astype(self.dtype), kernel, ((0, 0), side))
+        return add_bias(y[:, 0], bias)
+
+    @nn.compact
+    def part(self, num: int) -> tuple[Part, jax.Array]:
+        """Return the convolution of F = `num` features, and its bias [G]."""
+        rows, columns = self.kernel_size
+        if columns % 2 == 0:
+            raise ValueError(f'a kernel of {columns} columns has no centre')
+        # Unless inclusive, the last row would belong to a row below the image.
+        vertical = (rows - 1, 0) if self.inclusive else (rows, -1)
+        side = (columns // 2, columns // 2)
+        shape = (rows, columns, num, self.features)
+        kernel = self.param('kernel', LECUN, shape).astype(self.dtype)
+        bias = self.param('bias', nn.initializers.zeros_init(), shape[-1:])
+        return Part(kernel, (vertical, side)), bias
 
 
 class Left(nn.Module):
@@ -104,19 +74,21 @@ class Left(nn.Module):
     kernel_size: int  # K
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, one: bool = False) -> jax.Array:
-        """Map [B, H, W, F] to [B, H, W, G]; with `one` see `pixel`."""
-        shape = (1, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param('kernel', LECUN, shape).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if one:
-            return x.reshape(len(x), -1) @ kernel.reshape(-1, self.features)
-        return correlate(x, kernel, ((0, 0), (self.kernel_size, 0)))[:, :, :x.shape[2]]
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [B, H, W, F] to [B, H, W, G]."""
+        return correlate(x.astype(self.dtype), *self.part(x.shape[-1]))
 
     def pixel(self, left: jax.Array) -> jax.Array:
         """Map the K pixels before a pixel, [B, K, F], to that pixel, [B, G]."""
-        return self(left, one=True)
+        kernel = self.part(left.shape[-1]).kernel.reshape(-1, self.features)
+        return left.astype(self.dtype).reshape(len(left), -1) @ kernel
+
+    @nn.compact
+    def part(self, num: int) -> Part:
+        """Return the convolution of F = `num` features."""
+        shape = (1, self.kernel_size, num, self.features)
+        kernel = self.param('kernel', LECUN, shape).astype(self.dtype)
+        return Part(kernel, ((0, 0), (self.kernel_size, -1)))
 
 
 class Here(nn.Module):
@@ -135,10 +107,20 @@ class Here(nn.Module):
     scale: float = 1.0  # factor of the initial kernel
     dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [..., F] to [..., G]."""
-        shape = (x.shape[-1], self.features)
+        kernel, bias = self._weights(x.shape[-1])
+        y = product(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y if bias is None else add_bias(y, bias)
+
+    def part(self, num: int) -> Part:
+        """Return the convolution of F = `num` features, without its bias."""
+        kernel = self._weights(num)[0].astype(self.dtype)
+        return Part(kernel[None, None], ((0, 0), (0, 0)))
+
+    @nn.compact
+    def _weights(self, num: int) -> tuple[jax.Array, jax.Array | None]:
+        shape = (num, self.features)
         kernel = self.param(
             'kernel', lambda *args: self.scale * LECUN(*args), shape
         )
@@ -146,11 +128,9 @@ class Here(nn.Module):
             seen = self._group(shape[0], 1)[:, None]
             mask = seen <= self._group(shape[1], self.copies) - int(self.strict)
             kernel = kernel * mask
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
-        if self.use_bias:
-            bias = self.param('bias', nn.initializers.zeros_init(), shape[1:])
-            y = add_bias(y, bias)
-        return y
+        if not self.use_bias:
+            return kernel, None
+        return kernel, self.param('bias', nn.initializers.zeros_init(), shape[1:])
 
     def _group(self, features: int, copies: int) -> np.ndarray:
         if features % (copies * self.channels):

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gm_jax.layers.causal import LECUN, correlate
+from gm_jax.layers.causal import LECUN
+from gm_jax.layers.products import correlate
 
 __all__ = ['Conv3x3', 'Observer']
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gm_jax.layers.causal import correlate
+from gm_jax.layers.products import correlate, product
 
 __all__ = [
     'concat_elu', 'DIRECTION', 'Nin', 'shift_down', 'shift_right', 'ShiftedConv',
@@ -119,10 +119,10 @@ class Upsample(nn.Module):
         kernel, bias = self._weights(x.shape[-1])
         x, k = x.astype(self.dtype), kernel[i]
         own = int(self.centred)  # the tap of column 2 C
-        even, odd = x @ k[own], x @ k[own + 1]
+        even, odd = product(x, k[own]), product(x, k[own + 1])
         if self.centred:
             next_x = jnp.roll(x, -1, axis=-2).at[..., -1, :].set(0)
-            odd = odd + next_x @ k[0]
+            odd = odd + product(next_x, k[0])
         y = jnp.stack([even, odd], axis=-2)
         y = y.reshape(*x.shape[:-2], -1, self.features)
         return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
@@ -159,7 +159,7 @@ class Nin(nn.Module):
         shape = (self.num_inputs, 2 * x.shape[-1], self.features)
         kernel = self.param('kernel', DIRECTION, shape)
         bias = self.param('bias', ZEROS, shape[-1:])
-        y = concat_elu(x.astype(self.dtype)) @ kernel[n].astype(self.dtype)
+        y = product(concat_elu(x.astype(self.dtype)), kernel[n].astype(self.dtype))
         if n:
             return y
         return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))

@@ -28,6 +28,7 @@ from flax import linen as nn
 from gm_jax.layers.causal import LECUN, Above, Head, Here, Left, as_logits, window
 from gm_jax.layers.dropout import Dropout
 from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
+from gm_jax.layers.products import correlate_sum
 
 __all__ = ['from_h', 'gate', 'GatedHead', 'GatedLayer', 'GatedPixelCNN']
 
@@ -83,7 +84,11 @@ class GatedLayer(nn.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Map v, u [B, H, W, F] and the map h to the next v, next u and the skip."""
         a = self._plus(self.above(v), self.above_h, h)
-        b = self.left(u) + self._plus(self.link(a), self.left_h, h)
+        parts = [self.left.part(u.shape[-1])]
+        if self.sees_itself:
+            parts.append(self.here.part(u.shape[-1]))
+        b = correlate_sum(u.astype(self.dtype), parts)
+        b = b + self._plus(self.link(a), self.left_h, h)
         return gate(a), *self._finish(u, b, dropout_rng)
 
     def row(
@@ -100,7 +105,8 @@ class GatedLayer(nn.Module):
         self, left: jax.Array, u: jax.Array, context: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Map u to the left [B, K, F] and u here [B, F] to the next u and the skip."""
-        return self._finish(u, self.left.pixel(left) + context)
+        b = self.left.pixel(left) + context
+        return self._finish(u, b + self.here(u) if self.sees_itself else b)
 
     def _plus(self, x: jax.Array, dense: nn.Dense, h: jax.Array | None) -> jax.Array:
         return x if h is None else x + dense(h)
@@ -108,8 +114,6 @@ class GatedLayer(nn.Module):
     def _finish(
         self, u: jax.Array, b: jax.Array, dropout_rng: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        if self.sees_itself:
-            b = b + self.here(u)
         z = self.drop(gate(b), rng=dropout_rng)
         r, skip = jnp.split(self.out(z), 2, axis=-1)
         return (r if self.first else u + r), skip

@@ -25,8 +25,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gm_jax.layers.causal import Above, Head, Here, Left, window
+from gm_jax.layers.causal import Above, Head, Here, Left, add_bias, window
 from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
+from gm_jax.layers.products import correlate_sum
 
 __all__ = ['MaskedConv', 'PixelCNN', 'ResidualBlock']
 
@@ -54,7 +55,12 @@ class MaskedConv(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [B, H, W, F] to [B, H, W, G]."""
-        return self._plus_here(self.above(x) + self.left(x), x)
+        num = x.shape[-1]
+        above, bias = self.above.part(num)
+        parts = [above, self.left.part(num)]
+        if self.sees_itself:
+            parts.append(self.here.part(num))
+        return add_bias(correlate_sum(x.astype(self.dtype), parts), bias)
 
     def row(self, rows: jax.Array) -> jax.Array:
         """Map the k // 2 rows above, [B, K, W, F], to their contribution, [B, W, G]."""
@@ -62,9 +68,7 @@ class MaskedConv(nn.Module):
 
     def pixel(self, left: jax.Array, x: jax.Array, context: jax.Array) -> jax.Array:
         """Map pixels to the left [B, K, F], x [B, F], `row` here [B, G] to [B, G]."""
-        return self._plus_here(self.left.pixel(left) + context, x)
-
-    def _plus_here(self, y: jax.Array, x: jax.Array) -> jax.Array:
+        y = self.left.pixel(left) + context
         return y + self.here(x) if self.sees_itself else y
 
 
