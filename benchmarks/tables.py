@@ -15,6 +15,10 @@ reported: `nats`, `bits`, or a number with its format:
     nade_binarized_mnist[0] | NADE, 500 units | 88.33 | nats
     gan_losses[0] | minimax GAN | | metrics.classifier_frechet_distance:.1f
     -->
+
+and the table of `benchmarks.bench`, with the bounds of `benchmarks.bounds`:
+
+    <!-- speed bench_cpu bench_bounds -->
 """
 
 import argparse
@@ -30,6 +34,7 @@ __all__ = ['main', 'render', 'RESULTS']
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results'
 _NUMBER = re.compile(r'\{\{(\w+)(?:\[([\d,]+)\])?\.([^:}]+):([^}]*)\}\}')
 _TABLE = re.compile(r'<!-- table\n(.*?)\n-->', re.DOTALL)
+_SPEED = re.compile(r'<!-- speed (\w+) (\w+) -->')
 _NOTE = (
     '<!-- Written by `python -m benchmarks.tables` from README.in.md and the files of '
     'this directory: edit those. -->\n\n'
@@ -61,7 +66,12 @@ def render(template: str, results: pathlib.Path = RESULTS) -> str:
     def table(match: re.Match[str]) -> str:
         return _table(results, match[1].splitlines())
 
-    return _NOTE + _NUMBER.sub(number, _TABLE.sub(table, template))
+    def speed(match: re.Match[str]) -> str:
+        return _speed(*(json.loads((results / f'{n}.json').read_text())
+                        for n in match.groups()))
+
+    text = _SPEED.sub(speed, _TABLE.sub(table, template))
+    return _NOTE + _NUMBER.sub(number, text)
 
 
 def _row(results: pathlib.Path, file: str, number: int) -> dict[str, Any]:
@@ -105,6 +115,36 @@ def _table(results: pathlib.Path, lines: list[str]) -> str:
         commands.append(f'- {title}: `{row["command"]}`')
     summary = '<details><summary>Commands</summary>'
     return '\n'.join([*rows, '', summary, '', *commands, '', '</details>'])
+
+
+def _speed(rows: list[dict[str, Any]], bounds: list[dict[str, Any]]) -> str:
+    """Return the table of speeds beside PyTorch."""
+    highest = {row['name']: f'{row["highest_ratio"]:.1f}' for row in bounds}
+    lines = [
+        '| model | images/s | training | at most | evaluation | 64 samples | s for 64 '
+        'samples | of the matrix rate | first line, s | MiB, here and PyTorch |',
+        '|' + '---|' * 10,
+    ]
+    for row in rows:
+        ratios = [_ratio(row.get(what)) for what in ('train', 'evaluation', 'sampling')]
+        drawn = row.get('sampling', {}).get('seconds')
+        cells = (
+            row['name'], f'{row["images_per_s"]:,.0f}', ratios[0],
+            highest.get(row['name'], ''), *ratios[1:],
+            '' if drawn is None else f'{drawn:.2g}', f'{row["matrix_share"]:.0%}',
+            f'{row["first_line_seconds"]:.0f}',
+            f'{row["peak_mib"]:,}, {row["torch_peak_mib"]:,}',
+        )
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+def _ratio(found: dict[str, Any] | None) -> str:
+    """Return the ratio to PyTorch with its range; nothing where there is none."""
+    if found is None or 'ratio' not in found:
+        return ''
+    least, greatest = found['ratio_range']
+    return f'{found["ratio"]:.2f} ({least:.2f} to {greatest:.2f})'
 
 
 def _value(row: dict[str, Any], metric: str) -> str:

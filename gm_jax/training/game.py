@@ -28,8 +28,6 @@ from gm_jax.training.train_state import (
     TrainState,
     TrainStep,
     finish_step,
-    mean_over_devices,
-    norm,
 )
 
 __all__ = ['make_game_step', 'optimizers', 'Turn']
@@ -141,8 +139,9 @@ def _move(
     own = {player: state.params[player] for player in turn.players}
     grads, output = jax.grad(objective, has_aux=True)(own)
     metrics = {**output.metrics, f'{turn.name}_loss': output.loss}
-    grads, metrics = mean_over_devices((grads, metrics), axis_name)
-    metrics[f'{turn.name}_grad_norm'] = norm(grads)
+    if axis_name is not None:
+        grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+    metrics[f'{turn.name}_grad_norm'] = optax.tree.norm(grads)
     updates, opt_state = state.tx.update(
         {turn.name: grads}, state.opt_state, state.params
     )

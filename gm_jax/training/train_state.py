@@ -1,7 +1,7 @@
 """The training state and the gradient step that every model with one loss shares."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
@@ -13,11 +13,9 @@ from gm_jax.keys import example_rngs
 
 __all__ = [
     'Batch', 'begin_with', 'create', 'finish_step', 'LossFn', 'LossOutput',
-    'make_train_step', 'mean_over_devices', 'Metrics', 'ModelState', 'norm',
-    'of_variables', 'Params', 'TrainState', 'TrainStep',
+    'make_train_step', 'Metrics', 'ModelState', 'of_variables', 'Params', 'TrainState',
+    'TrainStep',
 ]
-
-T = TypeVar('T')
 
 Params = Any  # a pytree of arrays: nested dicts by the names of modules
 ModelState = dict[str, Any]  # variables other than parameters, by collection
@@ -218,26 +216,15 @@ def make_train_step(
         gradient = _by_parts(jax.grad(objective, has_aux=True), micro_batch)
         grads, output = gradient(state.params, batch, rngs)
         metrics = dict(output.metrics, loss=output.loss)
-        grads, metrics = mean_over_devices((grads, metrics), axis_name)
-        grad_norm = norm(grads)
+        if axis_name is not None:
+            grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(grad_norm)
         new = state.apply_gradients(grads=grads, model_state=output.model_state)
         new = finish_step(state, new, finite, ema_decay)
         return new, dict(metrics, grad_norm=grad_norm)
 
     return train_step
-
-
-def mean_over_devices(tree: T, axis_name: str | None) -> T:
-    """Average every leaf over the devices of an axis; one device copies nothing."""
-    if axis_name is None:
-        return tree
-    return jax.lax.pmean(tree, axis_name)
-
-
-def norm(tree: Any) -> jax.Array:
-    """Compute the Euclidean norm of all leaves together, without their squares."""
-    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree)))
 
 
 # (params, batch, rngs [B]) -> (gradient of the loss, what the loss function returned)
