@@ -35,6 +35,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from benchmarks import bench, machine, turns
 from benchmarks.cases import CASES, Case
@@ -43,7 +44,7 @@ from gm_jax.training import cpu_devices, parallel
 from gm_jax.training.contracts import Experiment
 from gm_jax.training.train_state import Batch, TrainState
 
-__all__ = ['main', 'measure', 'products']
+__all__ = ['flops', 'main', 'measure', 'products']
 
 _PRODUCTS = 'dot_general', 'conv_general_dilated'
 # Small products are timed several at once: as many as have this FLOP, or this number.
@@ -93,7 +94,10 @@ def _step_of_a_device(case: Case, experiment: Experiment) -> core.Jaxpr:
     def step(state: TrainState, batch: Batch) -> Any:
         return experiment.train_step(state, batch, stream(0, Stream.TRAIN))
 
-    return jax.make_jaxpr(step)(state, batch).jaxpr
+    jaxpr = jax.make_jaxpr(step)(state, batch).jaxpr
+    # Rules of gradients compute what no one may need, and XLA then leaves out.
+    used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return used
 
 
 def _seconds(run: Callable[[], Any], num_turns: int) -> float:
@@ -110,7 +114,7 @@ def _seconds(run: Callable[[], Any], num_turns: int) -> float:
     return min(turns.timed(many, num)[0] for _ in range(num_turns)) / num
 
 
-def _flops(equation: core.JaxprEqn) -> int:
+def flops(equation: core.JaxprEqn) -> int:
     """Return the FLOP of a product or a convolution."""
     avals: list[Any] = [v.aval for v in (*equation.invars, *equation.outvars)]
     one, other, out = (aval.shape for aval in avals)
@@ -127,33 +131,40 @@ def _of_product(equation: core.JaxprEqn, num_turns: int) -> float:
     """Return the seconds of one product or convolution, on every device at once.
 
     Several stand in one program, so that the time to start a program is shared; they
-    have inputs of their own.
+    have inputs of their own. Their results stay inside the program, since the pages of
+    new arrays take longer than small products.
     """
     shapes: list[Any] = [value.aval for value in equation.invars]
-    copies = max(1, min(_COPIES, round(_WORK / _flops(equation))))
+    copies = max(1, min(_COPIES, round(_WORK / flops(equation))))
     rng = np.random.default_rng(0)
     values = [
         tuple(np.asarray(rng.standard_normal(s.shape), s.dtype) for s in shapes)
         for _ in range(copies)
     ]
 
-    def compute(values: Any) -> Any:
-        return [equation.primitive.bind(*v, **equation.params) for v in values]
+    def compute(values: Any, each: jax.Array) -> list[jax.Array]:
+        results = jax.lax.optimization_barrier([
+            equation.primitive.bind(*v, **equation.params) for v in values
+        ])
+        return [each + result.ravel()[0] for result in results]
 
-    program = jax.pmap(
-        lambda values, _: compute(values), in_axes=(None, 0), axis_name=parallel.AXIS
-    )
+    program = jax.pmap(compute, in_axes=(None, 0))
     on_devices = parallel.replicate(values)
-    each = np.zeros(jax.local_device_count())
+    each = np.zeros(jax.local_device_count(), np.float32)
     return _seconds(lambda: program(on_devices, each), num_turns) / copies
 
 
 def _of_traffic(num_bytes: int, num_turns: int) -> float:
     """Return the seconds to read and write so many bytes on every device at once."""
-    program = jax.pmap(lambda x: x + 1, in_axes=0)
+    program = jax.pmap(lambda x: x + 1, donate_argnums=0)
     x = np.zeros((jax.local_device_count(), num_bytes // 8), np.float32)
-    on_devices = program(x)
-    return _seconds(lambda: program(on_devices), num_turns)
+    held = [program(x)]
+
+    def run() -> jax.Array:
+        held[0] = program(held[0])
+        return held[0]
+
+    return _seconds(run, num_turns)
 
 
 def measure(case: Case, num_turns: int) -> dict[str, Any]:

@@ -4,10 +4,12 @@ import dataclasses
 import importlib
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import gm_jax
-from benchmarks import compiled, gpu, mixture, start, times
+from benchmarks import bounds, compiled, gpu, mixture, start, times
 from gm_jax.errors import UserError
 from gm_jax.training import flags
 
@@ -95,3 +97,29 @@ def test_lines_of_the_queue(tiny, tmp_path):
         )
         assert config.dataset.endswith(f'{line.dataset}.npz')
         assert config.num_steps == 4 or not tiny
+
+
+def test_products_of_a_program():
+    """Catch the length of a scan, and products in functions, that are not counted."""
+
+    @jax.jit
+    def product(x):
+        return x @ x
+
+    def program(x):
+        x = product(x)
+        x, _ = jax.lax.scan(lambda x, _: (product(product(x)), None), x, length=5)
+        image = x[None, :, :, None]
+        return jax.lax.conv_general_dilated(
+            image, jnp.ones((3, 3, 1, 1)), (1, 1), 'SAME',
+            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        )
+
+    jaxpr = jax.make_jaxpr(program)(jnp.eye(4)).jaxpr
+    found = [(e.primitive.name, times) for e, times in bounds.products(jaxpr)]
+    assert found == [
+        ('dot_general', 1), ('dot_general', 5), ('dot_general', 5),
+        ('conv_general_dilated', 1),
+    ]
+    flops = [bounds.flops(e) for e, _ in bounds.products(jaxpr)]
+    assert flops == [2 * 4**3] * 3 + [2 * 4 * 4 * 9]

@@ -33,22 +33,31 @@ class NICE(nn.Module):
 
     def forward(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return z [B, D], and the log-determinant []."""
-        seen, moved = y[:, ::2], y[:, 1::2]
+        of_seen, of_moved = self._scales()
+        seen, moved = y[:, ::2] * of_seen.exp(), y[:, 1::2] * of_moved.exp()
         for shift in self.shifts:
-            seen, moved = moved + shift(seen), seen
-        z = torch.cat([seen, moved], dim=1) * self.log_scale.exp()
-        return z, self.log_scale.sum()
+            # A network sees values of y, and its shift is in units of z.
+            seen, moved = moved + shift(seen * (-of_seen).exp()), seen
+            of_seen, of_moved = of_moved, of_seen
+        return torch.cat([seen, moved], dim=1), self.log_scale.sum()
 
     def inverse(self, z: torch.Tensor) -> torch.Tensor:
         """Return y [B, D]."""
-        x = z * (-self.log_scale).exp()
-        num = x.shape[1] // 2
-        seen, moved = x[:, :-num], x[:, -num:]
+        of_seen, of_moved = self._scales()
+        num = z.shape[1] // 2
+        seen, moved = z[:, :-num], z[:, -num:]
         for shift in reversed(self.shifts):
-            seen, moved = moved, seen - shift(moved)
-        y = torch.empty_like(x)
-        y[:, ::2], y[:, 1::2] = seen, moved
+            of_seen, of_moved = of_moved, of_seen
+            seen, moved = moved, seen - shift(moved * (-of_seen).exp())
+        y = torch.empty_like(z)
+        y[:, ::2] = seen * (-of_seen).exp()
+        y[:, 1::2] = moved * (-of_moved).exp()
         return y
+
+    def _scales(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the log-scales of the even and of the odd values."""
+        num = self.log_scale.shape[0] // 2
+        return self.log_scale[:-num], self.log_scale[-num:]
 
 
 def make(config: Config, image_shape: tuple[int, int, int]) -> Twin:

@@ -16,6 +16,7 @@ chunk is the log of an unbiased estimate of p(x).
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -29,6 +30,7 @@ from gm_jax.losses import likelihoods
 from gm_jax.training import optimizer, train_state
 from gm_jax.training.contracts import (
     ByExample,
+    EvalStep,
     Experiment,
     HostSampler,
     MakePictures,
@@ -185,7 +187,8 @@ def build(
         single_steps: whether a CPU runs the training steps one by one.
         host_sampler: makes a sampler that loops on the host.
         pictures: draws pictures.
-        micro_batch: examples per gradient computation on a device; 0: all.
+        micro_batch: examples per gradient computation on a device, and at most that
+            many per evaluation; 0: all.
     """
     return Experiment(
         init=functools.partial(_init, config, density),
@@ -194,8 +197,8 @@ def build(
             micro_batch=micro_batch,
         ),
         evaluation=ByExample(
-            functools.partial(_eval_step, density),
-            functools.partial(_test_step, density),
+            _in_parts(functools.partial(_eval_step, density), micro_batch),
+            _in_parts(functools.partial(_test_step, density), micro_batch),
             density.report,
             density.num_chunks,
             density.fewer_chunks,
@@ -245,6 +248,23 @@ def _test_step(
     return density.estimates(
         _evaluate(density, state, batch, rng, batch['chunk'], True)
     )
+
+
+def _in_parts(step: EvalStep, size: int) -> EvalStep:
+    """Evaluate at most `size` examples of a batch at a time; 0: all."""
+    if not size:
+        return step
+
+    def in_parts(
+        state: TrainState, batch: Batch, rng: jax.Array
+    ) -> dict[str, jax.Array]:
+        num = len(batch['index'])
+        part = math.gcd(num, size)
+        parts = jax.tree.map(lambda a: a.reshape(-1, part, *a.shape[1:]), batch)
+        found = jax.lax.map(lambda part: step(state, part, rng), parts)
+        return {name: a.reshape(num, *a.shape[2:]) for name, a in found.items()}
+
+    return in_parts
 
 
 def _evaluate(

@@ -123,3 +123,34 @@ def test_toy_flow_is_one():
     checks.assert_invertible(
         forward, lambda z: flow.apply(variables, z, method='inverse'), y, atol=1e-4
     )
+
+
+def test_evaluation_in_parts_is_that_of_the_whole():
+    """Catch examples that are mixed up, noise that depends on the part, and a rest."""
+
+    def log_prob(variables, batch, rngs, mode):
+        noise = jax.vmap(jax.random.normal)(rngs)
+        x = batch['image'].reshape(len(rngs), -1).sum(1)
+        return noise * variables['params']['w'] - x, {}
+
+    plain = density.plain(
+        lambda rng: {'params': {'w': jnp.ones(())}}, log_prob, 4, 'exact'
+    )
+    batch = {
+        'image': jnp.arange(24.0).reshape(6, 2, 2, 1), 'label': jnp.zeros(6, int),
+        'index': jnp.arange(6), 'chunk': jnp.zeros(6, int),
+    }
+    found = []
+    for size in (0, 4):  # which does not divide 6: parts of two
+        made = density.build(
+            settings.Config(), plain, sample=None, sampler='', single_steps=False,
+            micro_batch=size,
+        )
+        state = made.init(jax.random.key(0))
+        for step in (made.evaluation.eval_step, made.evaluation.test_step):
+            found.append(step(state, batch, jax.random.key(1)))
+    whole, parts = found[:2], found[2:]
+    for got, expected in zip(parts, whole):
+        assert got.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(got[name], values, strict=True)
