@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'lstm',
     'observer',
     'pixels',
+    'products',
     'shifted',
     'spectral',
     'stacks',
