@@ -23,13 +23,12 @@ Fields of a row:
 import argparse
 import collections
 import json
-import math
 import pathlib
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,44 +38,16 @@ from jax.interpreters import partial_eval
 
 from benchmarks import bench, machine, turns
 from benchmarks.cases import CASES, Case
+from benchmarks.jaxprs import flops, products
 from gm_jax.keys import Stream, stream
 from gm_jax.training import cpu_devices, parallel
 from gm_jax.training.contracts import Experiment
 from gm_jax.training.train_state import Batch, TrainState
 
-__all__ = ['flops', 'main', 'measure', 'products']
+__all__ = ['main', 'measure']
 
-_PRODUCTS = 'dot_general', 'conv_general_dilated'
 # Small products are timed several at once: as many as have this FLOP, or this number.
 _WORK, _COPIES = 2e8, 50
-
-
-def products(jaxpr: core.Jaxpr, times: int = 1) -> Iterator[tuple[core.JaxprEqn, int]]:
-    """Yield every matrix product and convolution of a program.
-
-    Args:
-        jaxpr: the program, with those that it calls.
-        times: how often it runs.
-
-    Yields:
-        The equation, and how often it is computed: a scan multiplies by its length.
-        Of the branches of a condition, all are counted; the body of a loop of unknown
-        length counts once.
-    """
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in _PRODUCTS:
-            yield equation, times
-        inner = times
-        if equation.primitive.name == 'scan':
-            inner *= equation.params['length']
-        for called in jax.tree.leaves(
-            list(equation.params.values()),
-            is_leaf=lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr),
-        ):
-            if isinstance(called, core.ClosedJaxpr):
-                called = called.jaxpr
-            if isinstance(called, core.Jaxpr):
-                yield from products(called, inner)
 
 
 def _step_of_a_device(case: Case, experiment: Experiment) -> core.Jaxpr:
@@ -112,19 +83,6 @@ def _seconds(run: Callable[[], Any], num_turns: int) -> float:
     once, _ = turns.timed(many, 1)
     num = max(1, round(0.1 / once))
     return min(turns.timed(many, num)[0] for _ in range(num_turns)) / num
-
-
-def flops(equation: core.JaxprEqn) -> int:
-    """Return the FLOP of a product or a convolution."""
-    avals: list[Any] = [v.aval for v in (*equation.invars, *equation.outvars)]
-    one, other, out = (aval.shape for aval in avals)
-    dimensions = equation.params['dimension_numbers']
-    if equation.primitive.name == 'dot_general':
-        (contracted, _), _ = dimensions
-        each = math.prod(one[i] for i in contracted)
-    else:
-        each = math.prod(other) // out[dimensions.out_spec[1]]
-    return max(2 * math.prod(out) * each, 1)
 
 
 def _of_product(equation: core.JaxprEqn, num_turns: int) -> float:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import gm_jax
-from benchmarks import bounds, compiled, gpu, mixture, start, times
+from benchmarks import compiled, gpu, jaxprs, mixture, start, times
 from gm_jax.errors import UserError
 from gm_jax.training import flags
 
@@ -116,10 +116,10 @@ def test_products_of_a_program():
         )
 
     jaxpr = jax.make_jaxpr(program)(jnp.eye(4)).jaxpr
-    found = [(e.primitive.name, times) for e, times in bounds.products(jaxpr)]
+    found = [(e.primitive.name, times) for e, times in jaxprs.products(jaxpr)]
     assert found == [
         ('dot_general', 1), ('dot_general', 5), ('dot_general', 5),
         ('conv_general_dilated', 1),
     ]
-    flops = [bounds.flops(e) for e, _ in bounds.products(jaxpr)]
+    flops = [jaxprs.flops(e) for e, _ in jaxprs.products(jaxpr)]
     assert flops == [2 * 4**3] * 3 + [2 * 4 * 4 * 9]
