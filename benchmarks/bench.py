@@ -27,6 +27,7 @@ Fields of a row:
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import platform
@@ -43,7 +44,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks import machine, start, turns, twins
+from benchmarks import machine, rows, start, turns, twins
 from benchmarks.cases import CASES, Case
 from benchmarks.turns import Runner
 from benchmarks.twins import Noise, Twin
@@ -56,6 +57,7 @@ from gm_jax.training.train_state import TrainState
 
 _SAMPLES = 64
 _CHECKED = 1e-4  # relative difference of the losses of both sides
+_BY_NAME = {case.name: case for case in CASES}
 _SIDE, _PRODUCTS = 1024, 20  # of the matrix products whose rate is measured
 
 
@@ -334,12 +336,13 @@ def _in_a_process(name: str, what: str, args: argparse.Namespace) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def row(case: Case, args: argparse.Namespace) -> dict[str, Any]:
+def row(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measure everything of a case."""
+    case = _BY_NAME[name]
     found: dict[str, Any] = {
-        'name': case.name, **_in_a_process(case.name, 'speed', args),
-        'peak_mib': round(_in_a_process(case.name, 'ours', args)),
-        'torch_peak_mib': round(_in_a_process(case.name, 'theirs', args)),
+        **_in_a_process(name, 'speed', args),
+        'peak_mib': round(_in_a_process(name, 'ours', args)),
+        'torch_peak_mib': round(_in_a_process(name, 'theirs', args)),
     }
     with tempfile.TemporaryDirectory() as parent:
         seconds = start.seconds_to_first_line(
@@ -348,8 +351,8 @@ def row(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     return {**found, 'first_line_seconds': round(seconds, 1)}
 
 
-def main(argv: list[str]) -> None:
-    """Measure what is not in the file yet, and write the rows."""
+def main(argv: list[str]) -> int:
+    """Measure what is not in the file yet, and write the rows; return the status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--names', default=','.join(case.name for case in CASES))
     parser.add_argument('--turns', type=int, default=7)
@@ -360,39 +363,23 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--out', default='results/bench_cpu.json')
     parser.add_argument('--only', default='', help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    by_name = {case.name: case for case in CASES}
-    chosen = [by_name[name] for name in args.names.split(',')]
+    chosen = [_BY_NAME[name] for name in args.names.split(',')]
     if args.only == 'speed':
         print(json.dumps(measure(chosen[0], args.turns, args.max_load)))
-        return
+        return 0
     if args.only:
         print(json.dumps(peak(chosen[0], args.only)))
-        return
+        return 0
     common = {
         'device': machine.device_name(), 'python': platform.python_version(),
         'jax': jax.__version__, 'torch': torch.__version__,
         'command': shlex.join(['python', '-m', 'benchmarks.bench', *argv]),
     }
-    path = pathlib.Path(args.out)
-    rows = json.loads(path.read_text()) if path.exists() else []
-    done = {row['name'] for row in rows}
-    for case in chosen:
-        if case.name in done:
-            continue
-        rows.append({**row(case, args), **common})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rows, indent=2) + '\n')
-        print(_line(rows[-1]), flush=True)
-
-
-def _line(found: dict[str, Any]) -> str:
-    ratios = [
-        f'{what} {found[what]["ratio"]}' for what in ('train', 'evaluation', 'sampling')
-        if 'ratio' in found.get(what, {})
-    ]
-    speed = f'{found["images_per_s"]:9} images/s'
-    return f'{found["name"]:24} {speed}  {", ".join(ratios)}'
+    keys = [{'name': case.name} for case in chosen]
+    return bool(rows.fill(
+        args.out, keys, functools.partial(row, args=args), common
+    ))
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

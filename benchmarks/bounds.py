@@ -36,7 +36,7 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from benchmarks import bench, machine, turns
+from benchmarks import bench, machine, rows, turns
 from benchmarks.cases import CASES, Case
 from benchmarks.jaxprs import flops, products
 from gm_jax.keys import Stream, stream
@@ -160,8 +160,8 @@ def _in_a_process(name: str, num_turns: int) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(argv: list[str]) -> None:
-    """Measure what is not in the file yet, and write the rows."""
+def main(argv: list[str]) -> int:
+    """Measure what is not in the file yet, and write the rows; return the status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--names', default=','.join(case.name for case in CASES))
     parser.add_argument('--turns', type=int, default=5)
@@ -172,7 +172,7 @@ def main(argv: list[str]) -> None:
     if args.here:
         case, = (case for case in CASES if case.name == args.names)
         print(json.dumps(measure(case, args.turns)))
-        return
+        return 0
     times = {
         row['name']: row['train']
         for row in json.loads(pathlib.Path(args.times).read_text())
@@ -182,24 +182,17 @@ def main(argv: list[str]) -> None:
         'jax': jax.__version__,
         'command': shlex.join(['python', '-m', 'benchmarks.bounds', *argv]),
     }
-    path = pathlib.Path(args.out)
-    rows = json.loads(path.read_text()) if path.exists() else []
-    done = {row['name'] for row in rows}
-    for name in args.names.split(','):
-        if name in done:
-            continue
+
+    def row(name: str) -> dict[str, Any]:
         found = _in_a_process(name, args.turns)
         least = found['product_seconds'] + found['traffic_seconds']
         whole = {key: times[name][key] for key in ('seconds', 'torch_seconds')}
-        row = {
-            'name': name, **whole, **found,
-            'highest_ratio': round(whole['torch_seconds'] / least, 2),
-        }
-        rows.append({**row, **common})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rows, indent=2) + '\n')
-        print(json.dumps(row), flush=True)
+        highest = round(whole['torch_seconds'] / least, 2)
+        return {**whole, **found, 'highest_ratio': highest}
+
+    keys = [{'name': name} for name in args.names.split(',')]
+    return bool(rows.fill(args.out, keys, row, common))
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -24,6 +24,7 @@ Fields of a row of memory:
 """
 
 import argparse
+import functools
 import json
 import math
 import pathlib
@@ -40,7 +41,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import bench, machine, start, turns
+from benchmarks import bench, machine, rows, start, turns
 from benchmarks.cases import Case
 
 __all__ = ['exponent', 'main', 'resident_mib', 'seconds_per_image']
@@ -233,8 +234,13 @@ def _memory(name: str, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str]) -> None:
-    """Measure what is not in the file yet, and write the rows."""
+def _row(name: str, along: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure a row."""
+    return _memory(name, args) if along == 'memory' else _times(name, along, args)
+
+
+def main(argv: list[str]) -> int:
+    """Measure what is not in the file yet, and write the rows; return the status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--names', default=','.join(_MODELS))
     parser.add_argument('--along', default='pixels,width,memory')
@@ -256,22 +262,15 @@ def main(argv: list[str]) -> None:
         'jax': jax.__version__,
         'command': shlex.join(['python', '-m', 'benchmarks.growth', *argv]),
     }
-    path = pathlib.Path(args.out)
-    rows = json.loads(path.read_text()) if path.exists() else []
-    done = {(row['name'], row['along']) for row in rows}
-    for name in args.names.split(','):
-        for along in args.along.split(','):
-            if (name, along) in done or (along == 'memory' and name not in _MEMORY):
-                continue
-            found = (
-                _memory(name, args) if along == 'memory' else _times(name, along, args)
-            )
-            row = {'name': name, 'along': along, **found}
-            rows.append({**row, **common})
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(rows, indent=2) + '\n')
-            print(json.dumps(row), flush=True)
+    keys = [
+        {'name': name, 'along': along}
+        for name in args.names.split(',') for along in args.along.split(',')
+        if along != 'memory' or name in _MEMORY
+    ]
+    return bool(rows.fill(
+        args.out, keys, functools.partial(_row, args=args), common
+    ))
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

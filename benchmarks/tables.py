@@ -19,6 +19,10 @@ reported: `nats`, `bits`, or a number with its format:
 and the table of `benchmarks.bench`, with the bounds of `benchmarks.bounds`:
 
     <!-- speed bench_cpu bench_bounds -->
+
+and that of `benchmarks.growth`:
+
+    <!-- growth growth -->
 """
 
 import argparse
@@ -35,6 +39,7 @@ RESULTS = pathlib.Path(__file__).resolve().parents[1] / 'results'
 _NUMBER = re.compile(r'\{\{(\w+)(?:\[([\d,]+)\])?\.([^:}]+):([^}]*)\}\}')
 _TABLE = re.compile(r'<!-- table\n(.*?)\n-->', re.DOTALL)
 _SPEED = re.compile(r'<!-- speed (\w+) (\w+) -->')
+_GROWTH = re.compile(r'<!-- growth (\w+) -->')
 _NOTE = (
     '<!-- Written by `python -m benchmarks.tables` from README.in.md and the files of '
     'this directory: edit those. -->\n\n'
@@ -70,7 +75,10 @@ def render(template: str, results: pathlib.Path = RESULTS) -> str:
         return _speed(*(json.loads((results / f'{n}.json').read_text())
                         for n in match.groups()))
 
-    text = _SPEED.sub(speed, _TABLE.sub(table, template))
+    def growth(match: re.Match[str]) -> str:
+        return _growth(json.loads((results / f'{match[1]}.json').read_text()))
+
+    text = _GROWTH.sub(growth, _SPEED.sub(speed, _TABLE.sub(table, template)))
     return _NOTE + _NUMBER.sub(number, text)
 
 
@@ -136,6 +144,31 @@ def _speed(rows: list[dict[str, Any]], bounds: list[dict[str, Any]]) -> str:
             f'{row["peak_mib"]:,}, {row["torch_peak_mib"]:,}',
         )
         lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+def _growth(rows: list[dict[str, Any]]) -> str:
+    """Return the table of exponents, and of the memory of long runs."""
+    found = {(row['name'], row['along']): row for row in rows}
+    lines = [
+        '| model | exponent in pixels | exponent in the width | MiB after steps |',
+        '|' + '---|' * 4,
+    ]
+    for name in dict.fromkeys(row['name'] for row in rows):
+        powers = []
+        for along in ('pixels', 'width'):
+            row = found[name, along]
+            low, high = row['sizes'][0], row['sizes'][-1]
+            powers.append(
+                f'{row["exponent"]:.2f} ({low} to {high}, within '
+                f'{row["largest_misfit"]:.2f})'
+            )
+        memory = found.get((name, 'memory'), {'steps': [], 'resident_mib': []})
+        mib = ', '.join(
+            f'{size:.0f} after {step:,}'
+            for step, size in zip(memory['steps'], memory['resident_mib'])
+        )
+        lines.append(f'| {name} | {" | ".join(powers)} | {mib} |')
     return '\n'.join(lines)
 
 

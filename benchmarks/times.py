@@ -17,11 +17,11 @@ Seconds of a row, compilation and reading left out:
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
 import shlex
 import subprocess
@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import machine
+from benchmarks import machine, rows
 from experiments import NAMES
 from gm_jax.data import sources
 from gm_jax.data.image_set import ArrayExamples, Examples, ImageSet
@@ -225,13 +225,15 @@ def _command(argv: Sequence[str], data_dir: str) -> str:
     return shlex.join(['python', '-m', 'benchmarks.times', *flags])
 
 
-def _row(name: str, dataset: str, data_dir: str, limit: float) -> dict[str, Any]:
+def _row(
+    experiment: str, dataset: str, data_dir: str, limit: float
+) -> dict[str, Any]:
     """Measure a pair in a process of its own, for `limit` seconds at most."""
     command = [
-        sys.executable, '-m', 'benchmarks.times', f'--names={name}',
+        sys.executable, '-m', 'benchmarks.times', f'--names={experiment}',
         f'--datasets={dataset}', f'--data_dir={data_dir}', '--here',
     ]
-    row: dict[str, Any] = {'experiment': name, 'dataset': dataset}
+    row: dict[str, Any] = {}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -250,8 +252,8 @@ def _row(name: str, dataset: str, data_dir: str, limit: float) -> dict[str, Any]
     return row
 
 
-def main(argv: list[str]) -> None:
-    """Measure what is not in the file yet, and write the rows."""
+def main(argv: list[str]) -> int:
+    """Measure what is not in the file yet, and write the rows; return the status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--names', default=','.join(NAMES))
     parser.add_argument('--datasets', default=','.join(DATASETS))
@@ -265,28 +267,21 @@ def main(argv: list[str]) -> None:
     if args.here:
         for fields in measure(args.names, args.datasets, args.data_dir):
             print(json.dumps(fields), flush=True)
-        return
+        return 0
     common = {
         'device': machine.cpu_name(), 'python': platform.python_version(),
         'jax': importlib.metadata.version('jax'),
         'command': _command(argv, args.data_dir),
     }
-    path = pathlib.Path(args.out)
-    rows = json.loads(path.read_text()) if path.exists() else []
-    done = {(row['experiment'], row['dataset']) for row in rows}
+    keys = []
     for name in args.names.split(','):
         sets = args.datasets.split(',')
         if name == 'time_series':
             sets = ['synthetic:lorenz'] if args.datasets == ','.join(DATASETS) else []
-        for dataset in sets:
-            if (name, dataset) in done:
-                continue
-            row = _row(name, dataset, args.data_dir, args.limit)
-            rows.append({**row, **common})
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(rows, indent=2) + '\n')
-            print(json.dumps(row), flush=True)
+        keys += [{'experiment': name, 'dataset': dataset} for dataset in sets]
+    row = functools.partial(_row, data_dir=args.data_dir, limit=args.limit)
+    return bool(rows.fill(args.out, keys, row, common))
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
