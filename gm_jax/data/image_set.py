@@ -18,7 +18,7 @@ from gm_jax.errors import UserError
 __all__ = [
     'ArrayExamples', 'check_facts', 'class_number', 'classes', 'description',
     'Examples', 'facts', 'FetchFn', 'ImageSet', 'kind', 'num_bytes', 'read_all',
-    'read_facts', 'SPECS', 'StreamedExamples',
+    'read_facts', 'select', 'SPECS', 'StreamedExamples',
 ]
 
 # Images read at a time when a whole split is read.
@@ -311,6 +311,24 @@ def _changed(data: ImageSet, how: str) -> UserError:
 def num_bytes(data: ImageSet) -> int:
     """Return the bytes that the images of all splits take in memory."""
     return sum(map(len, data.splits.values())) * int(np.prod(data.image_shape))
+
+
+def select(examples: Examples, rows: np.ndarray) -> Examples:
+    """Return some of the examples, of the same kind.
+
+    Args:
+        examples: N examples.
+        rows: [M] integers in [0, N).
+
+    Returns:
+        M examples; those of a stream are still read when they are fetched.
+    """
+    if isinstance(examples, ArrayExamples):
+        return ArrayExamples(examples.images[rows], examples.labels[rows])
+    return StreamedExamples(
+        len(rows), lambda indices: examples.fetch(rows[indices]),
+        getattr(examples, 'files', ''),
+    )
 
 
 def read_all(examples: Examples) -> ArrayExamples:

@@ -28,6 +28,7 @@ from gm_jax.data.image_set import (
     Examples,
     ImageSet,
     StreamedExamples,
+    select,
 )
 from gm_jax.data.originals import SETS
 from gm_jax.data.splits import hold_out, proper_names, with_test
@@ -321,14 +322,8 @@ def _held_out(
     if 'test' not in splits:
         whole, labels = splits['train'].examples, splits['train'].labels()
         for name, rows in zip(('train', 'test'), hold_out(labels, directory)):
-            examples[name] = _part(whole, rows)
+            examples[name] = select(whole, rows)
     return examples
-
-
-def _part(whole: StreamedExamples, rows: np.ndarray) -> StreamedExamples:
-    return StreamedExamples(
-        len(rows), lambda indices: whole.fetch(rows[indices]), whole.files
-    )
 
 
 @contextlib.contextmanager

@@ -14,7 +14,9 @@ Usage: `data = sources.load('mnist', data_dir='/data')`.
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from gm_jax import memory
 from gm_jax.data import binarize, folder, prepared, readers, synthetic
@@ -26,7 +28,9 @@ from gm_jax.data.image_set import (
     StreamedExamples,
     num_bytes,
     read_all,
+    select,
 )
+from gm_jax.data.splits import hold_out
 from gm_jax.errors import UserError
 
 __all__ = ['load']
@@ -39,6 +43,7 @@ def load(
     image_size: int = 0,
     background: str = 'white',
     binarize: str = 'none',
+    validation: bool = False,
     memory_limit: int = 2**30,
 ) -> ImageSet:
     """Load an image set, into memory if it fits.
@@ -51,6 +56,8 @@ def load(
         background: what transparent images of `images:` and TFDS sets are composited
             on: 'white', 'black' or '#rrggbb'.
         binarize: 'none', 'threshold', 'static' or 'dynamic' (by the training step).
+        validation: whether a tenth of the training images becomes the validation split,
+            of each class a tenth if the images are in memory.
         memory_limit: limit in bytes; the images of a larger set are read when fetched.
 
     Returns:
@@ -73,9 +80,24 @@ def load(
     keep: Callable[[Examples], Examples] = _streamed
     if num_bytes(data) <= memory_limit:
         keep = _in_memory
-    return dataclasses.replace(
-        data, splits={name: keep(split) for name, split in data.splits.items()}
-    )
+    kept = {name: keep(split) for name, split in data.splits.items()}
+    if validation:
+        kept.update(_divided(kept, spec))
+    return dataclasses.replace(data, splits=kept)
+
+
+def _divided(splits: Mapping[str, Examples], spec: str) -> dict[str, Examples]:
+    """Return the training and the validation split of a set without the latter."""
+    if 'validation' in splits:
+        raise UserError(
+            f'{spec} has a validation split of its own: leave --validation out.'
+        )
+    train = splits['train']
+    labels = np.full(len(train), -1)
+    if isinstance(train, ArrayExamples):
+        labels = train.labels
+    rows, held = hold_out(labels, spec)
+    return {'train': select(train, rows), 'validation': select(train, held)}
 
 
 def _open(spec: str, data_dir: str, image_size: int, background: str) -> ImageSet:

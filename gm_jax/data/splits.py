@@ -41,9 +41,9 @@ def with_test(splits: Mapping[str, SplitT], where: str) -> dict[str, SplitT]:
 
 
 def hold_out(labels: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Divide a set that has no test split into images to train on and to test on.
+    """Divide the training images of a set that lacks another split, and make it.
 
-    A tenth of the images is drawn for testing, by the raw stream of Philox with a fixed
+    A tenth of the images is drawn for it, by the raw stream of Philox with a fixed
     seed, which is the same in all versions of NumPy. It is a tenth of each class too,
     up to one image, and never all images of a class. The draw goes by the place of an
     image in the set: with one more image it is another one, which a run that is resumed
@@ -54,7 +54,7 @@ def hold_out(labels: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
         where: the name of the set, for the error message.
 
     Returns:
-        (training rows [N - M], test rows [M]), each ascending. M is a tenth of the
+        (training rows [N - M], held out rows [M]), each ascending. M is a tenth of the
         images of classes of at least two images, rounded down, and at least 1.
 
     Raises:
@@ -68,11 +68,11 @@ def hold_out(labels: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(
             f'{where} has {len(labels)} image(s)'
             f'{", each of another class" if len(labels) > 1 else ""}: at least 2 are '
-            f'needed, one to train and one to test.'
+            f'needed, one to train and one to hold out.'
         )
     # Every tenth in the order of the classes is a tenth of each.
-    test = np.sort(order[9::10] if len(order) >= 10 else order[-1:])
-    return np.delete(np.arange(len(labels)), test), test
+    held = np.sort(order[9::10] if len(order) >= 10 else order[-1:])
+    return np.delete(np.arange(len(labels)), held), held
 
 
 def number_labels(

@@ -90,6 +90,7 @@ def start(
         data = sources.load(
             config.dataset, data_dir=config.data_dir, image_size=config.image_size,
             background=config.background, binarize=config.binarize,
+            validation=config.validation,
         )
     facts = image_set.facts(data)
     processes.check_alike({'data': facts})

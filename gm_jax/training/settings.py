@@ -102,6 +102,10 @@ class Config:
         '(dynamic), or x >= V/2 (threshold)',
         choices=WAYS,
     )
+    validation: bool = field(
+        False, 'hold out a tenth of the training images as the validation split, which '
+        'chooses the best checkpoint; for sets without one',
+    )
     seed: int = field(
         0, 'number from which all randomness is derived', low=0, high=2**32 - 1
     )
