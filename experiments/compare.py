@@ -6,9 +6,10 @@
     python -m experiments.compare --workdir=/tmp/all --models=NADE,VAE
 
 Each model trains by its own defaults, as many steps as take --budget_minutes on this
-machine; evaluations come on top. Then all are measured alike. The same command goes on
-where it was stopped, and does not repeat what is done. compare.json, compare.md and
-report.html are written after every model.
+machine; evaluations come on top. Then the checkpoint that did best on the validation
+split is measured, alike for all, because a small set is soon overfitted. The same
+command goes on where it was stopped, and does not repeat what is done. compare.json,
+compare.md and report.html are written after every model.
 """
 
 if __name__ == '__main__':
@@ -32,6 +33,7 @@ import gm_jax
 from gm_jax import survey
 from gm_jax.data import binarize, sources
 from gm_jax.data.binarize import WAYS
+from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError, did_you_mean
 from gm_jax.families import classifier, scores
 from gm_jax.families.scores import Features
@@ -45,8 +47,8 @@ __all__ = ['main']
 # Seconds that the evaluations of a model take, roughly, beside those of training.
 _EVALUATIONS = 60
 _MEASURED = 5.0  # seconds for which steps are timed, at most
-# The training steps are evaluated this often.
-_TIMES = 4
+# The training steps are evaluated this often. The best of them is measured.
+_TIMES = 20
 _SCORED = 1000  # samples
 
 
@@ -98,7 +100,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         '--classifier', default='', help='work directory of the experiment '
         '`classifier`, whose features samples are compared by; by default pixels',
     )
+    # Of the processes that a survey starts.
     parser.add_argument('--part', default='', help=argparse.SUPPRESS)
+    parser.add_argument('--validation', action='store_true', help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.binarize = args.binarize or (
         'threshold' if args.dataset == 'digits' else 'none'
@@ -125,7 +129,8 @@ def _survey(args: argparse.Namespace) -> int:
         raise UserError(f'--budget_minutes={args.budget_minutes} must be above 0.')
     entries = _entries(args.models)
     # Before any work: that the set is there, and that it is the one of before.
-    data = sources.load(args.dataset, data_dir=args.data_dir, binarize=args.binarize)
+    data = _load(args)
+    args.validation = 'validation' not in data.splits
     _claim(args)
     left = [entry for entry in entries if not os.path.exists(_row_path(args, entry))]
     seconds = len(left) * (60 * args.budget_minutes + _EVALUATIONS)
@@ -149,6 +154,14 @@ def _survey(args: argparse.Namespace) -> int:
     _write(args)
     print(f'the table is in {os.path.join(args.workdir, "report.html")}')
     return 1 if failed else 0
+
+
+def _load(args: argparse.Namespace) -> ImageSet:
+    """Load the images."""
+    return sources.load(
+        args.dataset, data_dir=args.data_dir, binarize=args.binarize,
+        validation=args.validation,
+    )
 
 
 def _stop(number: int, frame: Any) -> NoReturn:
@@ -185,13 +198,18 @@ def _row_path(args: argparse.Namespace, entry: Entry) -> str:
 
 
 def _one(args: argparse.Namespace, entry: Entry) -> str:
-    """Pace, train and measure a model, each in a process; return what went wrong."""
+    """Pace, train, test and measure a model, by processes; return what went wrong."""
     os.makedirs(_directory(args, entry), exist_ok=True)
     log = os.path.join(_directory(args, entry), 'log.txt')
     package = __spec__.parent if __spec__ is not None else 'experiments'
-    for part in ('pace', 'train', 'assess'):
+    for part in ('pace', 'train', 'test', 'assess'):
         if part == 'train':
             command = [f'{package}.{entry.experiment}', *_flags(args, entry)]
+        elif part == 'test':
+            command = [
+                f'{package}.{entry.experiment}', f'--workdir={_run(args, entry)}',
+                f'--data_dir={args.data_dir}', '--mode=eval', '--checkpoint=best',
+            ]
         else:
             name = entry.name.replace(', ', ' ')
             command = [
@@ -200,7 +218,7 @@ def _one(args: argparse.Namespace, entry: Entry) -> str:
                         'workdir', 'dataset', 'data_dir', 'binarize',
                         'budget_minutes', 'classifier',
                     )
-                ),
+                ), *_validation(args),
             ]
         with open(log, 'a', encoding='utf-8') as file:
             status, told = _finish([sys.executable, '-m', *command], file)
@@ -245,8 +263,14 @@ def _flags(args: argparse.Namespace, entry: Entry) -> list[str]:
     return [
         *entry.flags, f'--workdir={_run(args, entry)}', f'--dataset={args.dataset}',
         f'--data_dir={args.data_dir}', f'--binarize={args.binarize}',
-        f'--num_steps={steps}', f'--eval_every={max(steps // _TIMES, 1)}',
+        *_validation(args), f'--num_steps={steps}',
+        f'--eval_every={max(steps // _TIMES, 1)}',
     ]
+
+
+def _validation(args: argparse.Namespace) -> list[str]:
+    """Return the flag of a set without a validation split, which gets one."""
+    return ['--validation'] if args.validation else []
 
 
 def _run(args: argparse.Namespace, entry: Entry) -> str:
@@ -267,13 +291,14 @@ def _pace(args: argparse.Namespace, entry: Entry) -> None:
     command = importlib.import_module(f'{__package__}.{entry.experiment}').main
     fields = dict(flag.removeprefix('--').split('=') for flag in entry.flags)
     config = command.config_class(
-        dataset=args.dataset, data_dir=args.data_dir, binarize=args.binarize
+        dataset=args.dataset, data_dir=args.data_dir, binarize=args.binarize,
+        validation=args.validation,
     )
     types = {name: type(getattr(config, name)) for name in fields}
     config = dataclasses.replace(
         config, num_steps=10**6, **{k: types[k](v) for k, v in fields.items()}
     )
-    data = sources.load(args.dataset, data_dir=args.data_dir, binarize=args.binarize)
+    data = _load(args)
     experiment = command.build(config, data)
     state = parallel.replicate(
         parallel.init(experiment.init)(stream(config.seed, Stream.INIT))
@@ -291,8 +316,8 @@ def _pace(args: argparse.Namespace, entry: Entry) -> None:
 
 def _assess(args: argparse.Namespace, entry: Entry) -> None:
     """Measure a trained model, and write its row and its samples."""
-    run = gm_jax.load(_run(args, entry))
-    data = sources.load(args.dataset, data_dir=args.data_dir, binarize=args.binarize)
+    run = gm_jax.load(_run(args, entry), checkpoint='best')
+    data = _load(args)
     features = scores.PIXELS
     if args.classifier:
         trained = classifier.load(args.classifier, data)
@@ -303,6 +328,7 @@ def _assess(args: argparse.Namespace, entry: Entry) -> None:
         'unit': 'nats' if binarize.num_values(data) == 2 else 'bits/dim',
         'num_dims': math.prod(run.data.image_shape),
         'images_per_second': speed['images_per_step'] / speed['seconds_per_step'],
+        'train_seconds': run.step * speed['seconds_per_step'],
         **survey.assess(run, data, features, _SCORED),
     }
     survey.save_samples(run, os.path.join(_directory(args, entry), 'samples.png'))
@@ -338,10 +364,12 @@ def _protocol(args: argparse.Namespace) -> tuple[str, ...]:
     by = 'the features of one classifier' if args.classifier else 'pixels'
     return (
         f'Each model trained by the defaults of its experiment for as many steps as '
-        f'take {args.budget_minutes:g} minutes here. Test: minus the log-likelihood of '
-        f'the whole test set, by the estimator beside it; exact numbers, bounds and '
-        f'estimates by Markov chains are not of one kind. Train and validation: the '
-        f'same for 1,000 images. Lower is better.',
+        f'take {args.budget_minutes:g} minutes here. Of {_TIMES} evaluations, the one '
+        f'that did best on the validation split chose the model that is measured; '
+        f'images seen and minutes are those until then. Test: minus the '
+        f'log-likelihood of the whole test set, by the estimator beside it; exact '
+        f'numbers, bounds and estimates by Markov chains are not of one kind. Train '
+        f'and validation: the same for 1,000 images. Lower is better.',
         f'Distance of samples: Frechet distance between {_SCORED:,} samples, or as '
         f'many as there are test images, and test images, by {by}; lower is better. '
         f'Density and coverage, by the same features: higher is better.',

@@ -98,7 +98,6 @@ def assess(run: Run, data: ImageSet, features: Features, num_scored: int) -> dic
         'images_seen': (
             run.step * run.config.batch_size * max(run.experiment.minibatches, 1)
         ),
-        'train_seconds': run.results['wall_seconds'],
         'sample_seconds': seconds,
         'estimator': run.estimator,
         'can': [
