@@ -15,9 +15,14 @@ if __name__ == '__main__':
 
 import dataclasses
 import functools
+import math
 import sys
+from collections.abc import Callable
+
+import jax
 
 from gm_jax.data.image_set import ImageSet
+from gm_jax.errors import UserError
 from gm_jax.families import adversarial
 from gm_jax.families.adversarial import Losses, Networks
 from gm_jax.losses.adversarial import (
@@ -50,6 +55,28 @@ class Config(adversarial.Config):
         choices=('batch', 'none', 'spectral'),
     )
 
+    label_smoothing: float = field(
+        0.0, 'the target of data is 1 minus this, in the cross-entropy of the '
+        'discriminator', low=0.0, high=0.5,
+    )
+    r1: float = field(
+        0.0, 'weight of the squared gradient of the discriminator at data, gamma / 2 '
+        'of Mescheder et al. 2018; 0: none', low=0.0,
+    )
+
+    def __post_init__(self) -> None:
+        """Raise UserError for settings that contradict each other."""
+        super().__post_init__()
+        if self.label_smoothing and self.loss == 'hinge':
+            raise UserError(
+                '--label_smoothing is of the cross-entropy: leave out --loss=hinge.'
+            )
+        if self.r1 and self.norm == 'batch':
+            raise UserError(
+                '--r1: with BatchNorm the score of an image depends on the others, so '
+                'that it has no gradient of its own: add --norm=spectral or none.'
+            )
+
     @property
     def gains_from_cpu_devices(self) -> bool:
         """Whether a CPU trains the model faster with one virtual device per core."""
@@ -79,12 +106,20 @@ def make_networks(config: Config, data: ImageSet) -> Networks:
 
 def make_losses(config: Config) -> Losses:
     """Make the losses of both players."""
-    pair = {
-        'non_saturating': (discriminator_loss, generator_loss_non_saturating),
-        'minimax': (discriminator_loss, generator_loss_minimax),
-        'hinge': (hinge_loss, critic_generator_loss),
+    s = config.label_smoothing
+    # With smoothing s the loss is at least the entropy of a coin of probability s.
+    least = -s * math.log(s) - (1 - s) * math.log1p(-s) if s else 0.0
+    of_discriminator: Callable[[jax.Array, jax.Array], jax.Array] = hinge_loss
+    if config.loss != 'hinge':
+        of_discriminator = functools.partial(discriminator_loss, smoothing=s)
+    of_generator = {
+        'non_saturating': generator_loss_non_saturating,
+        'minimax': generator_loss_minimax,
+        'hinge': critic_generator_loss,
     }[config.loss]
-    return Losses(*pair, saturated_below=0.1)
+    return Losses(
+        of_discriminator, of_generator, r1=config.r1, saturated_below=least + 0.1
+    )
 
 
 main = command.Command(

@@ -110,6 +110,7 @@ class Losses(NamedTuple):
         discriminator: (scores [B] of real images, of generated ones) -> loss [].
         generator: scores [B] of generated images -> loss [].
         penalty: weight of the gradient penalty; 0: none.
+        r1: weight of the R1 penalty; 0: none.
         clip: largest absolute weight of the discriminator; 0: no limit.
         saturated_below: the discriminator is saturated if its loss is below this value;
             the loss of a critic has no such value.
@@ -118,6 +119,7 @@ class Losses(NamedTuple):
     discriminator: Callable[[jax.Array, jax.Array], jax.Array]
     generator: Callable[[jax.Array], jax.Array]
     penalty: float = 0.0
+    r1: float = 0.0
     clip: float = 0.0
     saturated_below: float = -np.inf
 
@@ -316,16 +318,20 @@ def discriminator_loss(
         judged.append(score)
     loss = g.losses.discriminator(*judged)
     metrics = {'real_score': judged[0].mean(), 'fake_score': judged[1].mean()}
-    if g.losses.penalty:
-        def critic(x: jax.Array) -> jax.Array:
-            return players.train(
-                g.players, 'discriminator', params, model_state, x, *label
-            )[0]
 
+    def critic(x: jax.Array) -> jax.Array:
+        return players.train(
+            g.players, 'discriminator', params, model_state, x, *label
+        )[0]
+
+    if g.losses.penalty:
         penalty = adversarial.gradient_penalty(
             critic, derive(rngs, Use.POINT), real, fake
         )
         loss, metrics['gradient_penalty'] = loss + g.losses.penalty * penalty, penalty
+    if g.losses.r1:
+        penalty = adversarial.r1_penalty(critic, real)
+        loss, metrics['r1_penalty'] = loss + g.losses.r1 * penalty, penalty
     return LossOutput(loss, metrics, model_state)
 
 

@@ -27,20 +27,28 @@ from gm_jax.losses import numerics
 __all__ = [
     'Critic', 'critic_generator_loss', 'critic_loss', 'discriminator_loss',
     'generator_loss_minimax', 'generator_loss_non_saturating', 'gradient_penalty',
-    'hinge_loss',
+    'hinge_loss', 'r1_penalty',
 ]
 
 Critic = Callable[[jax.Array], jax.Array]
 
 
-def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+def discriminator_loss(
+    real_logits: jax.Array, fake_logits: jax.Array, smoothing: float = 0.0
+) -> jax.Array:
     """Compute -mean log D(x) - mean log(1 - D(G(z))): -V of the minimax game.
 
     It is log 4 if D = 1/2 everywhere, when D cannot tell data from generated samples.
+    With one-sided label smoothing s the target of data is 1 - s in place of 1:
+
+        -mean [(1 - s) log D(x) + s log(1 - D(x))] - mean log(1 - D(G(z)))
+
+    so that a discriminator that is too sure of data pays for it.
 
     Args:
         real_logits: [B] logits of data.
         fake_logits: [B'] logits of generated samples.
+        smoothing: s, in [0, 1).
 
     Returns:
         Scalar, at least float32.
@@ -54,10 +62,13 @@ def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Ar
         1.386
 
     References:
-        Goodfellow et al. 2014, eq. 1.
+        Goodfellow et al. 2014, eq. 1; Salimans et al. 2016, Improved Techniques for
+        Training GANs, sec. 3.4, https://arxiv.org/abs/1606.03498
     """
     real, fake = _scores(real_logits, fake_logits)
-    return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
+    # -log(1 - D(x)) = softplus(x) = softplus(-x) + x.
+    of_real = jax.nn.softplus(-real) + smoothing * real
+    return jnp.mean(of_real) + jnp.mean(jax.nn.softplus(fake))
 
 
 def generator_loss_minimax(fake_logits: jax.Array) -> jax.Array:
@@ -229,16 +240,52 @@ def gradient_penalty(
     u = jax.vmap(jax.random.uniform)(per_example(rng, batch))
     u = u.astype(real.dtype).reshape(batch, *[1] * (real.ndim - 1))
 
-    def total(y: jax.Array) -> jax.Array:
-        scores = critic_fn(y)
-        chex.assert_shape(scores, (batch,))
-        return jnp.sum(scores)
-
-    gradient, = numerics.flatten_events(jax.grad(total)(real + u * (fake - real)))
-    square = jnp.sum(jnp.square(gradient), axis=1)
+    square = _square_slope(critic_fn, real + u * (fake - real))
     # The square root has no derivative at 0; there the norm's gradient is taken as 0.
     norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
     return jnp.mean(jnp.square(norm - 1))
+
+
+def r1_penalty(critic_fn: Critic, real: jax.Array) -> jax.Array:
+    """Compute mean |grad f(x)|^2 over data x: the R1 penalty.
+
+    Where generated samples are like data, a discriminator that still slopes makes the
+    generator circle around the data; this takes the slope away. Such a discriminator
+    has no BatchNorm: see `gradient_penalty`.
+
+    Args:
+        critic_fn: f, [B, ...] -> [B]: the logits of D.
+        real: [B, ...] data.
+
+    Returns:
+        Scalar, at least float32, without the weight (gamma / 2 in the paper).
+
+    Raises:
+        AssertionError: f does not return [B].
+
+    Examples:
+        A critic of slope 3:
+
+        >>> print(r1_penalty(lambda x: 3 * x[:, 0], jnp.ones((4, 2))))
+        9.0
+
+    References:
+        Mescheder, Geiger and Nowozin 2018, Which Training Methods for GANs do actually
+        Converge?, eq. 9. https://arxiv.org/abs/1801.04406
+    """
+    real, = numerics.upcast(real)
+    return jnp.mean(_square_slope(critic_fn, real))
+
+
+def _square_slope(critic_fn: Critic, y: jax.Array) -> jax.Array:
+    """Return |grad f(y)|^2 [B] of the points y [B, ...]."""
+    def total(y: jax.Array) -> jax.Array:
+        scores = critic_fn(y)
+        chex.assert_shape(scores, y.shape[:1])
+        return jnp.sum(scores)
+
+    gradient, = numerics.flatten_events(jax.grad(total)(y))
+    return jnp.sum(jnp.square(gradient), axis=1)
 
 
 def _scores(*scores: jax.Array) -> tuple[jax.Array, ...]:

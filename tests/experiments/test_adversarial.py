@@ -25,7 +25,10 @@ CONVOLUTIONS = ('--features=4,8',)
 
 @pytest.mark.parametrize('module, flags', [
     (gan, ('--generator_loss=minimax', '--k=2', '--hidden=8')),
-    (dcgan, (*CONVOLUTIONS, '--class_conditional', '--loss=hinge', '--norm=spectral')),
+    (dcgan, (
+        *CONVOLUTIONS, '--class_conditional', '--loss=hinge', '--norm=spectral',
+        '--r1=1',
+    )),
     (wgan, ('--network=dense', '--features=8,4', '--dataset=synthetic:grid25')),
     (wgan, (*CONVOLUTIONS, '--lipschitz=clip', '--k=2', '--ema=0.9')),
 ])
@@ -52,7 +55,8 @@ def test_run_goes_on_with_the_same_bits(module, flags, tmp_path):
 
 
 @pytest.mark.parametrize('module, settings', [
-    (dcgan, {'k': 2}), (dcgan, {'norm': 'spectral', 'class_conditional': True}),
+    (dcgan, {'k': 2}),
+    (dcgan, {'norm': 'spectral', 'class_conditional': True, 'r1': 1.0}),
     (wgan, {'k': 1}), (gan, {'hidden': (8,), 'discriminator_hidden': (8,)}),
 ])
 def test_one_and_eight_devices_agree(module, settings):
@@ -126,17 +130,40 @@ def test_real_and_generated_images_are_normalised_apart():
 
 
 def test_penalty_has_its_weight():
-    """Catch a weight of the gradient penalty that is not used."""
+    """Catch a weight of a penalty on the gradient that is not used."""
+    # A new discriminator without normalisation hardly slopes.
+    for module, name, setting, unit, fixed in (
+        (wgan, 'gradient_penalty', 'penalty', 1.0, {}),
+        (dcgan, 'r1_penalty', 'r1', 1e6, {'norm': 'none'}),
+    ):
+        losses = []
+        for weight in (unit, 10 * unit):
+            g, state, batch, rngs = _rules(module, **{setting: weight}, **fixed)
+            out = adversarial.discriminator_loss(
+                g, state.params, state.model_state, batch, rngs, step=0, axis_name=None
+            )
+            losses.append(float(out.loss))
+        penalty = float(out.metrics[name])
+        assert penalty > 0
+        np.testing.assert_allclose(
+            losses[1] - losses[0], 9 * unit * penalty, rtol=1e-4
+        )
+
+
+def test_smoothed_labels_reach_the_loss():
+    """Catch a setting without effect, and an alarm at the least loss there can be."""
     losses = []
-    for weight in (1.0, 10.0):
-        g, state, batch, rngs = _rules(wgan, penalty=weight)
+    for s in (0.0, 0.2):
+        g, state, batch, rngs = _rules(label_smoothing=s)
         out = adversarial.discriminator_loss(
             g, state.params, state.model_state, batch, rngs, step=0, axis_name=None
         )
         losses.append(float(out.loss))
-    penalty = float(out.metrics['gradient_penalty'])
-    assert penalty > 0.01
-    np.testing.assert_allclose(losses[1] - losses[0], 9 * penalty, rtol=1e-4)
+    real = float(out.metrics['real_score'])
+    np.testing.assert_allclose(losses[1] - losses[0], 0.2 * real, rtol=1e-4)
+    np.testing.assert_allclose(
+        g.losses.saturated_below - 0.1, -0.2 * np.log(0.2) - 0.8 * np.log(0.8)
+    )
 
 
 def test_running_averages_are_each_players_own():
@@ -214,6 +241,8 @@ def test_alarms_ring_in_the_metrics(tmp_path, capsys):
     (dcgan, ('--class_conditional', '--dataset=synthetic:ising'), 'has none'),
     (dcgan, ('--features=4,8,8,8,8',), 'needs sides that are multiples of 32'),
     (wgan, ('--features=4,',), 'must be sizes such as'),
+    (dcgan, ('--r1=1',), 'add --norm=spectral or none'),
+    (dcgan, ('--loss=hinge', '--label_smoothing=0.1'), 'leave out --loss=hinge'),
 ])
 def test_settings_that_do_not_fit(module, flags, sentence, tmp_path, capsys):
     """Catch a traceback for what the user can mend."""

@@ -47,6 +47,31 @@ def test_values_equal_their_definitions_in_float64():
             np.testing.assert_allclose(fn(*args), value, rtol=1e-14)
 
 
+def test_smoothed_labels_are_a_cross_entropy_with_their_target():
+    """Catch both labels smoothed, and a loss that rewards a discriminator too sure.
+
+    The best D(x) for the target 1 - s is 1 - s; the loss of data is then the entropy.
+    """
+    s, real = 0.1, LOGITS[::-1] + 1
+    d, d_real = _sigmoid(LOGITS), _sigmoid(real)
+    of_real = (1 - s) * np.log(d_real) + s * np.log(1 - d_real)
+    with jax.enable_x64(True):
+        loss = adversarial.discriminator_loss(
+            jnp.asarray(real), jnp.asarray(LOGITS), smoothing=s
+        )
+        np.testing.assert_allclose(
+            loss, -of_real.mean() - np.log(1 - d).mean(), rtol=1e-14
+        )
+        best, sure = jnp.array([np.log((1 - s) / s)]), jnp.array([-1e3])
+        least, slope = jax.value_and_grad(adversarial.discriminator_loss)(
+            best, sure, smoothing=s
+        )
+    np.testing.assert_allclose(
+        least, -s * np.log(s) - (1 - s) * np.log(1 - s), rtol=1e-14
+    )
+    np.testing.assert_allclose(slope, 0, atol=1e-15)
+
+
 def test_an_ignorant_discriminator_pays_log_4():
     """Catch a mean over both halves: the value of the game at D = 1/2 is -log 4."""
     zeros = jnp.zeros(7)
@@ -161,6 +186,28 @@ def test_penalty_of_critics_whose_slope_is_known():
     norms = np.linalg.norm((real + u * (fake - real)).reshape(6, -1), axis=1)
     penalty = adversarial.gradient_penalty(_quadratic, keys, real, fake)
     np.testing.assert_allclose(penalty, np.mean((norms - 1) ** 2), rtol=1e-5)
+
+
+def test_r1_of_critics_whose_slope_is_known():
+    """Catch a root, a distance from 1, and one norm of the whole batch."""
+    real = jax.random.normal(jax.random.key(0), (6, 2, 3, 1))
+    # The gradient of |y|^2 / 2 is y itself.
+    norms = np.linalg.norm(np.asarray(real).reshape(6, -1), axis=1)
+    penalty = adversarial.r1_penalty(_quadratic, real)
+    np.testing.assert_allclose(penalty, np.mean(norms**2), rtol=1e-6)
+    assert adversarial.r1_penalty(lambda y: 0 * _quadratic(y), real) == 0
+    assert adversarial.r1_penalty(_quadratic, real.astype(jnp.bfloat16)).dtype == 'f4'
+    with pytest.raises(AssertionError):
+        adversarial.r1_penalty(lambda y: y[:, :1, 0, 0], real)
+    with jax.enable_x64(True):
+        x, w = (
+            jax.random.normal(jax.random.key(n), (4, 4), dtype=float) for n in (1, 2)
+        )
+
+        def penalty_of(w):
+            return adversarial.r1_penalty(lambda y: jnp.tanh(y @ w).sum(1), x)
+
+        check_grads(penalty_of, (w,), order=1, modes=['rev'], rtol=1e-6)
 
 
 def test_penalty_has_a_gradient_where_the_critic_is_flat():
