@@ -6,10 +6,11 @@
     python -m experiments.compare --workdir=/tmp/all --models=NADE,VAE
 
 Each model trains by its own defaults, as many steps as take --budget_minutes on this
-machine; evaluations come on top. Then the checkpoint that did best on the validation
-split is measured, alike for all, because a small set is soon overfitted. The same
-command goes on where it was stopped, and does not repeat what is done. compare.json,
-compare.md and report.html are written after every model.
+machine; evaluations come on top. A model with a likelihood sees the training images at
+most --epochs times, since it would only overfit a small set. Then the checkpoint that
+did best on the validation split is measured, alike for all. The same command goes on
+where it was stopped, and does not repeat what is done. compare.json, compare.md and
+report.html are written after every model.
 """
 
 if __name__ == '__main__':
@@ -40,6 +41,7 @@ from gm_jax.families.scores import Features
 from gm_jax.keys import Stream, stream
 from gm_jax.survey import Entry
 from gm_jax.training import pace, parallel, screen
+from gm_jax.training.contracts import ByExample
 from gm_jax.training.writers import write_atomically
 
 __all__ = ['main']
@@ -48,7 +50,7 @@ __all__ = ['main']
 _EVALUATIONS = 60
 _MEASURED = 5.0  # seconds for which steps are timed, at most
 # The training steps are evaluated this often. The best of them is measured.
-_TIMES = 20
+_TIMES = 40
 _SCORED = 1000  # samples
 
 
@@ -95,6 +97,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         '--budget_minutes', type=float, default=5.0, help='training of each model'
     )
+    parser.add_argument(
+        '--epochs', type=float, default=200.0,
+        help='passes over the training images, at most, of models with a likelihood',
+    )
     parser.add_argument('--models', default='', help='their names, with commas')
     parser.add_argument(
         '--classifier', default='', help='work directory of the experiment '
@@ -125,8 +131,9 @@ def _entries(names: str) -> list[Entry]:
 
 def _survey(args: argparse.Namespace) -> int:
     """Train and measure what is missing; write the table after each model."""
-    if args.budget_minutes <= 0:
-        raise UserError(f'--budget_minutes={args.budget_minutes} must be above 0.')
+    for name in ('budget_minutes', 'epochs'):
+        if getattr(args, name) <= 0:
+            raise UserError(f'--{name}={getattr(args, name)} must be above 0.')
     entries = _entries(args.models)
     # Before any work: that the set is there, and that it is the one of before.
     data = _load(args)
@@ -136,7 +143,8 @@ def _survey(args: argparse.Namespace) -> int:
     seconds = len(left) * (60 * args.budget_minutes + _EVALUATIONS)
     print(
         f'{len(entries)} models on {data.name}, of which {len(entries) - len(left)} '
-        f'are done; the others take about {seconds / 3600:.1f} hours.', flush=True,
+        f'are done; the others take at most about {seconds / 3600:.1f} hours.',
+        flush=True,
     )
     failed = 0
     for which in (signal.SIGINT, signal.SIGTERM):
@@ -172,7 +180,7 @@ def _claim(args: argparse.Namespace) -> None:
     """Write down the protocol, or raise UserError if the directory has another."""
     protocol = {
         name: getattr(args, name)
-        for name in ('dataset', 'binarize', 'budget_minutes', 'classifier')
+        for name in ('dataset', 'binarize', 'budget_minutes', 'epochs', 'classifier')
     }
     path = os.path.join(args.workdir, 'protocol.json')
     os.makedirs(args.workdir, exist_ok=True)
@@ -216,7 +224,7 @@ def _one(args: argparse.Namespace, entry: Entry) -> str:
                 f'{package}.compare', f'--part={part}', f'--models={name}', *(
                     f'--{flag}={getattr(args, flag)}' for flag in (
                         'workdir', 'dataset', 'data_dir', 'binarize',
-                        'budget_minutes', 'classifier',
+                        'budget_minutes', 'epochs', 'classifier',
                     )
                 ), *_validation(args),
             ]
@@ -306,10 +314,13 @@ def _pace(args: argparse.Namespace, entry: Entry) -> None:
     _, seconds, _ = pace.measure(
         experiment, config, data, state, min(_MEASURED, 15 * args.budget_minutes)
     )
+    images = config.batch_size * max(experiment.minibatches, 1)
+    steps = 60 * args.budget_minutes / seconds
+    if isinstance(experiment.evaluation, ByExample):
+        steps = min(steps, args.epochs * len(data.splits['train']) / images)
     found = {
-        'seconds_per_step': seconds,
-        'num_steps': max(1, int(60 * args.budget_minutes / seconds)),
-        'images_per_step': config.batch_size * max(experiment.minibatches, 1),
+        'seconds_per_step': seconds, 'num_steps': max(1, int(steps)),
+        'images_per_step': images,
     }
     write_atomically(path, json.dumps(found) + '\n')
 
@@ -364,9 +375,10 @@ def _protocol(args: argparse.Namespace) -> tuple[str, ...]:
     by = 'the features of one classifier' if args.classifier else 'pixels'
     return (
         f'Each model trained by the defaults of its experiment for as many steps as '
-        f'take {args.budget_minutes:g} minutes here. Of {_TIMES} evaluations, the one '
-        f'that did best on the validation split chose the model that is measured; '
-        f'images seen and minutes are those until then. Test: minus the '
+        f'take {args.budget_minutes:g} minutes here; those with a likelihood for '
+        f'{args.epochs:g} epochs at most, because they overfit. The one of {_TIMES} '
+        f'evaluations that did best on the validation split chose the model that is '
+        f'measured; images seen and minutes are those until then. Test: minus the '
         f'log-likelihood of the whole test set, by the estimator beside it; exact '
         f'numbers, bounds and estimates by Markov chains are not of one kind. Train '
         f'and validation: the same for 1,000 images. Lower is better.',
