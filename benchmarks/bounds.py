@@ -184,9 +184,9 @@ def main(argv: list[str]) -> int:
     }
 
     def row(name: str) -> dict[str, Any]:
+        whole = {key: times[name][key] for key in ('seconds', 'torch_seconds')}
         found = _in_a_process(name, args.turns)
         least = found['product_seconds'] + found['traffic_seconds']
-        whole = {key: times[name][key] for key in ('seconds', 'torch_seconds')}
         highest = round(whole['torch_seconds'] / least, 2)
         return {**whole, **found, 'highest_ratio': highest}
 

@@ -157,7 +157,10 @@ def _growth(rows: list[dict[str, Any]]) -> str:
     for name in dict.fromkeys(row['name'] for row in rows):
         powers = []
         for along in ('pixels', 'width'):
-            row = found[name, along]
+            row = found.get((name, along))
+            if row is None:
+                powers.append('')
+                continue
             low, high = row['sizes'][0], row['sizes'][-1]
             powers.append(
                 f'{row["exponent"]:.2f} ({low} to {high}, within '

@@ -41,15 +41,15 @@ from gm_jax.families.scores import Features
 from gm_jax.keys import Stream, stream
 from gm_jax.survey import Entry
 from gm_jax.training import pace, parallel, screen
-from gm_jax.training.contracts import ByExample
+from gm_jax.training.command import Command
 from gm_jax.training.writers import write_atomically
 
 __all__ = ['main']
 
 # Seconds that the evaluations of a model take, roughly, beside those of training.
-_EVALUATIONS = 60
+_EVALUATIONS = 90
 _MEASURED = 5.0  # seconds for which steps are timed, at most
-# The training steps are evaluated this often. The best of them is measured.
+# A training is evaluated so often, at most. The best checkpoint is measured.
 _TIMES = 40
 _SCORED = 1000  # samples
 
@@ -132,19 +132,21 @@ def _entries(names: str) -> list[Entry]:
 def _survey(args: argparse.Namespace) -> int:
     """Train and measure what is missing; write the table after each model."""
     for name in ('budget_minutes', 'epochs'):
-        if getattr(args, name) <= 0:
+        if not 0 < getattr(args, name) < math.inf:
             raise UserError(f'--{name}={getattr(args, name)} must be above 0.')
     entries = _entries(args.models)
     # Before any work: that the set is there, and that it is the one of before.
+    args.validation = False
     data = _load(args)
-    args.validation = 'validation' not in data.splits
+    if 'validation' not in data.splits:
+        args.validation = True
+        data = _load(args)
     _claim(args)
     left = [entry for entry in entries if not os.path.exists(_row_path(args, entry))]
     seconds = len(left) * (60 * args.budget_minutes + _EVALUATIONS)
     print(
         f'{len(entries)} models on {data.name}, of which {len(entries) - len(left)} '
-        f'are done; the others take at most about {seconds / 3600:.1f} hours.',
-        flush=True,
+        f'are done; the others take about {_span(seconds)}.', flush=True,
     )
     failed = 0
     for which in (signal.SIGINT, signal.SIGTERM):
@@ -162,6 +164,13 @@ def _survey(args: argparse.Namespace) -> int:
     _write(args)
     print(f'the table is in {os.path.join(args.workdir, "report.html")}')
     return 1 if failed else 0
+
+
+def _span(seconds: float) -> str:
+    """Return a span of time in words."""
+    if seconds < 3600:
+        return f'{math.ceil(seconds / 60)} minutes'
+    return f'{seconds / 3600:.1f} hours'
 
 
 def _load(args: argparse.Namespace) -> ImageSet:
@@ -188,7 +197,12 @@ def _claim(args: argparse.Namespace) -> None:
         with open(path, encoding='utf-8') as file:
             before = json.load(file)
         for name, value in protocol.items():
-            if before.get(name) != value:
+            if name not in before:
+                raise UserError(
+                    f'{args.workdir} has a survey of an older version: use another '
+                    f'--workdir.'
+                )
+            if before[name] != value:
                 raise UserError(
                     f'{args.workdir} has a survey with --{name}={before.get(name)}: '
                     f'use another --workdir for --{name}={value}.'
@@ -238,7 +252,7 @@ def _one(args: argparse.Namespace, entry: Entry) -> str:
             error = (told.strip().splitlines() or ['no message'])[-1]
             error = error.partition(': ')[2] or error  # without the name of the part
             row = {'name': entry.name, 'branch': entry.branch, 'error': error}
-            if status == 2:  # a model that such images cannot have
+            if status == 2 and part == 'pace':  # such images cannot have the model
                 write_atomically(_row_path(args, entry), json.dumps(row) + '\n')
             return error
     return ''
@@ -271,14 +285,25 @@ def _flags(args: argparse.Namespace, entry: Entry) -> list[str]:
     return [
         *entry.flags, f'--workdir={_run(args, entry)}', f'--dataset={args.dataset}',
         f'--data_dir={args.data_dir}', f'--binarize={args.binarize}',
-        *_validation(args), f'--num_steps={steps}',
-        f'--eval_every={max(steps // _TIMES, 1)}',
+        *_validation(args), *_judge(args, entry), f'--num_steps={steps}',
+        f'--eval_every={math.ceil(steps / _TIMES)}',
     ]
 
 
 def _validation(args: argparse.Namespace) -> list[str]:
     """Return the flag of a set without a validation split, which gets one."""
     return ['--validation'] if args.validation else []
+
+
+def _judge(args: argparse.Namespace, entry: Entry) -> list[str]:
+    """Return the flag of a model that is judged by its samples, of a classifier."""
+    fields = dataclasses.fields(_command(entry).config_class)
+    judged = any(field.name == 'classifier' for field in fields)
+    return [f'--classifier={args.classifier}'] if judged and args.classifier else []
+
+
+def _command(entry: Entry) -> Command[Any]:
+    return importlib.import_module(f'{__package__}.{entry.experiment}').main
 
 
 def _run(args: argparse.Namespace, entry: Entry) -> str:
@@ -296,7 +321,7 @@ def _pace(args: argparse.Namespace, entry: Entry) -> None:
     path = os.path.join(_directory(args, entry), 'pace.json')
     if os.path.exists(path):
         return
-    command = importlib.import_module(f'{__package__}.{entry.experiment}').main
+    command = _command(entry)
     fields = dict(flag.removeprefix('--').split('=') for flag in entry.flags)
     config = command.config_class(
         dataset=args.dataset, data_dir=args.data_dir, binarize=args.binarize,
@@ -316,7 +341,7 @@ def _pace(args: argparse.Namespace, entry: Entry) -> None:
     )
     images = config.batch_size * max(experiment.minibatches, 1)
     steps = 60 * args.budget_minutes / seconds
-    if isinstance(experiment.evaluation, ByExample):
+    if getattr(experiment.evaluation, 'log_prob', ''):
         steps = min(steps, args.epochs * len(data.splits['train']) / images)
     found = {
         'seconds_per_step': seconds, 'num_steps': max(1, int(steps)),
@@ -376,12 +401,16 @@ def _protocol(args: argparse.Namespace) -> tuple[str, ...]:
     return (
         f'Each model trained by the defaults of its experiment for as many steps as '
         f'take {args.budget_minutes:g} minutes here; those with a likelihood for '
-        f'{args.epochs:g} epochs at most, because they overfit. The one of {_TIMES} '
-        f'evaluations that did best on the validation split chose the model that is '
-        f'measured; images seen and minutes are those until then. Test: minus the '
-        f'log-likelihood of the whole test set, by the estimator beside it; exact '
-        f'numbers, bounds and estimates by Markov chains are not of one kind. Train '
-        f'and validation: the same for 1,000 images. Lower is better.',
+        f'{args.epochs:g} epochs at most, because they overfit. Measured is the '
+        f'checkpoint that did best on the validation split, of about {_TIMES}: by its '
+        f'loss or, without a likelihood, by the distance of its samples. Images seen '
+        f'and minutes are those until then, the minutes by the time of a step, without '
+        f'evaluations.',
+        'Test: minus the log-likelihood of the whole test set, by the estimator beside '
+        'it; exact numbers, bounds and estimates by Markov chains are not of one kind. '
+        'Train and validation: the same for 1,000 images, or all if there are fewer. '
+        'The checkpoint was chosen by the validation images, which flatters their '
+        'number. Lower is better.',
         f'Distance of samples: Frechet distance between {_SCORED:,} samples, or as '
         f'many as there are test images, and test images, by {by}; lower is better. '
         f'Density and coverage, by the same features: higher is better.',

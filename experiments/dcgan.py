@@ -73,8 +73,9 @@ class Config(adversarial.Config):
             )
         if self.r1 and self.norm == 'batch':
             raise UserError(
-                '--r1: with BatchNorm the score of an image depends on the others, so '
-                'that it has no gradient of its own: add --norm=spectral or none.'
+                '--r1: with BatchNorm the score of an image depends on the others, '
+                'so that it has no gradient of its own: add --norm=spectral or '
+                '--norm=none.'
             )
 
     @property

@@ -204,7 +204,7 @@ def _cells(row: Mapping[str, Any]) -> list[Cell]:
         _likelihood_cell(row, 'train'), _likelihood_cell(row, 'validation'),
         _number(distance, '.3g'), _number(found['density'], '.2f'),
         _number(found['coverage'], '.2f'), _number(row['num_parameters'], ',d'),
-        _number(row['images_seen'], ',d'), _number(minutes, '.1f'),
+        _number(row['images_seen'], ',d'), _number(minutes, '.2g'),
         _number(row['images_per_second'], ',.0f'),
         _number(row['sample_seconds'], '.2g'), Cell(', '.join(can)),
     ]

@@ -3,13 +3,23 @@
 import dataclasses
 import importlib
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 import gm_jax
-from benchmarks import compiled, gpu, jaxprs, mixture, start, times
+from benchmarks import (
+    compiled,
+    gpu,
+    jaxprs,
+    mixture,
+    rows,
+    start,
+    tables,
+    times,
+)
 from gm_jax.errors import UserError
 from gm_jax.training import flags
 
@@ -40,6 +50,38 @@ def test_times(tmp_path, capsys):
     assert (nade['num_steps'], nade['validations']) == (600, 2)
     times.main(['--names=vae', '--datasets=nowhere', f'--out={out}'])
     assert 'nowhere' in json.loads(out.read_text())[-1]['error'][0]
+
+
+def test_rows_are_measured_once_and_all(tmp_path, capsys):
+    """Catch a row that is measured again, and one failure that ends the rest."""
+    path, calls = str(tmp_path / 'there' / 'rows.json'), []
+
+    def measure(name):
+        calls.append(name)
+        return {'inverse': 1 / (len(name) - 3)}
+
+    keys = [{'name': name} for name in ('nade', 'vae', 'dcgan')]
+    for _ in range(2):
+        assert rows.fill(path, keys, measure, {'machine': 'this'}) == 1
+    assert calls == ['nade', 'vae', 'dcgan', 'vae']
+    assert json.loads(pathlib.Path(path).read_text()) == [
+        {'name': 'nade', 'inverse': 1.0, 'machine': 'this'},
+        {'name': 'dcgan', 'inverse': 0.5, 'machine': 'this'},
+    ]
+    assert 'vae failed' in capsys.readouterr().err
+
+
+def test_table_of_growth(tmp_path):
+    """Catch a table that needs rows that could not be measured."""
+    (tmp_path / 'g.json').write_text(json.dumps([
+        {'name': 'vae', 'along': 'pixels', 'sizes': [4, 64], 'exponent': 0.814,
+         'largest_misfit': 1.1},
+        {'name': 'vae', 'along': 'memory', 'steps': [10, 2000],
+         'resident_mib': [700.2, 705.0]},
+    ]))
+    text = tables.render('<!-- growth g -->', tmp_path)
+    memory = '700 after 10, 705 after 2,000'
+    assert f'| vae | 0.81 (4 to 64, within 1.10) |  | {memory} |' in text
 
 
 def test_mixture(tmp_path):

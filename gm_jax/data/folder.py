@@ -220,4 +220,4 @@ def _examples(
     files = '\n'.join(
         f'{os.path.relpath(path, directory)} {os.path.getsize(path)}' for path in paths
     )
-    return StreamedExamples(len(paths), fetch, files)
+    return StreamedExamples(len(paths), fetch, files, lambda: labels)

@@ -17,8 +17,8 @@ from gm_jax.errors import UserError
 
 __all__ = [
     'ArrayExamples', 'check_facts', 'class_number', 'classes', 'description',
-    'Examples', 'facts', 'FetchFn', 'ImageSet', 'kind', 'num_bytes', 'read_all',
-    'read_facts', 'select', 'SPECS', 'StreamedExamples',
+    'Examples', 'facts', 'FetchFn', 'ImageSet', 'kind', 'labels', 'num_bytes',
+    'read_all', 'read_facts', 'select', 'SPECS', 'StreamedExamples',
 ]
 
 # Images read at a time when a whole split is read.
@@ -90,11 +90,14 @@ class StreamedExamples:
         num_examples: N, the number of examples.
         fetch_fn: reads the examples at indices [n]; returns what `Examples.fetch` does.
         files: the names and sizes of the files, as text, for the digest.
+        labels_fn: reads the labels [N] without the images, -1 where that takes too
+            long; None: it always does.
     """
 
     num_examples: int
     fetch_fn: FetchFn
     files: str = ''
+    labels_fn: Callable[[], np.ndarray] | None = None
 
     def __repr__(self) -> str:
         """Return what it holds in a few words, not the names of all files."""
@@ -313,6 +316,15 @@ def num_bytes(data: ImageSet) -> int:
     return sum(map(len, data.splits.values())) * int(np.prod(data.image_shape))
 
 
+def labels(examples: Examples) -> np.ndarray:
+    """Return the labels of all examples [N], -1 where they are not known in advance."""
+    if isinstance(examples, ArrayExamples):
+        return examples.labels
+    if isinstance(examples, StreamedExamples) and examples.labels_fn is not None:
+        return examples.labels_fn()
+    return np.full(len(examples), -1)
+
+
 def select(examples: Examples, rows: np.ndarray) -> Examples:
     """Return some of the examples, of the same kind.
 
@@ -327,7 +339,7 @@ def select(examples: Examples, rows: np.ndarray) -> Examples:
         return ArrayExamples(examples.images[rows], examples.labels[rows])
     return StreamedExamples(
         len(rows), lambda indices: examples.fetch(rows[indices]),
-        getattr(examples, 'files', ''),
+        getattr(examples, 'files', ''), lambda: labels(examples)[rows],
     )
 
 

@@ -17,8 +17,8 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from gm_jax.data.image_set import (
     Examples,
     ImageSet,
     StreamedExamples,
+    labels,
     select,
 )
 from gm_jax.data.originals import SETS
@@ -227,17 +228,10 @@ def _image_shape(
     return height, width, num_channels
 
 
-class _Split(NamedTuple):
-    """A split, and a function that reads its labels [N] (-1: they stay unread)."""
-
-    examples: StreamedExamples
-    labels: Callable[[], np.ndarray]
-
-
 def _open_split(
     tfds: Any, builder: Any, name: str, decode: Callable[[bytes, str], np.ndarray],
     shape: tuple[int, int, int], labelled: bool,
-) -> _Split:
+) -> StreamedExamples:
     where = f'{builder.data_path}, split {name}'
     num_values = _NUM_VALUES.get(builder.name, 256)
     skip = {'image': tfds.decode.SkipDecoding()}
@@ -276,7 +270,7 @@ def _open_split(
         for path in builder.info.splits[name].filepaths
     }
 
-    def labels() -> np.ndarray:
+    def read_labels() -> np.ndarray:
         if not labelled or sum(sizes.values()) > _MAX_LABEL_BYTES:
             return np.full(num_examples, -1)
         parts = np.array_split(np.arange(num_examples), -(-num_examples // _CHUNK))
@@ -285,7 +279,7 @@ def _open_split(
         ])
 
     files = '\n'.join(f'{file} {size}' for file, size in sizes.items())
-    return _Split(StreamedExamples(num_examples, fetch, files), labels)
+    return StreamedExamples(num_examples, fetch, files, read_labels)
 
 
 def _check_shards(split: Any) -> None:
@@ -315,13 +309,13 @@ def _damaged(where: str, error: Exception) -> UserError:
 
 
 def _held_out(
-    splits: dict[str, _Split], directory: str
+    splits: Mapping[str, Examples], directory: str
 ) -> dict[str, Examples]:
     """Return the examples of each split; if there is no test split, hold one out."""
-    examples: dict[str, Examples] = {name: x.examples for name, x in splits.items()}
+    examples = dict(splits)
     if 'test' not in splits:
-        whole, labels = splits['train'].examples, splits['train'].labels()
-        for name, rows in zip(('train', 'test'), hold_out(labels, directory)):
+        whole = splits['train']
+        for name, rows in zip(('train', 'test'), hold_out(labels(whole), directory)):
             examples[name] = select(whole, rows)
     return examples
 

@@ -16,8 +16,6 @@ import math
 import os
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from gm_jax import memory
 from gm_jax.data import binarize, folder, prepared, readers, synthetic
 from gm_jax.data.binarize import WAYS
@@ -26,6 +24,7 @@ from gm_jax.data.image_set import (
     Examples,
     ImageSet,
     StreamedExamples,
+    labels,
     num_bytes,
     read_all,
     select,
@@ -56,8 +55,8 @@ def load(
         background: what transparent images of `images:` and TFDS sets are composited
             on: 'white', 'black' or '#rrggbb'.
         binarize: 'none', 'threshold', 'static' or 'dynamic' (by the training step).
-        validation: whether a tenth of the training images becomes the validation split,
-            of each class a tenth if the images are in memory.
+        validation: whether a tenth of the training images, of each class a tenth,
+            becomes the validation split.
         memory_limit: limit in bytes; the images of a larger set are read when fetched.
 
     Returns:
@@ -93,10 +92,7 @@ def _divided(splits: Mapping[str, Examples], spec: str) -> dict[str, Examples]:
             f'{spec} has a validation split of its own: leave --validation out.'
         )
     train = splits['train']
-    labels = np.full(len(train), -1)
-    if isinstance(train, ArrayExamples):
-        labels = train.labels
-    rows, held = hold_out(labels, spec)
+    rows, held = hold_out(labels(train), f'the training split of {spec}')
     return {'train': select(train, rows), 'validation': select(train, held)}
 
 
@@ -148,4 +144,6 @@ def _in_memory(examples: Examples) -> ArrayExamples:
 def _streamed(examples: Examples) -> StreamedExamples:
     if isinstance(examples, StreamedExamples):
         return examples
-    return StreamedExamples(len(examples), examples.fetch)
+    return StreamedExamples(
+        len(examples), examples.fetch, labels_fn=lambda: labels(examples)
+    )

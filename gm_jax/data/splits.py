@@ -41,13 +41,13 @@ def with_test(splits: Mapping[str, SplitT], where: str) -> dict[str, SplitT]:
 
 
 def hold_out(labels: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Divide the training images of a set that lacks another split, and make it.
+    """Hold a tenth of the training images out, as a split that a set lacks.
 
-    A tenth of the images is drawn for it, by the raw stream of Philox with a fixed
-    seed, which is the same in all versions of NumPy. It is a tenth of each class too,
-    up to one image, and never all images of a class. The draw goes by the place of an
-    image in the set: with one more image it is another one, which a run that is resumed
-    notices by the digests of its splits.
+    They are drawn by the raw stream of Philox with a fixed seed, which is the same in
+    all versions of NumPy. It is a tenth of each class too, up to one image, and never
+    all images of a class. The draw goes by the place of an image in the set: with one
+    more image it is another one, which a run that is resumed notices by the digests of
+    its splits.
 
     Args:
         labels: [N] integers; all the same, such as -1, for images without labels.

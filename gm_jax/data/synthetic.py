@@ -13,7 +13,8 @@ different values a, b (a on its diagonal), with all pairs equally likely. Its en
 4 log 12 nats. The label is the value a of the first block.
 
 `lorenz` is 1x96 with 256 values: the first coordinate of Lorenz's chaotic system, in
-pieces of trajectories; no trajectory is in both splits. Its entropy is not known.
+pieces of trajectories; no trajectory is in both splits. What --validation holds out are
+pieces of training trajectories. Its entropy is not known.
 
 `grid25` is 1x2 with 256 values: points in the plane from 25 equally likely Gaussians on
 a 5x5 grid, so far apart that each point identifies its Gaussian, which is the label.

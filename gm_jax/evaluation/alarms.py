@@ -33,8 +33,9 @@ def of_training(metrics: Mapping[str, float], *, saturated_below: float) -> list
     """Return the alarms of adversarial training.
 
     Args:
-        metrics: averages over some steps of `discriminator_loss` and of
-            `generator_slope`, the mean over samples of |d loss / d score|.
+        metrics: averages over some steps of `discriminator_loss`, of `game_loss`, the
+            same without penalties, if there are some, and of `generator_slope`, the
+            mean over samples of |d loss / d score|.
         saturated_below: the lowest loss that is healthy for the discriminator; minus
             infinity for a critic, for which there is none.
 
@@ -42,7 +43,8 @@ def of_training(metrics: Mapping[str, float], *, saturated_below: float) -> list
         One sentence per alarm.
     """
     found = []
-    loss, slope = metrics['discriminator_loss'], metrics['generator_slope']
+    loss = metrics.get('game_loss', metrics['discriminator_loss'])
+    slope = metrics['generator_slope']
     if loss < saturated_below:
         found.append(
             f'the discriminator saturates: its loss is {loss:.3g}, it is hardly ever '

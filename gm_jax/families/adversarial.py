@@ -318,6 +318,8 @@ def discriminator_loss(
         judged.append(score)
     loss = g.losses.discriminator(*judged)
     metrics = {'real_score': judged[0].mean(), 'fake_score': judged[1].mean()}
+    if g.losses.penalty or g.losses.r1:
+        metrics['game_loss'] = loss
 
     def critic(x: jax.Array) -> jax.Array:
         return players.train(

@@ -57,7 +57,7 @@ _RUN_FLAGS: tuple[tuple[str, str | int, str], ...] = (
     ('config', '', "start from a run's config.json"),
     ('checkpoint', 'last', 'last | best: which one eval and sample read; best had the '
      'lowest loss during training on the validation split or, if the set has none, on '
-     'the test split, which makes its test numbers too optimistic'),
+     'the test split, which makes its test numbers too optimistic: see --validation'),
     ('logger', '', 'MODULE:FUNCTION or FILE.py:FUNCTION [make]: a writer of your own '
      'beside metrics.jsonl and TensorBoard, such as gm_jax.training.wandb_logger; see '
      'docs/metrics.md'),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import nade
 from gm_jax.data import sources
@@ -36,14 +37,40 @@ def test_a_tenth_is_held_out():
 
 def test_streamed():
     """Catch a row of the split taken for a row of the set."""
-    kept = sources.load('digits', validation=True).splits
-    unlabelled = sources.load('digits', validation=True, memory_limit=0).splits
-    assert len(unlabelled['validation']) == len(kept['validation'])
-    both = np.concatenate([rows(unlabelled[x]) for x in ('train', 'validation')])
-    whole = rows(sources.load('digits').splits['train'])
-    np.testing.assert_array_equal(
-        both[np.lexsort(both.T)], whole[np.lexsort(whole.T)]
-    )
+    for how in ('none', 'threshold', 'static'):
+        held = sources.load('digits', validation=True, binarize=how)
+        streamed = sources.load(
+            'digits', validation=True, binarize=how, memory_limit=0
+        )
+        for name, split in held.splits.items():
+            np.testing.assert_array_equal(rows(split), rows(streamed.splits[name]))
+
+
+def test_pictures_that_are_streamed(tmp_path):
+    """Catch a class without a training image, and a draw that memory decides."""
+    for number in range(30):
+        for name in ('a', 'b'):
+            path = tmp_path / f'{number:02}' / f'{name}.png'
+            path.parent.mkdir(exist_ok=True)
+            pixels = np.full((2, 2), 2 * number + (name == 'b'), np.uint8)
+            Image.fromarray(pixels).save(path)
+    whole = {
+        limit: sources.load(f'images:{tmp_path}', validation=True, memory_limit=limit)
+        for limit in (0, 2**30)
+    }
+    for name in ('train', 'validation', 'test'):
+        one, other = (rows(data.splits[name]) for data in whole.values())
+        np.testing.assert_array_equal(one, other)
+    assert set(rows(whole[0].splits['train'])[:, -1]) == set(range(30))
+
+
+def test_too_few(tmp_path):
+    """Catch a count of other images than those of the training split."""
+    images = np.zeros((3, 2, 2), np.uint8)
+    path = tmp_path / 'mine.npz'
+    np.savez(path, train=images[:1], test=images)
+    with pytest.raises(UserError, match='the training split of npz.* has 1 image'):
+        sources.load(f'npz:{path}', validation=True)
 
 
 def test_a_set_that_has_one(tmp_path):

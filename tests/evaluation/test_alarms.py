@@ -21,6 +21,9 @@ def test_of_training(loss, slope, words):
         word for sentence in found for word in ('saturates', 'vanishes')
         if word in sentence
     ]
+    # A penalty on its gradient does not hide that the discriminator is sure.
+    penalised = {**metrics, 'discriminator_loss': loss + 5, 'game_loss': loss}
+    assert len(alarms.of_training(penalised, saturated_below=0.1)) == len(words)
     critic = alarms.of_training(metrics, saturated_below=-np.inf)
     assert len(critic) == ('vanishes' in words)
 

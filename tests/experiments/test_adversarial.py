@@ -145,6 +145,10 @@ def test_penalty_has_its_weight():
             losses.append(float(out.loss))
         penalty = float(out.metrics[name])
         assert penalty > 0
+        # The alarm of saturation looks at the game alone.
+        np.testing.assert_allclose(
+            out.loss, out.metrics['game_loss'] + 10 * unit * penalty, rtol=1e-5
+        )
         np.testing.assert_allclose(
             losses[1] - losses[0], 9 * unit * penalty, rtol=1e-4
         )
@@ -241,7 +245,7 @@ def test_alarms_ring_in_the_metrics(tmp_path, capsys):
     (dcgan, ('--class_conditional', '--dataset=synthetic:ising'), 'has none'),
     (dcgan, ('--features=4,8,8,8,8',), 'needs sides that are multiples of 32'),
     (wgan, ('--features=4,',), 'must be sizes such as'),
-    (dcgan, ('--r1=1',), 'add --norm=spectral or none'),
+    (dcgan, ('--r1=1',), 'add --norm=spectral or --norm=none'),
     (dcgan, ('--loss=hinge', '--label_smoothing=0.1'), 'leave out --loss=hinge'),
 ])
 def test_settings_that_do_not_fit(module, flags, sentence, tmp_path, capsys):

@@ -28,6 +28,7 @@ def test_every_model_is_in_the_tree():
     (('--models=NODE',), "--models: there is no 'NODE': did you mean NADE?"),
     (('--budget_minutes=0',), '--budget_minutes=0.0 must be above 0.'),
     (('--epochs=-1',), '--epochs=-1.0 must be above 0.'),
+    (('--budget_minutes=inf',), '--budget_minutes=inf must be above 0.'),
     (('--dataset=nowhere',), 'nowhere'),
 ])
 def test_mistakes(flags, sentence, tmp_path, capsys):
@@ -36,6 +37,32 @@ def test_mistakes(flags, sentence, tmp_path, capsys):
     error = capsys.readouterr().err
     assert sentence in error and error.count('\n') == 1
     assert not (tmp_path / 'all').exists()
+
+
+def test_what_a_survey_asks_of_a_run(tmp_path, monkeypatch):
+    """Catch models that are chosen by the test images, or by other features.
+
+    A user may pass --validation, as to an experiment: it changes nothing.
+    """
+    asked = []
+    monkeypatch.setattr(
+        compare, '_one', lambda args, entry: asked.append((args, entry)) or ''
+    )
+    assert compare.main([
+        f'--workdir={tmp_path}', '--models=NADE,GAN', '--validation',
+        '--classifier=there',
+    ]) == 0
+    flags = {}
+    for args, entry in asked:
+        path = tmp_path / entry.name.lower() / 'pace.json'
+        path.parent.mkdir()
+        path.write_text('{"num_steps": 145}')
+        flags[entry.name] = compare._flags(args, entry)
+        assert {'--validation', '--num_steps=145', '--eval_every=4'} <= set(
+            flags[entry.name]
+        )
+    assert '--classifier=there' in flags['GAN']
+    assert '--classifier=there' not in flags['NADE']
 
 
 @pytest.mark.long
