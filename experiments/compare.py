@@ -28,6 +28,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import IO, Any, NoReturn
 
 import gm_jax
@@ -40,7 +41,7 @@ from gm_jax.families import classifier, scores
 from gm_jax.families.scores import Features
 from gm_jax.keys import Stream, stream
 from gm_jax.survey import Entry
-from gm_jax.training import pace, parallel, screen
+from gm_jax.training import pace, parallel, runs, screen
 from gm_jax.training.command import Command
 from gm_jax.training.writers import write_atomically
 
@@ -345,9 +346,17 @@ def _pace(args: argparse.Namespace, entry: Entry) -> None:
         steps = min(steps, args.epochs * len(data.splits['train']) / images)
     found = {
         'seconds_per_step': seconds, 'num_steps': max(1, int(steps)),
-        'images_per_step': images,
+        'images_per_step': images, 'machine': _machine(),
     }
     write_atomically(path, json.dumps(found) + '\n')
+
+
+def _machine() -> str:
+    """Say what the model trains on: its devices, and the cores of a CPU."""
+    if not hasattr(os, 'sched_getaffinity'):  # not on macOS
+        return runs.devices()
+    cores = len(os.sched_getaffinity(0))
+    return f'{runs.devices()}, {cores} core{"s" if cores > 1 else ""}'
 
 
 def _assess(args: argparse.Namespace, entry: Entry) -> None:
@@ -362,7 +371,7 @@ def _assess(args: argparse.Namespace, entry: Entry) -> None:
     row = {
         'name': entry.name, 'branch': entry.branch, 'one_pass': entry.one_pass,
         'unit': 'nats' if binarize.num_values(data) == 2 else 'bits/dim',
-        'num_dims': math.prod(run.data.image_shape),
+        'num_dims': math.prod(run.data.image_shape), 'machine': speed['machine'],
         'images_per_second': speed['images_per_step'] / speed['seconds_per_step'],
         'train_seconds': run.step * speed['seconds_per_step'],
         **survey.assess(run, data, features, _SCORED),
@@ -387,7 +396,7 @@ def _write(args: argparse.Namespace) -> None:
             with open(path, 'rb') as picture:
                 samples[entry.name] = picture.read()
     page = survey.page(
-        f'Every model on {args.dataset}', _protocol(args), rows, samples
+        f'Every model on {args.dataset}', _protocol(args, rows), rows, samples
     )
     for name, text in (
         ('compare.json', json.dumps(rows, indent=2) + '\n'),
@@ -396,16 +405,19 @@ def _write(args: argparse.Namespace) -> None:
         write_atomically(os.path.join(args.workdir, name), text)
 
 
-def _protocol(args: argparse.Namespace) -> tuple[str, ...]:
+def _protocol(
+    args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    machines = ' or '.join(sorted({r['machine'] for r in rows if 'machine' in r}))
     by = 'the features of one classifier' if args.classifier else 'pixels'
     return (
         f'Each model trained by the defaults of its experiment for as many steps as '
-        f'take {args.budget_minutes:g} minutes here; those with a likelihood for '
-        f'{args.epochs:g} epochs at most, because they overfit. Measured is the '
-        f'checkpoint that did best on the validation split, of about {_TIMES}: by its '
-        f'loss or, without a likelihood, by the distance of its samples. Images seen '
-        f'and minutes are those until then, the minutes by the time of a step, without '
-        f'evaluations.',
+        f'take {args.budget_minutes:g} minutes on {machines or "this machine"}; those '
+        f'with a likelihood for {args.epochs:g} epochs at most, because they overfit. '
+        f'Measured is the checkpoint that did best on the validation split, of about '
+        f'{_TIMES}: by its loss or, without a likelihood, by the distance of its '
+        f'samples. Images seen and minutes are those until then, the minutes by the '
+        f'time of a step, without evaluations.',
         'Test: minus the log-likelihood of the whole test set, by the estimator beside '
         'it; exact numbers, bounds and estimates by Markov chains are not of one kind. '
         'Train and validation: the same for 1,000 images, or all if there are fewer. '
