@@ -115,8 +115,8 @@ QUEUE = (
     *(
         Line(
             f'dcgan_{seed}', 3, 'cifar10_jpeg',
-            f'dcgan --preset=colour --norm=spectral --loss=hinge --ema=0.999 '
-            f'--num_steps=60000 --eval_every=5000 --seed={seed}', '--features=4,8',
+            f'dcgan --preset=colour --num_steps=60000 --eval_every=5000 '
+            f'--seed={seed}', '--features=4,8',
         ) for seed in range(3)
     ),
     Line(

@@ -23,6 +23,10 @@ and the table of `benchmarks.bench`, with the bounds of `benchmarks.bounds`:
 and that of `benchmarks.growth`:
 
     <!-- growth growth -->
+
+and the contents of a file of this directory, such as that of `experiments.compare`:
+
+    <!-- include compare_digits/compare.md -->
 """
 
 import argparse
@@ -40,6 +44,7 @@ _NUMBER = re.compile(r'\{\{(\w+)(?:\[([\d,]+)\])?\.([^:}]+):([^}]*)\}\}')
 _TABLE = re.compile(r'<!-- table\n(.*?)\n-->', re.DOTALL)
 _SPEED = re.compile(r'<!-- speed (\w+) (\w+) -->')
 _GROWTH = re.compile(r'<!-- growth (\w+) -->')
+_INCLUDE = re.compile(r'<!-- include (\S+) -->')
 _NOTE = (
     '<!-- Written by `python -m benchmarks.tables` from README.in.md and the files of '
     'this directory: edit those. -->\n\n'
@@ -78,7 +83,11 @@ def render(template: str, results: pathlib.Path = RESULTS) -> str:
     def growth(match: re.Match[str]) -> str:
         return _growth(json.loads((results / f'{match[1]}.json').read_text()))
 
-    text = _GROWTH.sub(growth, _SPEED.sub(speed, _TABLE.sub(table, template)))
+    def include(match: re.Match[str]) -> str:
+        return (results / match[1]).read_text().strip()
+
+    text = _INCLUDE.sub(include, template)
+    text = _GROWTH.sub(growth, _SPEED.sub(speed, _TABLE.sub(table, text)))
     return _NOTE + _NUMBER.sub(number, text)
 
 

@@ -113,6 +113,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
         distribution=distributions.discrete(num_values, channels),
         order=np.argsort(rank, kind='stable'),
         rank=rank,
+        micro_batch=4,  # most of its maps are small
     )
 
 
