@@ -4,9 +4,8 @@
         --num_steps=1500 --data_dir=DIR --workdir=CLASSIFIER
     python -m benchmarks.stability --data_dir=DIR --classifier=CLASSIFIER
 
-A small DCGAN of colour images of 16 x 16 pixels trains at a high learning rate, which
-shows within 5,000 steps what larger ones show later. Rows that are in the file already
-are not measured again.
+A small DCGAN of colour images of 16 x 16 pixels trains for 5,000 steps at five times
+the usual learning rate. Rows that are in the file already are not measured again.
 
 Fields of a row:
 

@@ -134,7 +134,9 @@ def _survey(args: argparse.Namespace) -> int:
     """Train and measure what is missing; write the table after each model."""
     for name in ('budget_minutes', 'epochs'):
         if not 0 < getattr(args, name) < math.inf:
-            raise UserError(f'--{name}={getattr(args, name)} must be above 0.')
+            raise UserError(
+                f'--{name}={getattr(args, name)} must be a finite number above 0.'
+            )
     entries = _entries(args.models)
     # Before any work: that the set is there, and that it is the one of before.
     args.validation = False
@@ -415,9 +417,9 @@ def _protocol(
         f'take {args.budget_minutes:g} minutes on {machines or "this machine"}; those '
         f'with a likelihood for {args.epochs:g} epochs at most, because they overfit. '
         f'Measured is the checkpoint that did best on the validation split, of about '
-        f'{_TIMES}: by its loss or, without a likelihood, by the distance of its '
-        f'samples. Images seen and minutes are those until then, the minutes by the '
-        f'time of a step, without evaluations.',
+        f'{_TIMES}: by its loss or, for GANs, by the distance of its samples. Images '
+        f'seen and minutes are those until then, the minutes by the time of a step, '
+        f'without evaluations.',
         'Test: minus the log-likelihood of the whole test set, by the estimator beside '
         'it; exact numbers, bounds and estimates by Markov chains are not of one kind. '
         'Train and validation: the same for 1,000 images, or all if there are fewer. '

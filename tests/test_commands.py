@@ -100,7 +100,9 @@ def test_page(page, stand_ins, trained, tmp_path):
 def test_recorded_commands(tmp_path):
     """Catch a command of the table of numbers whose flags are no longer there."""
     for command in commands((ROOT / 'results/README.md').read_text()):
-        if re.match(r'python -m experiments\.\w+ ', command):
+        if command.startswith('python -m experiments.compare '):
+            compare._parse(_of_an_experiment(command)[1])
+        elif re.match(r'python -m experiments\.\w+ ', command):
             _parse(*_of_an_experiment(command))
         else:
             _run(command, Place(tmp_path, tmp_path, {}))

@@ -26,9 +26,9 @@ def test_every_model_is_in_the_tree():
 
 @pytest.mark.parametrize('flags, sentence', [
     (('--models=NODE',), "--models: there is no 'NODE': did you mean NADE?"),
-    (('--budget_minutes=0',), '--budget_minutes=0.0 must be above 0.'),
-    (('--epochs=-1',), '--epochs=-1.0 must be above 0.'),
-    (('--budget_minutes=inf',), '--budget_minutes=inf must be above 0.'),
+    (('--budget_minutes=0',), '--budget_minutes=0.0 must be a finite number above 0.'),
+    (('--epochs=-1',), '--epochs=-1.0 must be a finite number above 0.'),
+    (('--budget_minutes=inf',), '=inf must be a finite number above 0.'),
     (('--dataset=nowhere',), 'nowhere'),
 ])
 def test_mistakes(flags, sentence, tmp_path, capsys):
