@@ -30,7 +30,7 @@ import jax
 
 from benchmarks import machine, rows
 
-__all__ = ['CHANGES', 'FLAGS', 'main', 'read']
+__all__ = ['CHANGES', 'FLAGS', 'main', 'measure', 'read']
 
 FLAGS = (
     '--dataset=cifar10_jpeg', '--image_size=16', '--features=16,32,64',
