@@ -69,7 +69,8 @@ class Config(adversarial.Config):
         super().__post_init__()
         if self.label_smoothing and self.loss == 'hinge':
             raise UserError(
-                '--label_smoothing is of the cross-entropy: leave out --loss=hinge.'
+                '--label_smoothing is of the cross-entropy: add --label_smoothing=0, or '
+                'leave out --loss=hinge.'
             )
         if self.r1 and self.norm == 'batch':
             raise UserError(
@@ -91,7 +92,7 @@ PRESETS = {
         latent_dim=100, batch_size=128, num_steps=40_000, eval_every=2_000,
     ),
     # Small enough for a CPU; not a recipe of the paper. With a constant rate, labels of
-    # 1 and no average its samples get worse again after 9,000 steps.
+    # 1 and no average the discriminator saturates after about 10,000 steps.
     'colour': Config(
         dataset='cifar10', features=(32, 64, 128), latent_dim=100, num_steps=15_000,
         eval_every=1_000, checkpoint_every=1_000, schedule='cosine',
