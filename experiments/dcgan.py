@@ -69,8 +69,8 @@ class Config(adversarial.Config):
         super().__post_init__()
         if self.label_smoothing and self.loss == 'hinge':
             raise UserError(
-                '--label_smoothing is of the cross-entropy: add --label_smoothing=0, or '
-                'leave out --loss=hinge.'
+                '--label_smoothing is of the cross-entropy: add --label_smoothing=0, '
+                'or leave out --loss=hinge.'
             )
         if self.r1 and self.norm == 'batch':
             raise UserError(
