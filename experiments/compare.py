@@ -223,18 +223,13 @@ def _row_path(args: argparse.Namespace, entry: Entry) -> str:
 
 
 def _one(args: argparse.Namespace, entry: Entry) -> str:
-    """Pace, train, test and measure a model, by processes; return what went wrong."""
+    """Pace, train and measure a model, by processes; return what went wrong."""
     os.makedirs(_directory(args, entry), exist_ok=True)
     log = os.path.join(_directory(args, entry), 'log.txt')
     package = __spec__.parent if __spec__ is not None else 'experiments'
-    for part in ('pace', 'train', 'test', 'assess'):
+    for part in ('pace', 'train', 'assess'):
         if part == 'train':
             command = [f'{package}.{entry.experiment}', *_flags(args, entry)]
-        elif part == 'test':
-            command = [
-                f'{package}.{entry.experiment}', f'--workdir={_run(args, entry)}',
-                f'--data_dir={args.data_dir}', '--mode=eval', '--checkpoint=best',
-            ]
         else:
             name = entry.name.replace(', ', ' ')
             command = [
@@ -289,7 +284,7 @@ def _flags(args: argparse.Namespace, entry: Entry) -> list[str]:
         *entry.flags, f'--workdir={_run(args, entry)}', f'--dataset={args.dataset}',
         f'--data_dir={args.data_dir}', f'--binarize={args.binarize}',
         *_validation(args), *_judge(args, entry), f'--num_steps={steps}',
-        f'--eval_every={math.ceil(steps / _TIMES)}',
+        f'--eval_every={math.ceil(steps / _TIMES)}', '--checkpoint=best',
     ]
 
 

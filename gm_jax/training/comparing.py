@@ -251,6 +251,7 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
     notes = []
     for run in runs:
         last = run.settings.get('num_steps', '?')
+        trained = run.results.get('trained_steps', run.results.get('step'))
         if not run.results and run.last:
             notes.append(
                 f'{run.name} is not finished: its numbers are those of the last line '
@@ -258,7 +259,7 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
             )
         elif not run.results:
             notes.append(f'{run.name} is not finished: it has no numbers yet.')
-        elif _is_number(last) and run.results['step'] < last:
+        elif _is_number(last) and _is_number(trained) and trained < last:
             notes.append(
                 f'{run.name} is not finished: its numbers are those of step '
                 f'{run.results["step"]}, and it goes on to {last}.'

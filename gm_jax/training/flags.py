@@ -26,7 +26,8 @@ class Run:
     Attributes:
         workdir: the directory for everything that the run writes.
         mode: train, eval or sample.
-        checkpoint: last or best, the one that eval and sample read.
+        checkpoint: last or best, the one that eval and sample read, and that is
+            evaluated at the end of training.
         command: the command as it was given.
         experiment: the name of the experiment; '' if it is not known.
         module: its module, or the path of its file.
@@ -55,9 +56,10 @@ _RUN_FLAGS: tuple[tuple[str, str | int, str], ...] = (
     ('mode', 'train', 'train | eval | sample; the last two need only a checkpoint'),
     ('preset', '', 'start from these settings (listed below) instead of the defaults'),
     ('config', '', "start from a run's config.json"),
-    ('checkpoint', 'last', 'last | best: which one eval and sample read; best had the '
-     'lowest loss during training on the validation split or, if the set has none, on '
-     'the test split, which makes its test numbers too optimistic: see --validation'),
+    ('checkpoint', 'last', 'last | best: which one eval and sample read, and which one '
+     'is evaluated when training has ended; best had the lowest loss during training '
+     'on the validation split or, if the set has none, on the test split, which makes '
+     'its test numbers too optimistic: see --validation'),
     ('logger', '', 'MODULE:FUNCTION or FILE.py:FUNCTION [make]: a writer of your own '
      'beside metrics.jsonl and TensorBoard, such as gm_jax.training.wandb_logger; see '
      'docs/metrics.md'),

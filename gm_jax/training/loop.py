@@ -224,8 +224,21 @@ def _train_and_test(
             except _Diverged as diverged:
                 beginning = _go_back(job, beginning, diverged)
                 continue
+            if job.run.checkpoint == 'best':
+                state = _best(job, beginning.shapes)
             outcome.test(job, state, note, writers)
             return
+
+
+def _best(job: Job, shapes: TrainState) -> TrainState:
+    """Return the best checkpoint of a run that has ended.
+
+    Raises:
+        UserError: it cannot be read, or no evaluation has had a finite loss.
+    """
+    found = checkpoints.restore(job.run.workdir, shapes, 'best')
+    assert found is not None  # the last step has been saved
+    return parallel.replicate(found.state)
 
 
 def _go_back(job: Job, beginning: _Beginning, diverged: _Diverged) -> _Beginning:

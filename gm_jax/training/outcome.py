@@ -48,7 +48,7 @@ def test(
     Args:
         job: the run.
         state: the state that is evaluated.
-        note: the note of its checkpoint.
+        note: the note of its checkpoint; after training, of the last one.
         writers: those of training.
     """
     experiment = job.experiment
@@ -121,7 +121,8 @@ def _results(
         'binarize': config.binarize,
         'split': 'test',
         'step': int(state.step),
-        'checkpoint': run.checkpoint if run.mode == 'eval' else 'last',
+        **({'trained_steps': config.num_steps} if run.mode == 'train' else {}),
+        'checkpoint': run.checkpoint,
         'best_checkpoint_chosen_on': runs.validation_split(data),
         'num_examples': num_examples,
         'num_parameters': sizes.count(state),

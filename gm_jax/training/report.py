@@ -49,8 +49,8 @@ def _parts(
     yield html.heading('Numbers')
     yield html.text(
         f'Of {results["num_examples"]:,} examples of the {results["split"]} split, '
-        f'by the {results["checkpoint"]} checkpoint. docs/metrics.md says what each of '
-        f'them means.'
+        f'by the {results["checkpoint"]} checkpoint, of step {results["step"]:,}. '
+        f'docs/metrics.md says what each of them means.'
     )
     yield html.table(('number', 'value'), _numbers(results['metrics']))
     yield from _pictures(workdir)
@@ -76,8 +76,9 @@ def _summary(results: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     took = f'{seconds / 3600:.1f} hours' if seconds > 5400 else (
         f'{seconds / 60:.1f} minutes' if seconds > 90 else f'{seconds:.0f} seconds'
     )
+    steps = results.get('trained_steps', results['step'])
     return (
-        f'{results["num_parameters"]:,} parameters, {results["step"]:,} steps, seed '
+        f'{results["num_parameters"]:,} parameters, {steps:,} steps, seed '
         f'{results["seed"]}, {took} on {results["devices"]}. Images of {shape}.'
     )
 

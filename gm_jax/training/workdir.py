@@ -153,14 +153,16 @@ def withdraw(workdir: str) -> None:
 
 
 def is_finished(workdir: str, step: int) -> bool:
-    """Return whether training has written its results, for a checkpoint of this step.
+    """Return whether training has written its results, after as many steps.
 
-    results.json is the last file that training writes.
+    results.json is the last file that training writes. Its `step` is that of the
+    checkpoint that was evaluated, which may be an earlier one.
     """
     finished = False
     if processes.is_primary():
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             path = os.path.join(workdir, 'results.json')
             with open(path, encoding='utf-8') as file:
-                finished = json.load(file)['step'] == step
+                results = json.load(file)
+            finished = results.get('trained_steps', results['step']) == step
     return processes.text_from_primary('yes' if finished else 'no') == 'yes'

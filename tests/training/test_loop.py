@@ -360,6 +360,7 @@ def test_results_of_training_stay(whole, finished, capfd, monkeypatch):
     assert {name: now[name] for name in kept} == kept
     again = tiny.results(finished, 'results_eval_step=36.json')
     assert again.pop('command') != (expected := tiny.results(whole)).pop('command')
+    assert expected.pop('trained_steps') == 36
     assert again == expected
     best, = finished.glob('results_eval*best_seed=5_test_samples=1.json')
     other = json.loads(best.read_text())
