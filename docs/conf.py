@@ -22,6 +22,7 @@ extensions = [
     'sphinx.ext.mathjax',
     'sphinx.ext.napoleon',
     'sphinx.ext.viewcode',
+    'sphinx-mathjax-offline',  # formulas need no network
 ]
 exclude_patterns = ['_build']
 nitpicky = False

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -77,6 +78,10 @@ def test_site(tmp_path):
     }
     for path, elements in pages.items():
         assert all(a.get('alt') for tag, a in elements if tag == 'img'), path
+        loaded = [a['src'] for _, a in elements if a.get('src')] + [
+            a['href'] for tag, a in elements if tag == 'link' and a.get('href')
+        ]
+        assert not [link for link in loaded if link.startswith('http')], path
         links = {a[key] for _, a in elements for key in ('href', 'src') if a.get(key)}
         for link in links:
             parts = urllib.parse.urlsplit(link)
@@ -88,3 +93,16 @@ def test_site(tmp_path):
             assert target.exists(), (path, link)
             if parts.fragment and target in pages:
                 assert parts.fragment in anchors[target], (path, link)
+    if shutil.which('chromium'):
+        with_formulas = [path for path in pages if 'class="math' in path.read_text()]
+        assert len(with_formulas) > 8
+        for path in with_formulas:
+            _check_formulas(path)
+
+
+def _check_formulas(path):
+    """Check that a browser without a network draws all formulas of a page."""
+    page = test_html.draw(path)
+    num = len(re.findall('class="math notranslate', path.read_text()))
+    assert len(re.findall('<mjx-container', page)) >= num > 0, path
+    assert 'data-mjx-error' not in page, path
