@@ -104,9 +104,10 @@ class Config(setting.Config):
             )
 
     @property
-    def depends_on_num_steps(self) -> bool:
-        """Whether the steps of training depend on how many there are in all."""
-        return super().depends_on_num_steps or self.kl_warmup > 0
+    def spread_over_run(self) -> tuple[str, ...]:
+        """The flags by which each step depends on how many there are in all."""
+        warmup = (f'--kl_warmup={self.kl_warmup}',) if self.kl_warmup else ()
+        return (*super().spread_over_run, *warmup)
 
 
 _PAPER = Config(

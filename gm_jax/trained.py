@@ -390,7 +390,9 @@ def _labels(run: Run, label: Any, num: int) -> np.ndarray:
         raise ValueError('the model is not class-conditional: leave out label.')
     label, most = np.asarray(label), run.data.num_classes - 1
     if label.dtype.kind == 'U':
-        numbers = [image_set.class_number(run.data, name) for name in label.ravel()]
+        numbers = [
+            image_set.class_number(run.data, name, 'label') for name in label.ravel()
+        ]
         label = np.array(numbers, int).reshape(label.shape)
     if label.shape != (num,) or label.dtype.kind not in 'iu':
         raise ValueError(

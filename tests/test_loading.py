@@ -183,6 +183,8 @@ def test_what_is_given_is_checked(trained):
             run.log_prob(images, label=['0', '9', '1', '1']),
             run.log_prob(images, label=[0, 9, 1, 1]),
         )
+        with pytest.raises(UserError, match='^label=ten is not a class of'):
+            run.log_prob(images, label=['0', 'ten', '1', '1'])
     if name == 'vae':
         with pytest.raises(ValueError, match='not class-conditional: leave out label'):
             run.log_prob(images, label=[0, 1, 2, 3])

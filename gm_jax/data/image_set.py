@@ -145,12 +145,13 @@ _FACTS = (
 )
 
 
-def class_number(data: ImageSet, text: str) -> int:
-    """Return the number of the class that --label names.
+def class_number(data: ImageSet, text: str, what: str = '--label') -> int:
+    """Return the number of the class that a flag or an argument names.
 
     Args:
         data: the image set, which has labels.
         text: the name of the class, or else its number.
+        what: the flag or the argument.
 
     Raises:
         UserError: there is no such class.
@@ -164,7 +165,7 @@ def class_number(data: ImageSet, text: str) -> int:
     if len(data.class_names) > _SHOWN:
         known += ', ...'
     raise UserError(
-        f'--label={text} is not a class of {data.name}: these are 0 to '
+        f'{what}={text} is not a class of {data.name}: these are 0 to '
         f'{data.num_classes - 1}{f" ({known})" if known else ""}'
         f'{f"; did you mean {close[0]}?" if close else "."}'
     )

@@ -181,9 +181,9 @@ class Config:
         background_colour(self.background)
 
     @property
-    def depends_on_num_steps(self) -> bool:
-        """Whether the steps of training depend on how many there are in all."""
-        return self.schedule != 'constant'
+    def spread_over_run(self) -> tuple[str, ...]:
+        """The flags by which each step depends on how many there are in all."""
+        return () if self.schedule == 'constant' else (f'--schedule={self.schedule}',)
 
     @property
     def gains_from_cpu_devices(self) -> bool:
@@ -275,7 +275,8 @@ def changed(old: Config, new: Config, mode: str) -> list[str]:
 
     A run whose steps do not depend on their total number may be resumed with more.
     """
-    longer = not new.depends_on_num_steps and new.num_steps > old.num_steps
+    spread = new.spread_over_run
+    longer = not spread and new.num_steps > old.num_steps
     free = {'num_steps'} if longer and mode == 'train' else set()
     found = []
     for f in dataclasses.fields(new):
@@ -286,7 +287,10 @@ def changed(old: Config, new: Config, mode: str) -> list[str]:
             f.metadata['evaluation_only'] and mode != 'train'
         )
         if fixed and was != now:
-            found.append(f'--{f.name} was {was!r} and is now {now!r}')
+            found.append(f'--{f.name} was {was!r} and is now {now!r}' + (
+                f', on which every step depends by {" and ".join(spread)}'
+                if f.name == 'num_steps' and spread else ''
+            ))
     return found
 
 
