@@ -115,13 +115,16 @@ def _results(
 ) -> dict[str, Any]:
     """Return the contents of results.json."""
     run, config, data = job.run, job.config, job.data
+    trained = {}
+    if run.mode == 'train' and run.checkpoint == 'best':
+        trained = {'trained_steps': config.num_steps}  # `step` may be an earlier one
     return {
         'experiment': job.name,
         'dataset': data.name,
         'binarize': config.binarize,
         'split': 'test',
         'step': int(state.step),
-        **({'trained_steps': config.num_steps} if run.mode == 'train' else {}),
+        **trained,
         'checkpoint': run.checkpoint,
         'best_checkpoint_chosen_on': runs.validation_split(data),
         'num_examples': num_examples,

@@ -18,6 +18,12 @@ FLAGS = (
     '--test_samples=2', '--eval_batch_size=64', '--steps_per_dispatch=5',
     '--binarize=dynamic', '--batch_norm', '--dropout=0.2', '--ema=0.9', '--grad_clip=5',
 )
+# Without what makes compilation slow.
+PLAIN = (
+    '--hidden=8', '--latent_dims=2', '--batch_size=8', '--num_steps=40',
+    '--log_every=10', '--eval_every=40', '--checkpoint_every=10', '--num_samples=8',
+    '--test_samples=1', '--steps_per_dispatch=10', '--binarize=threshold',
+)
 
 
 def final_arrays(workdir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
