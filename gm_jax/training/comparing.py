@@ -29,6 +29,7 @@ _PLACES = 'module', 'data_dir'
 # Numbers of runs that differ in one of these are not of the same thing.
 _CONDITIONS = (
     'dataset', 'binarize', 'task', 'split', 'test images', 'num_examples', 'estimator',
+    'choice of the checkpoint',
 )
 # They are in columns of their own, or names.
 _NO_NUMBERS = 'estimator', 'task'
@@ -171,11 +172,14 @@ def table(runs: Sequence[Run]) -> Table:
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of the settings that are not the same in all runs."""
+    """Return the names of the settings that are not the same in all runs.
+
+    What is off in a run may be unknown to another, of an older version.
+    """
     names = dict.fromkeys(name for each in settings for name in each)
     return [
         name for name in names if name not in _PLACES
-        and len({_key(each.get(name)) for each in settings}) > 1
+        and len({_key(each.get(name) or None) for each in settings}) > 1
     ]
 
 
@@ -234,6 +238,7 @@ def _conditions(run: Run) -> dict[str, Any]:
         digest = f'digest {run.data["splits"]["test"]["digest"][:8]}'
     except (KeyError, TypeError):
         digest = None  # of an older version
+    chosen = results.get('checkpoint'), results.get('best_checkpoint_chosen_on')
     found = {
         'dataset': results.get('dataset', run.data.get('name')),
         'binarize': results.get('binarize', run.settings.get('binarize')),
@@ -242,6 +247,10 @@ def _conditions(run: Run) -> dict[str, Any]:
         'test images': digest,
         'num_examples': results.get('num_examples'),
         'estimator': results.get('metrics', {}).get('estimator'),
+        'choice of the checkpoint': (
+            'by the test images' if chosen == ('best', 'test')
+            else 'not by the test images'
+        ),
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -79,6 +79,18 @@ def test_settings_that_differ_and_numbers(tmp_path):
     assert [row['run'] for row in rows] == ['one', 'other']
 
 
+def test_a_setting_that_an_older_run_does_not_know(tmp_path):
+    """Catch a column for what no run has switched on, and one that is missing."""
+    news = {'validation': False, 'dropout': 0.0, 'label': ''}
+    old = _run(tmp_path / 'old', {}, METRICS)
+    new = _run(tmp_path / 'new', news, METRICS)
+    assert not set(news) & set(_csv(_table(old, new))[0])
+    other = _run(tmp_path / 'other', {**news, 'validation': True}, METRICS)
+    rows = _csv(_table(old, new, other))
+    assert [row['validation'] for row in rows] == ['', 'False', 'True']
+    assert 'dropout' not in rows[0]
+
+
 def test_runs_of_different_experiments(tmp_path):
     """Catch a crash where only some runs have a setting or a number."""
     one = _run(tmp_path / 'one', {'beta': 2.0}, METRICS)
@@ -96,6 +108,9 @@ def test_runs_of_different_experiments(tmp_path):
     ({}, {'estimator': 'exact'}, {}, 'other estimator (elbo: one; exact: other).'),
     ({}, {}, {'split': 'validation'}, 'other split (test: one; validation: other).'),
     ({}, {}, {'num_examples': 5}, 'other num_examples (10: one; 5: other).'),
+    ({}, {}, {'checkpoint': 'best', 'best_checkpoint_chosen_on': 'test'},
+     'other choice of the checkpoint (not by the test images: one; by the test images: '
+     'other).'),
 ])
 def test_numbers_that_are_not_comparable(tmp_path, settings, metrics, results, note):
     """Catch numbers of other things beside each other without a word."""
