@@ -125,7 +125,10 @@ CASES = (
         'hidden': (500, 1000), 'k': 1, 'mean_field_steps': 5, 'batch_size': 100,
         'optimizer': 'sgd', 'learning_rate': 0.01, 'gibbs_steps': 100,
     }, num_images=200),
-    Case('gsn', 'gsn', {'layers': (500, 500), 'walkbacks': 2, 'batch_size': 100}),
+    Case('gsn', 'gsn', {
+        'layers': (500, 500), 'walkbacks': 2, 'batch_size': 100, 'chain_steps': 200,
+        'hidden_noise': 2.0,
+    }),
     Case('gan', 'gan', {
         'hidden': (512, 512), 'discriminator_hidden': (240, 240), 'latent_dim': 100,
         'dropout': 0.5, 'batch_size': 100,

@@ -5,7 +5,7 @@ al. 2014, Deep Generative Stochastic Networks Trainable by Backprop.
 
     python -m experiments.gsn --workdir=/tmp/gsn
     python -m experiments.gsn --workdir=/tmp/dae --layers=200 --walkbacks=1
-    python -m experiments.gsn --workdir=/tmp/gsn --mode=sample --chain_steps=1000
+    python -m experiments.gsn --workdir=/tmp/gsn --mode=sample --chain_steps=5000
 
 The chain corrupts x with salt-and-pepper noise, computes the hidden layers, and draws x
 anew. Training runs --walkbacks of its steps from a training image, and minimises the
@@ -67,6 +67,7 @@ _PAPER = Config(
     dataset='mnist', num_steps=300_000, learning_rate=1e-3, log_every=300,
     eval_every=15_000, checkpoint_every=3_000, eval_batch_size=10_000,
     chain_steps=1000, thin=100, test_samples=10_000, parzen_samples=10_000,
+    hidden_noise=2.0,
 )
 PRESETS = {
     'paper': dataclasses.replace(_PAPER, layers=(1500, 1500)),

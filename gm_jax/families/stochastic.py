@@ -57,15 +57,15 @@ class Config(chains.Config):
         low=0.0, high=1.0,
     )
     hidden_noise: float = field(
-        2.0, 'standard deviation of the noise before and after the nonlinearity, in '
-        'all hidden layers but the first', low=0.0,
+        1.0, 'standard deviation of the noise before and after the nonlinearity, in '
+        'all hidden layers but the first; in the paper 2', low=0.0,
     )
     walkbacks: int = field(
         4, 'steps of the chain that training runs from each image; 1: no walkback',
         low=1, high=1000,
     )
     chain_steps: int = field(
-        200, 'steps of the chain to an image that is generated, or to the first state '
+        1000, 'steps of the chain to an image that is generated, or to the first state '
         'that is used', low=1, high=1_000_000, free=True,
     )
     thin: int = field(
