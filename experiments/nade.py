@@ -36,6 +36,9 @@ class Config(setting.Config):
         0, 'hidden units; 0: 200, or fewer for large images of many levels', low=0,
         high=MOST_UNITS,
     )
+    dropout: float = field(
+        0.0, 'share of hidden units dropped in training', low=0.0, high=0.99
+    )
     order: str = field(
         'raster', 'order of the values; a random one is drawn from the seed',
         choices=('raster', 'random'),
@@ -62,6 +65,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
         num_values=num_values,
         hidden=config.hidden or setting.hidden_units(200, data),
         order=None if order is None else tuple(order.tolist()),
+        dropout=config.dropout,
         dtype=jnp.dtype(config.dtype),
     )
     pixel = distributions.discrete(num_values, data.image_shape[2])

@@ -28,6 +28,7 @@ import numpy as np
 from flax import linen as nn
 
 from gm_jax.layers.causal import LECUN
+from gm_jax.layers.dropout import Dropout
 from gm_jax.layers.pixels import unit_interval
 
 __all__ = ['NADE']
@@ -40,6 +41,7 @@ class NADE(nn.Module):
     num_values: int  # V
     hidden: int = 500  # H of the formulas
     order: tuple[int, ...] | None = None  # o, the flat positions; None: raster
+    dropout: float = 0.0  # share of the hidden units that is dropped in training
     dtype: Any = jnp.float32  # also the dtype of the result if it is float64
 
     def setup(self) -> None:
@@ -53,13 +55,19 @@ class NADE(nn.Module):
         self.v = self.param('v', v, (num_dims, self.hidden, outputs))
         self.b = self.param('b', zeros, (num_dims, outputs))
         self.condition = nn.Dense(self.hidden, use_bias=False)
+        self.drop = Dropout(self.dropout)
 
-    def __call__(self, x: jax.Array, h: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, h: jax.Array | None = None,
+        dropout_rng: jax.Array | None = None,
+    ) -> jax.Array:
         """Compute the logits of every value given those before it in the order.
 
         Args:
             x: [B, H, W, C] integers in [0, V).
             h: [B, E] the condition, such as a one-hot class.
+            dropout_rng: one key, or [B] keys, one per example; None: no dropout. The
+                same units of an image are dropped in h_1 ... h_D.
 
         Returns:
             Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
@@ -68,10 +76,15 @@ class NADE(nn.Module):
         order = slice(None) if self.order is None else np.array(self.order)
         values = unit_interval(x.reshape(len(x), -1)[:, order], self.num_values)
         values = values.astype(self.dtype).T  # [D, B]
+        kept = None
+        if dropout_rng is not None and self.dropout:
+            kept = self.drop(
+                jnp.ones((len(x), self.hidden), self.dtype), rng=dropout_rng
+            )
 
         def one(a: jax.Array, d: tuple) -> tuple[jax.Array, jax.Array]:
             x_d, w, v, b = d
-            return a + x_d[:, None] * w[None], self._logits(a, v, b)
+            return a + x_d[:, None] * w[None], self._logits(a, v, b, kept)
 
         # By rows of the image, each rematerialised in the backward pass: storing a for
         # every d would not fit in the cache of a CPU.
@@ -125,7 +138,13 @@ class NADE(nn.Module):
         c = self.c[None] if h is None else self.c[None] + self.condition(h)
         return jnp.broadcast_to(c, (batch_size, self.hidden)).astype(self.dtype)
 
-    def _logits(self, a: jax.Array, v: jax.Array, b: jax.Array) -> jax.Array:
-        """Map a [B, H] to the logits of one value [B, 1] or [B, V]."""
-        logits = jax.nn.sigmoid(a) @ v + b[None]
+    def _logits(
+        self, a: jax.Array, v: jax.Array, b: jax.Array, kept: jax.Array | None = None
+    ) -> jax.Array:
+        """Map a [B, H] to the logits of one value [B, 1] or [B, V].
+
+        `kept` [B, H] is 0 for a unit that is dropped, None for no dropout.
+        """
+        h = jax.nn.sigmoid(a) if kept is None else jax.nn.sigmoid(a) * kept
+        logits = h @ v + b[None]
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -227,15 +227,18 @@ def test_label_of_an_older_config():
         setting.Config(label=True)
 
 
+NARROW = {'features': 4, 'head': 4, 'first_kernel': 3, 'micro_batch': 2}
+
+
 @pytest.mark.parametrize('module, settings', [
-    (gated_pixel_cnn, {'num_layers': 2}), (pixel_rnn, {'num_layers': 2}),
+    (gated_pixel_cnn, {'num_layers': 2, **NARROW}),
+    (pixel_rnn, {'num_layers': 2, **NARROW}), (nade, {'hidden': 8}),
 ])
 def test_dropout_is_of_training_alone(module, settings):
     """Catch features that are dropped in evaluations, or the same ones at each step."""
     images = sources.load('digits')
-    narrow = {'features': 4, 'head': 4, 'first_kernel': 3, 'micro_batch': 2, **settings}
     built = [
-        module.main.build(module.Config(dropout=share, **narrow), images)
+        module.main.build(module.Config(dropout=share, **settings), images)
         for share in (0.0, 0.5)
     ]
     rngs = jax.random.split(jax.random.key(0), 3)

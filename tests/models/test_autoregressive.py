@@ -9,7 +9,7 @@ import pytest
 from gm_jax.evaluation import checks
 from gm_jax.layers import causal, lstm
 from gm_jax.losses import likelihoods
-from gm_jax.models import made, pixel_cnn, pixel_cnn_pp, pixel_rnn
+from gm_jax.models import made, nade, pixel_cnn, pixel_cnn_pp, pixel_rnn
 from tests.models import densities
 
 every_model = pytest.mark.parametrize('name', densities.NAMES)
@@ -274,3 +274,15 @@ def test_condition_matters(name):
     assert all(not np.allclose(a[0], a[1]) for a in jax.tree.leaves(params))
     with pytest.raises(AssertionError):
         model.params(jnp.ones((2, 3, 4, 1), jnp.int32))
+
+
+def test_nade_drops_a_unit_for_all_values_of_an_image():
+    """Catch a mask that changes from value to value, and one for all images."""
+    model = nade.NADE((2, 3, 1), 2, hidden=1, dropout=0.5)
+    x = np.random.default_rng(0).integers(0, 2, (64, 2, 3, 1))
+    variables = model.init(jax.random.key(0), x)  # b = 0
+    whole = model.apply(variables, x)
+    dropped = model.apply(variables, x, None, jax.random.key(1))
+    kept = np.asarray(dropped != 0).reshape(64, -1)
+    assert (kept == kept[:, :1]).all() and 16 < kept[:, 0].sum() < 48
+    np.testing.assert_allclose(dropped[kept[:, 0]], 2 * whole[kept[:, 0]], rtol=1e-5)
