@@ -359,6 +359,10 @@ def _machine() -> str:
 def _assess(args: argparse.Namespace, entry: Entry) -> None:
     """Measure a trained model, and write its row and its samples."""
     run = gm_jax.load(_run(args, entry), checkpoint='best')
+    if not run.results:  # of an older version, which evaluated it apart
+        raise UserError(
+            f'{_run(args, entry)} has no results of its best checkpoint: delete it.'
+        )
     data = _load(args)
     features = scores.PIXELS
     if args.classifier:

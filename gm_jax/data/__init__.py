@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'decoding',
     'files',
     'folder',
+    'hints',
     'image_set',
     'originals',
     'pipeline',

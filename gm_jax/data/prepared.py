@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from gm_jax.data import decoding
+from gm_jax.data import decoding, hints
 from gm_jax.data.image_set import (
     SPECS,
     Examples,
@@ -68,7 +68,7 @@ def read(
     """
     match = _NAME.fullmatch(spec)
     if not match:
-        guess = _as_path(spec) or f': give one of {", ".join(SPECS)}.'
+        guess = hints.for_path(spec) or f': give one of {", ".join(SPECS)}.'
         raise UserError(f'--dataset={spec} is not a set{guess}')
     with silence():
         import tensorflow_datasets as tfds
@@ -87,25 +87,6 @@ def root(data_dir: str) -> str:
     return os.path.expanduser(data_dir or os.environ.get(
         'TFDS_DATA_DIR', os.path.join('~', 'tensorflow_datasets')
     ))
-
-
-def _as_path(spec: str) -> str:
-    """Return ': did you mean ...?' for the path of a file or a directory, else ''."""
-    path = os.path.expanduser(spec)
-    directory = path if os.path.isdir(path) else os.path.dirname(path) or '.'
-    parent, name = os.path.split(os.path.abspath(directory))
-    meant = ''
-    if path.endswith('.npz'):
-        meant = f'npz:{path}'
-    elif not os.path.exists(path):
-        return ''
-    elif glob.glob(os.path.join(glob.escape(directory), '*-idx3-ubyte*')):
-        meant = f'idx:{directory}'
-    elif _versions(directory, None):
-        meant = f'{name} --data_dir={parent}'
-    elif path == directory or path.lower().endswith(('.png', '.jpg', '.jpeg')):
-        meant = f'images:{directory}'
-    return f': did you mean --dataset={meant}?' if meant else ''
 
 
 def _find(
@@ -147,7 +128,7 @@ def _prepare(tfds: Any, root: str, spec: str, name: str) -> None:
     with silence():
         builders = tfds.list_builders(with_community_datasets=False)
     if name not in builders:
-        guess = _as_path(spec) or did_you_mean(name, ['digits', *builders])
+        guess = hints.for_path(spec) or did_you_mean(name, ['digits', *builders])
         raise UserError(
             f'{missing}, and TFDS knows none of this name'
             f'{guess or ": check --dataset and --data_dir."}'

@@ -103,7 +103,10 @@ def restore(
             return None
         best = newest.sealed.note.get('best_step')
         if best is None:
-            raise UserError('no checkpoint was evaluated, so none is the best.')
+            raise UserError(
+                'no evaluation has had a finite loss, so no checkpoint is the best: '
+                'leave --checkpoint=best out.'
+            )
         result = _try(read, best)
         if isinstance(result, Sealed):
             return _checkpoint(newest._replace(step=best, sealed=result))

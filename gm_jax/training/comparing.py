@@ -239,6 +239,7 @@ def _conditions(run: Run) -> dict[str, Any]:
     except (KeyError, TypeError):
         digest = None  # of an older version
     chosen = results.get('checkpoint'), results.get('best_checkpoint_chosen_on')
+    last = results.get('step') == results.get('trained_steps')
     found = {
         'dataset': results.get('dataset', run.data.get('name')),
         'binarize': results.get('binarize', run.settings.get('binarize')),
@@ -248,9 +249,9 @@ def _conditions(run: Run) -> dict[str, Any]:
         'num_examples': results.get('num_examples'),
         'estimator': results.get('metrics', {}).get('estimator'),
         'choice of the checkpoint': (
-            'by the test images' if chosen == ('best', 'test')
+            'by the test images' if chosen == ('best', 'test') and not last
             else 'not by the test images'
-        ),
+        ) if run.results else None,
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -127,7 +127,7 @@ def _act(job: Job, advice: Callable[[], str]) -> None:
         )
         if _is_finished(job, beginning):
             say(f'finished: {job.path("results.json")} has its results. To evaluate it '
-                f'again, add --mode=eval.')
+                f'again, or another checkpoint, add --mode=eval.')
             return
         if sizes.count(beginning.shapes) > sizes.MANY:
             say(f'  {advice()}')
@@ -225,6 +225,7 @@ def _train_and_test(
                 beginning = _go_back(job, beginning, diverged)
                 continue
             if job.run.checkpoint == 'best':
+                del state  # its memory may be needed
                 state = _best(job, beginning.shapes)
             outcome.test(job, state, note, writers)
             return

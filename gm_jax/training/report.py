@@ -55,13 +55,18 @@ def _parts(
     yield html.table(('number', 'value'), _numbers(results['metrics']))
     yield from _pictures(workdir)
     yield html.heading('How to use it')
-    directory = os.path.abspath(workdir)
+    directory, which, flag = os.path.abspath(workdir), '', ''
+    if results['checkpoint'] == 'best':
+        which, flag = ", checkpoint='best'", ' --checkpoint=best'
     yield html.pre(
-        f'import gm_jax\n\nrun = gm_jax.load({directory!r})\nrun.results["metrics"]'
+        f'import gm_jax\n\nrun = gm_jax.load({directory!r}{which})\n'
+        f'run.results["metrics"]'
     )
     if _names(workdir, 'samples_'):  # a model that generates
         program = results['command'].partition(' --')[0]
-        yield html.pre(f'{program} --mode=sample --workdir={shlex.quote(directory)}')
+        yield html.pre(
+            f'{program} --mode=sample --workdir={shlex.quote(directory)}{flag}'
+        )
     yield html.heading('How it was made')
     yield html.pre(results['command'])
     yield html.details('All settings', [html.table(('setting', 'value'), (

@@ -275,8 +275,8 @@ def changed(old: Config, new: Config, mode: str) -> list[str]:
 
     A run whose steps do not depend on their total number may be resumed with more.
     """
-    spread = new.spread_over_run
-    longer = not spread and new.num_steps > old.num_steps
+    spread = old.spread_over_run
+    longer = not new.spread_over_run and new.num_steps > old.num_steps
     free = {'num_steps'} if longer and mode == 'train' else set()
     found = []
     for f in dataclasses.fields(new):
@@ -288,7 +288,7 @@ def changed(old: Config, new: Config, mode: str) -> list[str]:
         )
         if fixed and was != now:
             found.append(f'--{f.name} was {was!r} and is now {now!r}' + (
-                f', on which every step depends by {" and ".join(spread)}'
+                f', on which every step depends because of {" and ".join(spread)}'
                 if f.name == 'num_steps' and spread else ''
             ))
     return found

@@ -160,9 +160,10 @@ def is_finished(workdir: str, step: int) -> bool:
     """
     finished = False
     if processes.is_primary():
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError):
             path = os.path.join(workdir, 'results.json')
             with open(path, encoding='utf-8') as file:
                 results = json.load(file)
-            finished = results.get('trained_steps', results['step']) == step
+            if isinstance(results, dict):
+                finished = results.get('trained_steps', results.get('step')) == step
     return processes.text_from_primary('yes' if finished else 'no') == 'yes'

@@ -252,25 +252,6 @@ def test_what_is_no_name(spec, tmp_path):
         sources.load(spec, data_dir=str(tmp_path))
 
 
-def test_a_path_in_the_place_of_a_set(tfds_set, tmp_path, monkeypatch):
-    """Catch a name of TFDS that is guessed where a folder of pictures was meant."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'pics').mkdir()
-    (tmp_path / 'pics' / 'a.PNG').touch()
-    (tmp_path / 'there').mkdir()
-    (tmp_path / 'there' / 'train-images-idx3-ubyte.gz').touch()
-    tfds_set('mnist')
-    for spec, meant in {
-        'pics': 'images:pics', './pics/': 'images:./pics/', 'pics/a.PNG': 'images:pics',
-        str(tmp_path / 'pics'): f'images:{tmp_path}/pics',
-        'there': 'idx:there', 'there/train-images-idx3-ubyte.gz': 'idx:there',
-        'mine.npz': 'npz:mine.npz', './mnist': f'mnist --data_dir={tmp_path}',
-    }.items():
-        with pytest.raises(UserError) as error:
-            sources.load(spec, data_dir=str(tmp_path / 'nowhere'))
-        assert str(error.value).endswith(f': did you mean --dataset={meant}?')
-
-
 def test_streaming_benchmark(tmp_path):
     """Catch a benchmark that no longer runs."""
     out = tmp_path / 'rows.json'

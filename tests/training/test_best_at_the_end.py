@@ -1,6 +1,7 @@
 """Runs whose best checkpoint is evaluated when training has ended."""
 
 import dataclasses
+import html
 import json
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 import gm_jax
 from experiments import vae
 from gm_jax.data import sources
-from gm_jax.training import comparing, evaluate
+from gm_jax.training import comparing, evaluate, loop
 from tests.training import tiny
 
 FLAGS = (
@@ -49,14 +50,20 @@ def test_best_checkpoint_is_evaluated_at_the_end(workdir, capsys, monkeypatch):
     assert json.loads(other.read_text())['metrics'] == results['metrics']
     assert gm_jax.load(workdir, checkpoint='best').results['step'] == 10
     assert gm_jax.load(workdir).results == {}  # the last was not evaluated
-    page = (workdir / 'report.html').read_text()
+    page = html.unescape((workdir / 'report.html').read_text())
     assert 'by the best checkpoint, of step 10.' in page and '30 steps' in page
+    assert f"gm_jax.load('{workdir}', checkpoint='best')" in page
+    assert f'--mode=sample --workdir={workdir} --checkpoint=best' in page
     table = comparing.table(comparing.read([str(workdir)]))
     assert 'not finished' not in ' '.join(table.notes)
     capsys.readouterr()
     monkeypatch.delattr(evaluate, 'over_examples')
     assert vae.main(flags) == 0
     assert 'finished: ' in capsys.readouterr().out
+    for text in ('[]', '"x"', '{', '{"step": "10"}'):  # damaged: evaluated again
+        (workdir / 'results.json').write_text(text)
+        with pytest.raises(AttributeError, match='over_examples'):
+            vae.main(flags)
 
 
 def test_a_run_that_is_killed_before_its_results(workdir, monkeypatch):
@@ -67,3 +74,15 @@ def test_a_run_that_is_killed_before_its_results(workdir, monkeypatch):
     (workdir / 'results.json').unlink()
     assert vae.main([*flags, '--checkpoint=best']) == 0
     assert tiny.results(workdir) == whole
+
+
+def test_no_checkpoint_is_the_best(workdir, capsys, monkeypatch):
+    """Catch a false sentence, and a training that is lost."""
+    flags = [f'--workdir={workdir}', *FLAGS]
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, '_means', lambda *args: {'loss': float('nan')})
+        assert vae.main([*flags, '--checkpoint=best']) == 2
+    error = capsys.readouterr().err
+    assert 'no evaluation has had a finite loss' in error and error.count('\n') == 1
+    assert vae.main(flags) == 0
+    assert tiny.results(workdir)['checkpoint'] == 'last'

@@ -104,7 +104,7 @@ def test_no_best_is_a_sentence(tmp_path):
     """Catch another checkpoint in place of the best."""
     assert _restore(tmp_path, which='best') is None
     _save(tmp_path, [1])
-    with pytest.raises(UserError, match='no checkpoint was evaluated'):
+    with pytest.raises(UserError, match='no evaluation has had a finite loss'):
         _restore(tmp_path, which='best')
 
 

@@ -108,7 +108,8 @@ def test_runs_of_different_experiments(tmp_path):
     ({}, {'estimator': 'exact'}, {}, 'other estimator (elbo: one; exact: other).'),
     ({}, {}, {'split': 'validation'}, 'other split (test: one; validation: other).'),
     ({}, {}, {'num_examples': 5}, 'other num_examples (10: one; 5: other).'),
-    ({}, {}, {'checkpoint': 'best', 'best_checkpoint_chosen_on': 'test'},
+    ({}, {}, {'checkpoint': 'best', 'best_checkpoint_chosen_on': 'test',
+              'trained_steps': 200},
      'other choice of the checkpoint (not by the test images: one; by the test images: '
      'other).'),
 ])

@@ -217,8 +217,8 @@ def test_changed_names_what_must_not_change():
         constant, Config(schedule='constant', **longer), 'train'
     ) == []
     assert settings.changed(old, Config(**longer), 'train') == [
-        '--num_steps was 7 and is now 9, on which every step depends by '
-        '--schedule=cosine'
+        '--num_steps was 7 and is now 9, on which every step depends '
+        'because of --schedule=cosine'
     ]
     assert settings.changed(
         constant, Config(schedule='constant', num_steps=5), 'train'
