@@ -396,8 +396,11 @@ def _write(args: argparse.Namespace) -> None:
         if os.path.exists(path):
             with open(path, 'rb') as picture:
                 samples[entry.name] = picture.read()
+    which = 'Every model'
+    if len(rows) < len(survey.TREE):
+        which = f'{len(rows)} of the {len(survey.TREE)} models'
     page = survey.page(
-        f'Every model on {args.dataset}', _protocol(args, rows), rows, samples
+        f'{which} on {args.dataset}', _protocol(args, rows), rows, samples
     )
     for name, text in (
         ('compare.json', json.dumps(rows, indent=2) + '\n'),

@@ -80,6 +80,7 @@ def test_a_survey(tmp_path, capsys):
     assert 2 < nade['nats']['train']['value'] < 250
     page = test_html.check((tmp_path / 'report.html').read_text())
     assert 'NADE' in page.text and 'not here' in page.text
+    assert f'2 of the {len(survey.TREE)} models on digits' in page.text
     assert '| RBM | ' in (tmp_path / 'compare.md').read_text()
     capsys.readouterr()
     assert compare.main(flags) == 0
