@@ -48,6 +48,10 @@ class Config(setting.Config):
         'auto', 'connections from the values to the logits of those after them; auto: '
         'unless they have more than 20 million weights', choices=('auto', 'yes', 'no'),
     )
+    dropout: float = field(
+        0.0, 'share of hidden units dropped in every layer, in training', low=0.0,
+        high=0.99,
+    )
     num_masks: int = field(
         1, 'masks, each with different connections', low=1, high=10_000
     )
@@ -100,6 +104,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
         num_values=num_values,
         hidden=hidden,
         direct=direct,
+        dropout=config.dropout,
         dtype=jnp.dtype(config.dtype),
     )
 
@@ -112,7 +117,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
     ) -> jax.Array:
         which = chunk if rngs is None else step % config.num_masks
         mask: Masks = jax.tree.map(lambda *a: jnp.stack(a)[which], *masks)
-        return module.apply(variables, x, mask, h)
+        return module.apply(variables, x, mask, h, rngs)
 
     network = functools.partial(
         setting.linen_network, module, conditioned='pixel', more=(masks[0],)

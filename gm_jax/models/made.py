@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from gm_jax.layers.dropout import Dropout
 from gm_jax.layers.pixels import unit_interval
 
 __all__ = ['ascending', 'draw_masks', 'MADE', 'mask', 'Masks']
@@ -106,6 +107,7 @@ class MADE(nn.Module):
     num_values: int  # V
     hidden: Sequence[int] = (500,)  # units of each hidden layer
     direct: bool = True  # whether there are connections A from x to the logits
+    dropout: float = 0.0  # share of the units of every layer dropped in training
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -122,6 +124,7 @@ class MADE(nn.Module):
         self.b = [
             self.param(f'b{i}', zeros, (size,)) for i, size in enumerate(self.hidden, 1)
         ]
+        self.drops = [Dropout(self.dropout) for _ in self.hidden]
         self.v = self.param('v', small, (sizes[-1], num_dims * self.outputs))
         if self.direct:
             self.a = self.param('a', small, (num_dims, num_dims * self.outputs))
@@ -131,7 +134,8 @@ class MADE(nn.Module):
         self.condition_output = nn.Dense(num_dims * self.outputs, use_bias=False)
 
     def __call__(
-        self, x: jax.Array, masks: Masks, h: jax.Array | None = None
+        self, x: jax.Array, masks: Masks, h: jax.Array | None = None,
+        dropout_rng: jax.Array | None = None,
     ) -> jax.Array:
         """Compute the logits of every value given those before it in the order.
 
@@ -139,6 +143,7 @@ class MADE(nn.Module):
             x: [B, H, W, C] integers in [0, V).
             masks: the order and the degrees.
             h: [B, E] the condition, such as a one-hot class.
+            dropout_rng: one key, or [B] keys, one per example; None: no dropout.
 
         Returns:
             Logits [B, H, W, C] of a one (V = 2), or [B, H, W, C, V].
@@ -148,9 +153,9 @@ class MADE(nn.Module):
         *biases, c = self._biases(h)
         m_x = masks.rank + 1
         y, m = x, m_x
-        for w, b, m_l in zip(self.w, biases, masks.degrees):
+        for w, b, m_l, drop in zip(self.w, biases, masks.degrees, self.drops):
             M = mask(m, m_l)
-            y = jax.nn.relu(y @ self._masked(w, M) + b)
+            y = drop(jax.nn.relu(y @ self._masked(w, M) + b), rng=dropout_rng)
             m = m_l
         r = jnp.repeat(masks.rank, self.outputs)
         logits = y @ self._masked(self.v, mask(m, r))

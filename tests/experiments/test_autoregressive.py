@@ -233,6 +233,7 @@ NARROW = {'features': 4, 'head': 4, 'first_kernel': 3, 'micro_batch': 2}
 @pytest.mark.parametrize('module, settings', [
     (gated_pixel_cnn, {'num_layers': 2, **NARROW}),
     (pixel_rnn, {'num_layers': 2, **NARROW}), (nade, {'hidden': 8}),
+    (made, {'hidden': (8, 8)}),
 ])
 def test_dropout_is_of_training_alone(module, settings):
     """Catch features that are dropped in evaluations, or the same ones at each step."""

@@ -25,7 +25,7 @@ ANNEALED = {
 SETTINGS = {
     'autoencoder': [{'hidden': (8,), 'latent_dim': 2}],
     'nade': [{'hidden': 4, 'dropout': 0.5}],
-    'made': [{'hidden': (4,)}],
+    'made': [{'hidden': (4,), 'dropout': 0.5}],
     'pixel_rnn': [{'num_layers': 2, 'dropout': 0.5, **NARROW}],
     'pixel_cnn': [{'num_blocks': 1, **NARROW}],
     'gated_pixel_cnn': [
