@@ -47,8 +47,8 @@ class Config(setting.Config):
 
 PRESETS = {
     'paper': Config(
-        dataset='binarized_mnist', hidden=500, batch_size=50, learning_rate=1e-3,
-        ema=0.999, num_steps=25_000, log_every=100,
+        dataset='binarized_mnist', hidden=500, dropout=0.2, batch_size=50,
+        learning_rate=2e-3, ema=0.999, num_steps=45_000, log_every=100,
         eval_every=5_000, checkpoint_every=1_000,
     ),
 }
