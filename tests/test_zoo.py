@@ -64,6 +64,7 @@ def test_the_page_of_numbers_is_that_of_the_files(tmp_path):
     shutil.copy(zoo.RESULTS / 'nade_binarized_mnist.json', tmp_path / 'nade.json')
     rows = json.loads((tmp_path / 'nade.json').read_text())
     rows[0]['metrics']['nats_per_image'] = 12.345
+    rows[0]['step'], rows[1]['step'] = 25_000, 50_000
     (tmp_path / 'nade.json').write_text(json.dumps(rows))
     line = '<!-- table\nnade[0] | NADE | 88.33 | nats\n-->'
     assert '| NADE | 12.35 +- 0.23 | 88.33 | exact |' in tables.render(line, tmp_path)
