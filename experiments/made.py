@@ -69,8 +69,8 @@ class Config(setting.Config):
 
 PRESETS = {
     # One hidden layer and one mask; the best of the paper is
-    # --hidden=8000,8000 --num_masks=32. It overfits: --checkpoint=best evaluates the
-    # step that did best on the validation split.
+    # --hidden=8000,8000 --num_masks=32. With --dropout=0 it overfits after 3,500 steps:
+    # --checkpoint=best evaluates the step that did best on the validation split.
     'paper': Config(
         dataset='binarized_mnist', hidden=(8000,), dropout=0.5, batch_size=100,
         learning_rate=3e-3, weight_decay=0.1, ema=0.999, num_steps=10_000,

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shlex
 import shutil
 import time
 
@@ -13,6 +14,7 @@ import experiments
 import gm_jax
 from benchmarks import tables, zoo
 from gm_jax.data import sources
+from gm_jax.training import flags, settings
 
 DIRECTORY = zoo.RESULTS / 'models'
 NAMES = sorted(
@@ -43,6 +45,20 @@ def test_every_model_is_in_the_table():
         own = json.loads((DIRECTORY / name / 'results.json').read_text())
         for key in ('experiment', 'dataset', 'step', 'metrics', 'num_examples'):
             assert row[key] == own[key], (name, key)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_command_of_a_model_is_that_of_its_settings(name):
+    """Catch a preset or a default that changes, and a command that stays behind."""
+    words = shlex.split(zoo.recorded()[name]['command'].partition(' && ')[0])
+    main = importlib.import_module(words[2]).main
+    _, config = flags.parse(
+        [*words[3:], '--workdir=DIR'], main.config_class, presets=main.presets,
+        program='', about='',
+    )
+    path = DIRECTORY / name / 'config.json'
+    saved = settings.load(str(path), main.config_class, main.name)
+    assert settings.changed(saved, config, 'train') == []
 
 
 def test_figures_have_their_models():
