@@ -3,7 +3,7 @@ r"""Linear, deep and convolutional autoencoders, and classifiers on their featur
 Hinton and Salakhutdinov 2006, Reducing the Dimensionality of Data with Neural Networks.
 
     python -m experiments.autoencoder --workdir=/tmp/autoencoder
-    python -m experiments.autoencoder --workdir=/tmp/mnist --preset=mnist_conv \
+    python -m experiments.autoencoder --workdir=/tmp/conv --preset=mnist_conv \
         --data_dir=DIR
 
 The loss is ||x - x_hat||^2 with pixels in [0, 1], summed over the image. If the set has

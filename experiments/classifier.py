@@ -2,7 +2,7 @@ r"""A small classifier, whose features score the samples of other models.
 
     python -m experiments.classifier --workdir=/tmp/classifier --data_dir=DIR \
         --dataset=fashion_mnist
-    python -m experiments.gan --workdir=/tmp/gan --preset=lucic --data_dir=DIR \
+    python -m experiments.gan --workdir=/tmp/lucic --preset=lucic --data_dir=DIR \
         --classifier=/tmp/classifier
 
 The Frechet distance in these features is called a classifier Frechet distance. It is

@@ -1,9 +1,9 @@
 """A table of every model on one image set, under one protocol and one budget each.
 
     python -m experiments.compare --workdir=/tmp/all
-    python -m experiments.compare --workdir=/tmp/all --dataset=binarized_mnist \
-        --data_dir=DIR --budget_minutes=20
     python -m experiments.compare --workdir=/tmp/all --models=NADE,VAE
+    python -m experiments.compare --workdir=/tmp/binarized --dataset=binarized_mnist \
+        --data_dir=DIR --budget_minutes=20
 
 Each model trains by its own defaults, as many steps as take --budget_minutes on this
 machine; evaluations come on top. A model with a likelihood sees the training images at

@@ -9,7 +9,7 @@ the likelihood of the RBM; in our runs they hardly grow from there.
 
     python -m experiments.dbm --workdir=/tmp/dbm
     python -m experiments.dbm --workdir=/tmp/dbm500 --preset=paper --data_dir=DIR
-    python -m experiments.dbm --workdir=/tmp/dbm500 --preset=paper \
+    python -m experiments.dbm --workdir=/tmp/dbm_of_an_rbm --preset=paper \
         --first_layer=results/models/rbm_binarized_mnist --data_dir=DIR
 
 The likelihood is a bound: that of the mean-field posterior, with log Z by annealed

@@ -4,8 +4,8 @@ Radford, Metz and Chintala 2016, Unsupervised Representation Learning with Deep
 Convolutional GANs.
 
     python -m experiments.dcgan --workdir=/tmp/dcgan
-    python -m experiments.dcgan --workdir=/tmp/dcgan --class_conditional
     python -m experiments.dcgan --workdir=/tmp/dcgan --mode=sample
+    python -m experiments.dcgan --workdir=/tmp/dcgan_classes --class_conditional
 """
 
 if __name__ == '__main__':

@@ -6,8 +6,8 @@ minimises -log D(G(z)), as the paper does in practice, or with --generator_loss=
 log(1 - D(G(z))), as in its algorithm 1.
 
     python -m experiments.gan --workdir=/tmp/gan
-    python -m experiments.gan --workdir=/tmp/gan --generator_loss=minimax --k=2
     python -m experiments.gan --workdir=/tmp/gan --mode=sample
+    python -m experiments.gan --workdir=/tmp/minimax --generator_loss=minimax --k=2
 """
 
 if __name__ == '__main__':

@@ -3,11 +3,14 @@
 Germain et al. 2015, MADE: Masked Autoencoder for Distribution Estimation.
 
     python -m experiments.made --workdir=/tmp/made
-    python -m experiments.made --workdir=/tmp/made --num_masks=16 --order=random
+    python -m experiments.made --workdir=/tmp/made16 --num_masks=16 --order=random
 
 With several masks each step trains on the next one in turn. The final evaluation
 averages the probabilities of an image over all of them; images are generated with the
 first.
+
+NOTE: the preset paper has the hidden units and the one mask of the paper. Dropout,
+Adam, its learning rate and the averaged parameters are ours.
 """
 
 if __name__ == '__main__':

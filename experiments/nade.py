@@ -4,6 +4,10 @@ Larochelle and Murray 2011, The Neural Autoregressive Distribution Estimator.
 
     python -m experiments.nade --workdir=/tmp/nade
     python -m experiments.nade --workdir=/tmp/nade --mode=sample
+
+NOTE: the preset paper has the number of hidden units of the published numbers on
+binarized MNIST. The raster order, dropout, Adam, its learning rate and the averaged
+parameters are ours.
 """
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ van den Oord et al. 2016, Pixel Recurrent Neural Networks, for the network: a Pi
 of one row is a causal convolutional network in time.
 
     python -m experiments.time_series --workdir=/tmp/series
-    python -m experiments.time_series --workdir=/tmp/series --dataset=npz:series.npz
+    python -m experiments.time_series --workdir=/tmp/mine --dataset=npz:series.npz
 
 To use your own set, pass an npz of series cut to one length, as images [N, 1, T, 1] of
 integers from 0 to 255. The last --horizon values of a series are forecast from those

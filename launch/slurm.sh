@@ -3,8 +3,10 @@
 #
 #   sbatch launch/slurm.sh pixel_cnn_pp --preset=paper --workdir=/shared/run --data_dir=/shared/tfds
 #
-# JAX finds the processes by Slurm's variables. The work directory and the data must be on
-# a file system that all nodes see.
+# Call it in the root of a clone, with an environment active that has gm_jax and
+# jax[cuda12] and that all nodes see, as they must see the work directory and the data
+# (gm-jax prepare cifar10 --data_dir=/shared/tfds). JAX finds the processes by Slurm's
+# variables.
 #SBATCH --job-name=gm_jax
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8

@@ -1,11 +1,12 @@
 #!/bin/bash
 # An experiment on all hosts of a TPU pod slice.
 #
-#   launch/tpu_pod.sh TPU_NAME ZONE pixel_cnn_pp --preset=paper --workdir=gs-mounted/run
+#   launch/tpu_pod.sh TPU_NAME ZONE pixel_cnn_pp --preset=paper --workdir=mnt/run \
+#       --data_dir=mnt/tfds
 #
 # The repository must lie in ~/gm_jax on every host, with its requirements and jax[tpu]
-# installed, and the work directory on storage that all hosts see, such as a bucket
-# mounted with gcsfuse. JAX finds the hosts by the metadata of the slice.
+# installed, and the work directory and the data on storage that all hosts see, such as a
+# bucket mounted with gcsfuse at ~/gm_jax/mnt. JAX finds the hosts by the metadata of the slice.
 set -euo pipefail
 name=$1 zone=$2 experiment=$3
 shift 3

@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from PIL import Image
 
 from experiments import NAMES, compare
 from gm_jax import cli
-from gm_jax.training import flags
+from gm_jax.training import flags, settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # The notebooks have a test of their own.
@@ -106,6 +106,25 @@ def test_recorded_commands(tmp_path):
             _parse(*_of_an_experiment(command))
         else:
             _run(command, Place(tmp_path, tmp_path, {}))
+
+
+def test_no_help_gives_two_runs_one_work_directory():
+    """Catch an example of a docstring that the one above it makes fail."""
+    of_help: dict[str, tuple[str, Any]] = {}
+    for name in NAMES:
+        text = (importlib.import_module(f'experiments.{name}').__doc__ or '')
+        text = text.replace('\\\n', ' ')
+        for command in re.findall(r'^ {4}(python -m .*)', text, re.MULTILINE):
+            module, argv = _of_an_experiment(command)
+            if any(word.startswith('--mode=') for word in argv):
+                continue
+            main = _main(module)
+            run, config = flags.parse(
+                argv, main.config_class, presets=main.presets, program='', about=''
+            )
+            before = of_help.setdefault(run.workdir, (module, config))
+            assert before[0] == module, (name, command)
+            assert settings.changed(before[1], config, 'train') == [], (name, command)
 
 
 @pytest.mark.long

@@ -61,6 +61,39 @@ def test_the_command_of_a_model_is_that_of_its_settings(name):
     assert settings.changed(saved, config, 'train') == []
 
 
+# Rows whose runs were stopped by hand, or gone on with after a change of config.json:
+# their notes say so.
+OF_ANOTHER_LENGTH = {
+    ('conditional', 5), ('made_binarized_mnist', 4), ('pixel_rnn_binarized_mnist', 1),
+    ('pixel_rnn_binarized_mnist', 4),
+}
+
+
+def test_a_recorded_command_trains_as_long_as_its_row_says():
+    """Catch a command that gives another number than the one beside it."""
+    found = set()
+    for path in sorted(zoo.RESULTS.glob('*.json')):
+        content = json.loads(path.read_text())
+        for i, row in enumerate(content if isinstance(content, list) else [content]):
+            words = shlex.split(str(row.get('command', '')).partition(' && ')[0])
+            if words[2:3] != [f'experiments.{row.get("experiment")}'] or (
+                '--mode=eval' in words
+            ):
+                continue
+            main = importlib.import_module(words[2]).main
+            _, config = flags.parse(
+                words[3:], main.config_class, presets=main.presets, program='', about=''
+            )
+            best = '--checkpoint=best' in row['command']
+            steps = row.get('trained_steps', row['step'])
+            if best and steps > config.num_steps or not best and (
+                steps != config.num_steps
+            ):
+                found.add((path.stem, i))
+                assert re.search('stopped|config.json', row['note']), (path.stem, i)
+    assert found == OF_ANOTHER_LENGTH
+
+
 def test_figures_have_their_models():
     """Catch a figure that cannot be drawn again, and one that the README shows so."""
     rows = zoo.recorded()

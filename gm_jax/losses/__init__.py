@@ -1,7 +1,7 @@
 """Pure losses: arrays in, arrays out; no model, no optimizer.
 
-Likelihoods and bounds are in nats per example; adversarial losses and `free_bits` are
-averaged over the batch.
+Likelihoods and bounds are in nats per example; adversarial losses, `free_bits` and
+`contrastive_divergence` are averaged over the batch.
 
 They are the project's public library, including those that nothing in it calls:
 
