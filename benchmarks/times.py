@@ -203,7 +203,7 @@ def _finish(
     def seconds(experiment: Experiment) -> float:
         assert experiment.finish is not None
         started = time.perf_counter()
-        experiment.finish(parallel.local(state), lambda *parts: None)
+        experiment.finish(parallel.local(state), 0, lambda *parts: None)
         return time.perf_counter() - started
 
     steps = getattr(config, 'probe_steps', 0)

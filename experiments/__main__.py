@@ -10,4 +10,6 @@ if sys.argv[1:2] == ['export']:
     sys.exit(cli.export(sys.argv[2:], f'python -m {__package__} export'))
 if sys.argv[1:2] in (['compare-runs'], ['compare_runs']):
     sys.exit(cli.compare_runs(sys.argv[2:], f'python -m {__package__} compare-runs'))
+if sys.argv[1:] and sys.argv[1:] not in (['-h'], ['--help']):
+    sys.exit(cli.unknown(sys.argv[1], __package__))
 cli.show(cli.listing(__package__, f'python -m {__package__}.'))

@@ -111,6 +111,14 @@ class Config(settings.Config):
         'evaluates arithmetic on codes; empty: no arithmetic', evaluation_only=True,
     )
 
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing beside the others, and why, by name."""
+        found = super().without_effect
+        if not (self.num_labels or self.num_clusters):
+            found['category_noise'] = 'needs --num_labels or --num_clusters'
+        return found
+
     def __post_init__(self) -> None:
         """Raise UserError for settings that contradict each other."""
         super().__post_init__()
@@ -469,13 +477,14 @@ def given(coder: Coder, index: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def finish(
-    g: Game, coder: Coder, trained: Trained | None, state: TrainState, say: Say
+    g: Game, coder: Coder, trained: Trained | None, state: TrainState, seed: int,
+    say: Say,
 ) -> tuple[dict[str, float], Pictures]:
     """Score the clusters as classes, and arithmetic on codes."""
     numbers: dict[str, float] = {}
     pictures: Pictures = {}
     if g.config.num_clusters and g.data.num_classes:
-        rng = stream(g.config.seed, Stream.FINISH)
+        rng = stream(seed, Stream.FINISH)
         numbers |= codes.name_clusters(coder, state, rng, g.config.eval_batch, say)
     if trained is not None:
         more, pictures = codes.compare_attributes(coder, trained, state)

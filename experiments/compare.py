@@ -33,7 +33,7 @@ from typing import IO, Any, NoReturn
 
 import gm_jax
 from gm_jax import survey
-from gm_jax.data import binarize, sources
+from gm_jax.data import binarize, files, sources
 from gm_jax.data.binarize import WAYS
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError, did_you_mean
@@ -43,13 +43,18 @@ from gm_jax.keys import Stream, stream
 from gm_jax.survey import Entry
 from gm_jax.training import pace, parallel, runs, screen
 from gm_jax.training.command import Command
-from gm_jax.training.writers import write_atomically
+from gm_jax.training.writers import without_nan, write_atomically
 
 __all__ = ['main']
 
 # Seconds that the evaluations of a model take, roughly, beside those of training.
 _EVALUATIONS = 90
 _MEASURED = 5.0  # seconds for which steps are timed, at most
+# What the rows of one survey have in common, by flag.
+_PROTOCOL = (
+    'dataset', 'binarize', 'image_size', 'background', 'budget_minutes', 'epochs',
+    'classifier',
+)
 # A training is evaluated so often, at most. The best checkpoint is measured.
 _TIMES = 40
 _SCORED = 1000  # samples
@@ -91,6 +96,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument('--dataset', default='digits', help='as for the experiments')
     parser.add_argument('--data_dir', default='', help='where the prepared sets are')
     parser.add_argument(
+        '--image_size', type=int, default=0, help='as for the experiments'
+    )
+    parser.add_argument('--background', default='white', help='the same')
+    parser.add_argument(
         '--binarize', default='', choices=('', *WAYS),
         help='as for the experiments, for all models; by default threshold for digits '
         'and none for others. A Boltzmann machine and a GSN need bits.',
@@ -111,6 +120,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument('--part', default='', help=argparse.SUPPRESS)
     parser.add_argument('--validation', action='store_true', help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    # A shell leaves the ~ of --workdir=~/all to the program.
+    args.workdir = os.path.expanduser(args.workdir)
     args.binarize = args.binarize or (
         'threshold' if args.dataset == 'digits' else 'none'
     )
@@ -144,7 +155,13 @@ def _survey(args: argparse.Namespace) -> int:
     if 'validation' not in data.splits:
         args.validation = True
         data = _load(args)
-    _claim(args)
+    scores.check_splits(data)
+    if args.classifier:
+        classifier.load(args.classifier, data)
+    try:
+        _claim(args)
+    except OSError as reason:
+        raise UserError(f'{args.workdir} cannot be written: {reason}.') from None
     left = [entry for entry in entries if not os.path.exists(_row_path(args, entry))]
     seconds = len(left) * (60 * args.budget_minutes + _EVALUATIONS)
     print(
@@ -179,8 +196,8 @@ def _span(seconds: float) -> str:
 def _load(args: argparse.Namespace) -> ImageSet:
     """Load the images."""
     return sources.load(
-        args.dataset, data_dir=args.data_dir, binarize=args.binarize,
-        validation=args.validation,
+        args.dataset, data_dir=args.data_dir, image_size=args.image_size,
+        background=args.background, binarize=args.binarize, validation=args.validation,
     )
 
 
@@ -190,15 +207,15 @@ def _stop(number: int, frame: Any) -> NoReturn:
 
 def _claim(args: argparse.Namespace) -> None:
     """Write down the protocol, or raise UserError if the directory has another."""
-    protocol = {
-        name: getattr(args, name)
-        for name in ('dataset', 'binarize', 'budget_minutes', 'epochs', 'classifier')
-    }
+    protocol = {name: getattr(args, name) for name in _PROTOCOL}
     path = os.path.join(args.workdir, 'protocol.json')
     os.makedirs(args.workdir, exist_ok=True)
     if os.path.exists(path):
-        with open(path, encoding='utf-8') as file:
-            before = json.load(file)
+        # An older version left all images at their size.
+        before = {
+            'image_size': 0, 'background': 'white',
+            **files.read_object(path, 'the protocol of a survey'),
+        }
         for name, value in protocol.items():
             if name not in before:
                 raise UserError(
@@ -234,10 +251,8 @@ def _one(args: argparse.Namespace, entry: Entry) -> str:
             name = entry.name.replace(', ', ' ')
             command = [
                 f'{package}.compare', f'--part={part}', f'--models={name}', *(
-                    f'--{flag}={getattr(args, flag)}' for flag in (
-                        'workdir', 'dataset', 'data_dir', 'binarize',
-                        'budget_minutes', 'epochs', 'classifier',
-                    )
+                    f'--{flag}={getattr(args, flag)}'
+                    for flag in ('workdir', 'data_dir', *_PROTOCOL)
                 ), *_validation(args),
             ]
         with open(log, 'a', encoding='utf-8') as file:
@@ -282,7 +297,8 @@ def _flags(args: argparse.Namespace, entry: Entry) -> list[str]:
     steps = _read_pace(args, entry)['num_steps']
     return [
         *entry.flags, f'--workdir={_run(args, entry)}', f'--dataset={args.dataset}',
-        f'--data_dir={args.data_dir}', f'--binarize={args.binarize}',
+        f'--data_dir={args.data_dir}', f'--image_size={args.image_size}',
+        f'--background={args.background}', f'--binarize={args.binarize}',
         *_validation(args), *_judge(args, entry), f'--num_steps={steps}',
         f'--eval_every={math.ceil(steps / _TIMES)}', '--checkpoint=best',
     ]
@@ -322,8 +338,8 @@ def _pace(args: argparse.Namespace, entry: Entry) -> None:
     command = _command(entry)
     fields = dict(flag.removeprefix('--').split('=') for flag in entry.flags)
     config = command.config_class(
-        dataset=args.dataset, data_dir=args.data_dir, binarize=args.binarize,
-        validation=args.validation,
+        dataset=args.dataset, data_dir=args.data_dir, image_size=args.image_size,
+        background=args.background, binarize=args.binarize, validation=args.validation,
     )
     types = {name: type(getattr(config, name)) for name in fields}
     config = dataclasses.replace(
@@ -378,7 +394,8 @@ def _assess(args: argparse.Namespace, entry: Entry) -> None:
         **survey.assess(run, data, features, _SCORED),
     }
     survey.save_samples(run, os.path.join(_directory(args, entry), 'samples.png'))
-    write_atomically(_row_path(args, entry), json.dumps(row, indent=2) + '\n')
+    text = json.dumps(without_nan(row), indent=2, allow_nan=False)
+    write_atomically(_row_path(args, entry), text + '\n')
 
 
 _PARTS = {'pace': _pace, 'assess': _assess}

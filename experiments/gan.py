@@ -57,6 +57,15 @@ class Config(adversarial.Config):
         0.3, 'share of units dropped in the dense discriminator', low=0.0, high=0.99
     )
 
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing beside the others, and why, by name."""
+        found = super().without_effect
+        if self.network == 'small':
+            for name in ('hidden', 'discriminator_hidden', 'dropout'):
+                found[name] = 'needs --network=dense'
+        return found
+
     def __post_init__(self) -> None:
         """Raise UserError for settings that contradict each other."""
         super().__post_init__()

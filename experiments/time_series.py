@@ -102,12 +102,12 @@ Draw = Callable[[TrainState, jax.Array, int, jax.Array], jax.Array]
 
 
 def finish(
-    s: Setting, draw: Draw, state: TrainState, say: Say
+    s: Setting, draw: Draw, state: TrainState, seed: int, say: Say
 ) -> tuple[dict[str, float], Pictures]:
     """Score the forecasts of the first test series."""
     del say
     test = s.data.splits['test']
-    rng = stream(s.config.seed, Stream.FINISH)
+    rng = stream(seed, Stream.FINISH)
     x = series(s, test.fetch(np.arange(min(_SERIES, len(test)))), rng)
     draws = draw(state, x, _DRAWS, rng)
     return forecasts.scores(np.asarray(x)[:, 0, :, 0], np.asarray(draws)), {}

@@ -91,6 +91,14 @@ class Config(settings.Config):
         'many as take ten minutes or a tenth of the time of training', low=0, free=True,
     )
 
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing beside the others, and why, by name."""
+        found = super().without_effect
+        if len(self.latent_dims) == 1:
+            found['hidden2'] = 'needs two latent layers, such as --latent_dims=100,50'
+        return found
+
     def __post_init__(self) -> None:
         """Raise UserError for settings that contradict each other."""
         super().__post_init__()

@@ -56,12 +56,26 @@ class Config(adversarial.Config):
         choices=('dcgan', 'small', 'dense'),
     )
     features: Sizes = field(
-        (32, 64), 'feature maps of each strided convolution, or widths of the dense '
-        'layers; the generator mirrors them'
+        (32, 64), 'feature maps of each strided convolution of --network=dcgan, or '
+        'widths of the layers of dense; the generator mirrors them'
     )
     kernel_size: int = field(
         4, 'side of every kernel of --network=dcgan', low=2, high=MOST_SIDE
     )
+
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing beside the others, and why, by name."""
+        found = super().without_effect
+        if self.network == 'small':
+            found['features'] = 'is not used by --network=small'
+        if self.network != 'dcgan':
+            found['kernel_size'] = 'needs --network=dcgan'
+        if self.lipschitz != 'clip':
+            found['clip'] = 'needs --lipschitz=clip'
+        if self.lipschitz != 'gradient_penalty':
+            found['penalty'] = 'needs --lipschitz=gradient_penalty'
+        return found
 
     def __post_init__(self) -> None:
         """Raise UserError where nothing bounds the slope."""

@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterator
 from gm_jax import entry
 from gm_jax.errors import UserError, did_you_mean
 
-__all__ = ['compare_runs', 'export', 'listing', 'main', 'prepare', 'show']
+__all__ = [
+    'compare_runs', 'export', 'listing', 'main', 'prepare', 'show', 'unknown',
+]
 
 # A module is called by the second name.
 _COMPARE = ['compare-runs'], ['compare_runs']
@@ -63,6 +65,24 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     module = importlib.import_module(f'{_PACKAGE}.{name}')
     return module.main(flags, program=f'gm-jax {name}')
+
+
+def unknown(name: str, package: str) -> int:
+    """Say what `python -m experiments NAME` should have been; return the status 2.
+
+    Args:
+        name: the first argument.
+        package: the package of the experiments.
+    """
+    known = (*importlib.import_module(package).NAMES, 'compare')
+    program = f'python -m {package}'
+    if name in known:
+        told = f'the command is {program}.{name}, with a point.'
+    else:
+        guess = did_you_mean(name, (*known, 'prepare', 'export', 'compare-runs'))
+        told = f'there is no command {name!r}{guess or f": {program} lists them."}'
+    print(f'{program}: {told}', file=sys.stderr)
+    return 2
 
 
 def show(text: str) -> None:

@@ -29,9 +29,10 @@ class Functions(NamedTuple):
             as log Z, is in variables['shared'].
         sample: (variables, rngs [B], index=None) -> uint8 [B, H, W, C]; index [B]
             chooses the class where these are drawn in turn.
-        encode: (variables, rng, x) -> codes [B, Z].
+        encode: (variables, rng, x, index=None) -> codes [B, Z]; index [B] is the place
+            of each image in a larger set, which keys its noise.
         decode: (variables, z [B, Z]) -> uint8 [B, H, W, C].
-        embed: (variables, rng, x) -> features [B, F].
+        embed: (variables, rng, x, index=None) -> features [B, F].
     """
 
     log_prob: Callable[..., jax.Array] | None
@@ -87,9 +88,9 @@ def _pure_sample(
 
 def _pure_of_images(
     function: Callable[..., jax.Array], variables: Variables, rng: jax.Array,
-    x: jax.Array,
+    x: jax.Array, index: jax.Array | None = None,
 ) -> jax.Array:
-    rngs = fold_in_each(rng, jnp.arange(len(x)))
+    rngs = fold_in_each(rng, jnp.arange(len(x)) if index is None else index)
     return function(of_variables(variables), x, rngs)
 
 

@@ -15,7 +15,8 @@ streams of a run as its children, a stream the steps, a step its examples:
     x = binarize.integers(derive(rngs, Use.PIXELS), batch['image'], data)
 
 So noise belongs to the example, and is the same on any number of devices. Nothing else
-in a run calls `jax.random.key`, `split` or `fold_in`.
+in a run calls `jax.random.key`, `split` or `fold_in`, but for `layers.dropout`, whose
+layers are the numbered children of the key of an example.
 """
 
 import enum

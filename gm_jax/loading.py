@@ -36,7 +36,8 @@ def load(
 
     Args:
         path: a work directory, or an exported model.
-        checkpoint: 'last' or 'best'; an exported model has only one.
+        checkpoint: 'last' or 'best'; an exported model has only one, and 'best' is an
+            error where it is the last.
         experiment: the `main` of its module; by default config.json says which it is.
 
     Returns:
@@ -99,10 +100,13 @@ def export(
     arrays = {name: x for name, x in run.variables.items() if name != 'shared'}
     variables = jax.tree.map(np.asarray, arrays)
     workdir = os.path.expanduser(os.fspath(path))
+    if exporting.is_exported(workdir):
+        checkpoint = exporting.which(workdir, checkpoint)
     found = exporting.Trained(variables, run.step)
     about = (run.command.about or '').partition('\n')[0]
     exporting.write(
-        workdir, os.fspath(to), found, run.command.name, about, half=half
+        workdir, os.fspath(to), found, run.command.name, about, half=half,
+        checkpoint=checkpoint,
     )
 
 

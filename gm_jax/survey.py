@@ -88,10 +88,13 @@ def assess(run: Run, data: ImageSet, features: Features, num_scored: int) -> dic
     Returns:
         Numbers and lists, as JSON has them: see `page`.
     """
-    run.sample(_SHOWN)  # compiles
+    # Samples are drawn in whole batches.
+    size = run.config.batch_size
+    drawn = -(-_SHOWN // size) * size
+    run.sample(drawn)  # compiles
     started = time.monotonic()
-    run.sample(_SHOWN)
-    seconds = time.monotonic() - started
+    run.sample(drawn)
+    seconds = (time.monotonic() - started) * _SHOWN / drawn
     metrics, codes = run.results['metrics'], run.experiment.codes
     row: dict[str, Any] = {
         'num_parameters': run.results['num_parameters'],
@@ -212,7 +215,7 @@ def _cells(row: Mapping[str, Any]) -> list[Cell]:
 
 def _likelihood_cell(row: Mapping[str, Any], split: str) -> Cell:
     found = row.get('nats', {}).get(split)
-    if found is None:
+    if found is None or None in found.values():  # not a finite number
         return Cell('')
     value, error = found['value'], found['error']
     if row['unit'] == 'bits/dim':

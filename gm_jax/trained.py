@@ -13,7 +13,7 @@ from gm_jax.data import image_set
 from gm_jax.data.image_set import ArrayExamples, ImageSet
 from gm_jax.evaluation import likelihood
 from gm_jax.functions import Functions, Variables
-from gm_jax.keys import Stream, fold_in_each, stream
+from gm_jax.keys import Stream, stream
 from gm_jax.training import evaluate, parallel, progress
 from gm_jax.training.command import Command
 from gm_jax.training.contracts import ByExample, Experiment, Sample, SampleMany
@@ -250,8 +250,9 @@ def _by_batch(run: Run, name: str, x: np.ndarray, seed: int | None) -> np.ndarra
     for first in range(0, len(x), size):
         part = x[first:first + size]
         padded = np.resize(part, (min(size, len(x)), *part.shape[1:]))
-        keyed = fold_in_each(rng, first) if first else rng
-        parts.append(np.asarray(function(run.variables, keyed, padded))[:len(part)])
+        index = np.arange(first, first + len(padded), dtype=np.int32)
+        codes = function(run.variables, rng, padded, index)
+        parts.append(np.asarray(codes)[:len(part)])
     return np.concatenate(parts)
 
 

@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import runpy
 import subprocess
 import sys
 
@@ -55,6 +56,7 @@ def test_help_names_the_command(name, capsys):
 
 @pytest.mark.parametrize('command, start', [
     (['-m', 'experiments'], '  python -m experiments.autoencoder '),
+    (['-m', 'experiments', '--help'], '  python -m experiments.autoencoder '),
     (['experiments/vae.py', '--help'], 'python experiments/vae.py --workdir=DIR'),
 ])
 def test_other_ways_to_start(command, start):
@@ -65,3 +67,17 @@ def test_other_ways_to_start(command, start):
     )
     assert start in found.stdout
     assert 'vae.pyvae' not in found.stdout and 'vae.pydcgan' not in found.stdout
+
+
+@pytest.mark.parametrize('name, sentence', [
+    ('vae', 'the command is python -m experiments.vae, with a point.'),
+    ('exprot', "there is no command 'exprot': did you mean export?"),
+    ('zzz', "there is no command 'zzz': python -m experiments lists them."),
+])
+def test_a_misspelt_command_of_the_package(name, sentence, capsys, monkeypatch):
+    """Catch a list, and the status 0, in place of what was asked for."""
+    monkeypatch.setattr(sys, 'argv', ['experiments', name, '--workdir=DIR'])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module('experiments', run_name='__main__')
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f'python -m experiments: {sentence}\n'

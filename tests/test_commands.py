@@ -42,14 +42,13 @@ SMALL = {
     'made': '--hidden=8',
     'pixel_rnn': f'--num_layers=1 {_SMALL}',
     'pixel_cnn': f'--num_blocks=1 {_SMALL}',
-    'gated_pixel_cnn': f'--num_layers=1 --kernels=3 --observer_blocks=1 {_SMALL}',
+    'gated_pixel_cnn': f'--num_layers=1 --kernels=3 {_SMALL}',
     'pixel_cnn_pp': '--features=4 --num_levels=1 --num_mixtures=2 --num_resnets=1',
     'multiscale_pixel_cnn': '--features=4 --num_layers=1 --head=4',
     'time_series': f'--num_blocks=1 --horizon=5 {_SMALL}',
-    'nice': '--hidden=8 --noise_couplings=1 --noise_features=2 --test_samples=2',
+    'nice': '--hidden=8 --test_samples=2',
     'real_nvp': '--checkerboard=0 --channelwise=1 --last=0 --whole_scales=0 '
-    '--features=4 --num_blocks=0 --noise_couplings=1 --noise_features=2 '
-    '--test_samples=2',
+    '--features=4 --num_blocks=0 --test_samples=2',
     'vae': '--hidden=8 --test_samples=2',
     'pixel_vae': '--features=4 --decoder_layers=1 --head=4 --first_kernel=3 '
     '--encoder=4 --latent_dim=2 --test_samples=2',
@@ -319,6 +318,10 @@ def _trained(name: str, workdir: str, argv: list[str], place: Place) -> str:
         values, channels = _VALUES.get(dataset, (256, 1))
         small['--dataset'] = f'npz:{place.sets}/{values}_{channels}.npz'
         small['--image_size'] = '0'
+    if given.get('--network', getattr(preset, 'network', '')) == 'small':
+        # The network of Lucic et al. has sizes of its own.
+        for name in ('--hidden', '--discriminator_hidden', '--features'):
+            small.pop(name, None)
     if '--classifier' in given:
         small['--classifier'] = _trained(
             'classifier', f'{workdir}_classifier', [f'--dataset={dataset}'], place

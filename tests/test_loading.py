@@ -1,5 +1,6 @@
 """A trained model in Python gives what the command line gives, without the data."""
 
+import dataclasses
 import gc
 import json
 import os
@@ -281,6 +282,45 @@ def test_exported_models_are_the_same(trained, tmp_path, monkeypatch, capfd):
         assert main([f'--workdir={out}', '--mode=sample']) == 0
         with np.load(out / 'samples_seed=0_step=2.npz') as file:
             np.testing.assert_array_equal(file['images'], run.sample(8))
+
+
+def test_the_best_checkpoint_is_known_in_another_place(trained, tmp_path, capfd):
+    """Catch a choice by the test images that is called the last checkpoint."""
+    name, workdir = trained
+    main = EXPERIMENTS[name][0]
+    best, again, last = (tmp_path / each for each in ('best', 'again', 'last'))
+    loading.export(workdir, best, checkpoint='best')
+    loading.export(best, again)
+    loading.export(workdir, last)
+    assert [exporting.which(str(x), 'last') for x in (best, again, last)] == [
+        'best', 'best', 'last'
+    ]
+    assert (again / 'model.safetensors').read_bytes() == (
+        best / 'model.safetensors'
+    ).read_bytes()
+    assert main([f'--workdir={again}', '--mode=eval', '--test_examples=20']) == 0
+    found, = again.glob('results_eval_*_best_*.json')
+    assert json.loads(found.read_text())['checkpoint'] == 'best'
+    capfd.readouterr()
+    for act in (
+        lambda: gm_jax.load(last, checkpoint='best'),
+        lambda: loading.export(last, tmp_path / 'none', checkpoint='best'),
+    ):
+        with pytest.raises(UserError, match='is of the last checkpoint alone'):
+            act()
+    assert main([f'--workdir={last}', '--mode=eval', '--checkpoint=best']) == 2
+    assert 'is of the last checkpoint alone' in capfd.readouterr().err
+
+
+def test_codes_do_not_depend_on_the_batch(trained):
+    """Catch noise that is keyed by the place in a batch, and not in the set."""
+    run = gm_jax.load(trained[1])
+    if 'encode' not in dir(run):
+        pytest.skip('it has no code')
+    config = dataclasses.replace(run.config, eval_batch_size=7)
+    other = dataclasses.replace(run, config=config)
+    x = DIGITS.images[:20]
+    np.testing.assert_allclose(other.encode(x), run.encode(x), rtol=1e-5, atol=1e-6)
 
 
 def test_half_is_half_and_nearly_equal(trained, tmp_path):

@@ -12,7 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gm_jax.data.image_set import Examples, ImageSet, StreamedExamples, labels
+from gm_jax.data.image_set import (
+    Examples,
+    FetchFn,
+    ImageSet,
+    StreamedExamples,
+    labels,
+)
 from gm_jax.keys import per_example
 
 __all__ = [
@@ -108,7 +114,7 @@ def threshold(examples: Examples, num_values: int) -> StreamedExamples:
         high = 2 * batch['image'].astype(np.int32) >= num_values
         return {**batch, 'image': high.astype(np.uint8)}
 
-    return StreamedExamples(len(examples), fetch, labels_fn=lambda: labels(examples))
+    return _of(examples, fetch)
 
 
 def static(examples: Examples, num_values: int, split: str) -> StreamedExamples:
@@ -138,4 +144,11 @@ def static(examples: Examples, num_values: int, split: str) -> StreamedExamples:
         u = (bits >> np.uint64(11)) * 2.0**-53
         return {**batch, 'image': (u < image / (num_values - 1)).astype(np.uint8)}
 
-    return StreamedExamples(len(examples), fetch, labels_fn=lambda: labels(examples))
+    return _of(examples, fetch)
+
+
+def _of(examples: Examples, fetch: FetchFn) -> StreamedExamples:
+    """Return the same examples with images that `fetch` makes of theirs."""
+    return StreamedExamples(
+        len(examples), fetch, getattr(examples, 'files', ''), lambda: labels(examples)
+    )

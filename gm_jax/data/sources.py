@@ -132,8 +132,9 @@ def _binarized(data: ImageSet, how: str) -> ImageSet:
             splits[name] = binarize.static(split, num_values, name)
     if how != 'dynamic':
         num_values = 2
+    # The entropy is that of the images as they were.
     return dataclasses.replace(
-        data, splits=splits, num_values=num_values, binarize=how
+        data, splits=splits, num_values=num_values, binarize=how, entropy=None
     )
 
 

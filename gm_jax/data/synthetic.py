@@ -80,9 +80,10 @@ _LEVELS = 28.0 + 50.0 * np.arange(5)
 _GRID25 = Modes(np.stack(np.meshgrid(_LEVELS, _LEVELS), -1).reshape(25, 2), 2.0)
 
 
-def modes(name: str) -> Modes | None:
-    """Return the modes of the image set of this name, or None if they are not known."""
-    return _GRID25 if name == 'synthetic:grid25' else None
+def modes(data: ImageSet) -> Modes | None:
+    """Return the modes of an image set; None if they are not known."""
+    known = data.name == 'synthetic:grid25' and data.binarize == 'none'
+    return _GRID25 if known else None
 
 
 class RowChain(NamedTuple):

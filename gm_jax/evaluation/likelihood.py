@@ -38,13 +38,15 @@ def report(log_px: np.ndarray, num_dims: int, estimator: str) -> dict[str, float
             'csl-10000'.
 
     Returns:
-        nats_per_image and its standard error over the images, bits_per_dim, estimator.
+        nats_per_image and its standard error over the images (NaN for one image),
+        bits_per_dim, estimator.
     """
     log_px = np.asarray(log_px, np.float64)
     mean = np.mean(log_px)
+    deviation = np.std(log_px, ddof=1) if log_px.size > 1 else np.nan
     return {
         'nats_per_image': -float(mean),
-        'nats_standard_error': float(np.std(log_px) / np.sqrt(log_px.size)),
+        'nats_standard_error': float(deviation / np.sqrt(log_px.size)),
         'bits_per_dim': float(likelihoods.bits_per_dim(mean[None], num_dims)[0]),
         'estimator': estimator,
     }

@@ -183,7 +183,7 @@ def build(
     """
     if config.class_conditional and not data.num_classes:
         raise UserError(f'--class_conditional needs labels, and {data.name} has none.')
-    scores.check_splits(data)
+    scores.check_splits(data, config.test_examples)
     g = Game(config, data, make_networks(config, data), make_losses(config))
     turns = make_turns(g)
     features, trained = _judges(config, data)
@@ -411,7 +411,7 @@ def check_unconditional(config: Config) -> None:
 
 
 def compare_attributes(
-    g: Game, trained: Trained, state: TrainState, say: Say
+    g: Game, trained: Trained, state: TrainState, seed: int, say: Say
 ) -> tuple[dict[str, float], Pictures]:
     """Do arithmetic on the z of samples; see `attributes.compare`."""
     del say
@@ -421,7 +421,7 @@ def compare_attributes(
     def decode(z: jax.Array, label: np.ndarray) -> np.ndarray:
         return np.asarray(draw(state, z, jnp.asarray(label, jnp.int32)))
 
-    index, rng = jnp.arange(_POPULATION), stream(config.seed, Stream.FINISH)
+    index, rng = jnp.arange(_POPULATION), stream(seed, Stream.FINISH)
     return attributes.compare(
         draw_z(config, fold_in_each(rng, index)), decode, trained.classify, num_classes,
         np.asarray(index % num_classes) if config.class_conditional else None,
@@ -445,7 +445,7 @@ def make_pictures(
     del batch
     config, data = g.config, g.data
     draw = jax.jit(functools.partial(generate, g))
-    if synthetic.modes(data.name) is not None:
+    if synthetic.modes(data) is not None:
         z = draw_z(config, fold_in_each(rng, jnp.arange(2000)))
         points = draw(state, z, jnp.arange(2000) % data.num_classes)
         x = pipeline.first_images(data, 2000).reshape(-1, 2)

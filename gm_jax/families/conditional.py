@@ -54,6 +54,18 @@ class Config(setting.Config):
         if self.task != 'none' and self.class_conditional:
             raise UserError('--task and --class_conditional do not go together.')
 
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing beside the others, and why, by name."""
+        found = super().without_effect
+        if self.task == 'none':
+            found['observer_blocks'] = 'needs a --task'
+        if self.task != 'completion':
+            found['missing'] = 'needs --task=completion'
+        if self.task != 'super_resolution':
+            found['factor'] = 'needs --task=super_resolution'
+        return found
+
 
 def build(config: Config, data: ImageSet, *, make_model: MakeModel) -> Experiment:
     """Make the experiment of a model that may be given part of an image.
@@ -84,6 +96,11 @@ def make_task(config: Config, data: ImageSet) -> Task:
     missing = np.ones((height, width), bool)
     if config.task == 'completion':
         missing = conditional.missing_region(data.image_shape, config.missing)
+        if not missing.any():
+            raise UserError(
+                f'--missing={config.missing} hides no pixel of images of {height} x '
+                f'{width}.'
+            )
         return Task(
             config.task,
             functools.partial(

@@ -52,6 +52,15 @@ _POPULATION = 2_000
 class Config(settings.Config):
     """Settings of every flow."""
 
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing beside the others, and why, by name."""
+        found = super().without_effect
+        if self.dequantization == 'uniform':
+            for name in ('noise_couplings', 'noise_features'):
+                found[name] = 'needs --dequantization=variational'
+        return found
+
     dequantization: str = field(
         'uniform', 'noise that fills the gaps between the values of pixels: uniform, '
         'or from a small flow that is trained too', choices=('uniform', 'variational'),
@@ -310,10 +319,10 @@ def _pictures(
 
 
 def _finish(
-    s: Setting, trained: Trained, state: TrainState, say: Say
+    s: Setting, trained: Trained, state: TrainState, seed: int, say: Say
 ) -> tuple[dict[str, Any], Pictures]:
     """Do arithmetic on the codes of test images; see `attributes.compare`."""
-    del say
+    del seed, say  # nothing is drawn
     test = s.data.splits['test']
     rows = np.arange(min(len(test), _POPULATION))
     levels = scores.as_seen(test, rows, s.data)

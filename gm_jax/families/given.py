@@ -142,13 +142,16 @@ def read(
     if not {'images', 'mask'} <= set(arrays):
         names = "arrays 'images' and 'mask'" if masked else "array 'images'"
         raise UserError(f'--given={path} must hold the {names}.')
-    found, mask = arrays['images'], arrays['mask']
-    if len(found) > config.num_samples:
+    found = known_part(
+        f'--given={path}', arrays['images'], arrays['mask'], image_shape, num_values
+    )
+    num = len(found.images)
+    if num > config.num_samples:
         raise UserError(
-            f'--given={path} has {len(found)} images: --num_samples must be at least '
-            f'this many, not {config.num_samples}.'
+            f'--given={path} has {num} images: --num_samples must be at least this '
+            f'many, not {config.num_samples}.'
         )
-    return known_part(f'--given={path}', found, mask, image_shape, num_values)
+    return found
 
 
 def known_part(

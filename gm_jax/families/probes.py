@@ -62,7 +62,8 @@ class Probe(NamedTuple):
     """What the classifiers are built from.
 
     Attributes:
-        config: its seed, batch size, optimizer and probe_steps are used.
+        config: its batch size, optimizer and probe_steps are used, and its seed where
+            `compare` is not given another.
         data: the image set.
         encode: (parameters, x [B, H, W, C] in [0, 1]) -> codes [B, Z].
         classifier: the encoder with a softmax layer, as a module.
@@ -88,13 +89,14 @@ Fit = Callable[[np.ndarray, Params | None], float]
 
 
 def compare(
-    p: Probe, state: TrainState, say: Say
+    p: Probe, state: TrainState, seed: int, say: Say
 ) -> tuple[dict[str, Any], Pictures]:
     """Measure classifiers with few labels: frozen, fine-tuned and from scratch.
 
     Args:
         p: what the classifiers are built from.
         state: the trained encoder; it does not change.
+        seed: of the classifiers, in place of that of the settings.
         say: prints what is measured.
 
     Returns:
@@ -102,8 +104,14 @@ def compare(
         'from_scratch'}}} on the whole test set, empty if the set does not have two
         classes to tell apart; no pictures).
     """
-    parallel.check_batch_size(p.config.batch_size)
-    data = p.data
+    if p.config.batch_size % jax.device_count():
+        # Of a run that is evaluated on other devices than it was trained on.
+        say(
+            f'no classifiers are trained: their batch of {p.config.batch_size} cannot '
+            f'be spread over {jax.device_count()} devices.'
+        )
+        return {}, {}
+    p, data = p._replace(config=dataclasses.replace(p.config, seed=seed)), p.data
     if data.num_classes > 1:
         train, test = (_codes(p, state, split) for split in ('train', 'test'))
         labels = train['label']
@@ -223,8 +231,10 @@ def _codes(p: Probe, state: TrainState, split: str) -> dict[str, np.ndarray]:
         x = binarize.to_unit_range(derive(rngs, Use.PIXELS), batch['image'], p.data)
         return {'z': p.encode(state.eval_params, x), 'label': batch['label']}
 
+    # A test image must not have the key of a training image.
+    rng = derive(p.rng, Use.TRAINING_IMAGES) if split == 'train' else p.rng
     arrays = evaluate.over_examples(
-        parallel.eval_many(step, 'the encoder'), state, p.data.splits[split], p.rng,
+        parallel.eval_many(step, 'the encoder'), state, p.data.splits[split], rng,
         p.config.eval_batch,
     )
     return {'z': arrays['z'], 'label': arrays['label'][:, 0]}

@@ -36,6 +36,7 @@ _MOST_PIXELS = 4096
 _SEARCHED, _SEARCHED_VALUES = 60_000, 2**26
 
 
+_LEAST = 5  # images that samples can be compared with
 # During training a Frechet distance, whose cost is about that of N F^2, is one of fewer
 # samples where there are many features: it must not take longer than training.
 _QUICK, _QUICK_COST = 1_000, 10**10
@@ -73,7 +74,9 @@ def pixels(images: np.ndarray) -> np.ndarray:
 PIXELS = Features('pixel', pixels)
 
 
-def as_seen(examples: Examples, rows: np.ndarray, data: ImageSet) -> np.ndarray:
+def as_seen(
+    examples: Examples, rows: np.ndarray, data: ImageSet, *, train: bool = False
+) -> np.ndarray:
     """Return the images of some rows as a model sees them, with levels 0 to 255.
 
     Dynamically binarized pixels are drawn with one key per row.
@@ -82,6 +85,7 @@ def as_seen(examples: Examples, rows: np.ndarray, data: ImageSet) -> np.ndarray:
         examples: a split of the image set.
         rows: [N] the rows to return.
         data: the image set.
+        train: whether it is the training split, whose rows have keys of their own.
 
     Returns:
         [N, H, W, C] uint8.
@@ -89,20 +93,32 @@ def as_seen(examples: Examples, rows: np.ndarray, data: ImageSet) -> np.ndarray:
     images = examples.fetch(rows)['image']
     if data.binarize == 'dynamic':
         # Of one seed, so that all runs compare their samples with the same images.
-        rngs = fold_in_each(stream(0, Stream.SCORES), rows.astype(np.int32))
+        rng = stream(0, Stream.SCORES)
+        rng = derive(rng, Use.TRAINING_IMAGES) if train else rng
+        rngs = fold_in_each(rng, rows.astype(np.int32))
         images = np.asarray(
             binarize.integers(derive(rngs, Use.PIXELS), images, data)
         )
     return plotting.to_uint8(images, num_values=binarize.num_values(data))
 
 
-def check_splits(data: ImageSet) -> None:
-    """Raise UserError for splits that are too small to be compared with samples."""
+def check_splits(data: ImageSet, test_examples: int = 0) -> None:
+    """Raise UserError for splits that are too small to be compared with samples.
+
+    Args:
+        data: the image set.
+        test_examples: the setting; 0: all.
+    """
+    if 0 < test_examples < _LEAST:
+        raise UserError(
+            f'--test_examples={test_examples} is too few: {_LEAST} images are needed '
+            f'to score samples.'
+        )
     for name, examples in data.splits.items():
-        if len(examples) < 5:
+        if len(examples) < _LEAST:
             raise UserError(
-                f'the {name} split of {data.name} has {len(examples)} images: 5 are '
-                f'needed to score samples.'
+                f'the {name} split of {data.name} has {len(examples)} images: {_LEAST} '
+                f'are needed to score samples.'
             )
 
 
@@ -149,7 +165,7 @@ def score(
     }
     if last:
         numbers |= careful_scores(features.name, real_features, fake_features)
-    known = synthetic.modes(data.name)
+    known = synthetic.modes(data)
     if known is not None:
         points = fake.reshape(num, -1).astype(np.float64)
         numbers |= modes.mode_coverage(points, known.centres, known.std)
@@ -187,7 +203,8 @@ def nearest_images(
     train = data.splits['train']
     most = min(_SEARCHED, _SEARCHED_VALUES // samples[0].size, len(train))
     images = as_seen(
-        train, np.sort(pipeline.example_order(0, 0, most, len(train))), data
+        train, np.sort(pipeline.example_order(0, 0, most, len(train))), data,
+        train=True,
     )
     rows, by = {'samples': samples}, {'pixels': PIXELS.compute}
     if features is not PIXELS:
@@ -216,5 +233,5 @@ def find_alarms(
     """
     if split == 'train':
         return alarms.of_training(metrics, saturated_below=saturated_below)
-    known = synthetic.modes(data.name)
+    known = synthetic.modes(data)
     return alarms.of_samples(metrics, num_modes=len(known.centres) if known else 0)

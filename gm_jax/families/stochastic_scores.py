@@ -119,10 +119,10 @@ def _summarize(s: Setting, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def finish(
-    s: Setting, judge: Trained | None, state: TrainState, say: Say
+    s: Setting, judge: Trained | None, state: TrainState, seed: int, say: Say
 ) -> tuple[dict[str, Any], Pictures]:
     """Measure how the chain mixes, and compare its images by Parzen windows."""
-    rng = stream(s.config.seed, Stream.FINISH)
+    rng = stream(seed, Stream.FINISH)
     numbers = measure_mixing(s, judge, state, derive(rng, Use.CHAIN))
     if not s.config.parzen_samples:
         return numbers, {}
@@ -154,10 +154,11 @@ def measure_mixing(
 
 def _compare(s: Setting, state: TrainState, rng: jax.Array) -> dict[str, float]:
     """Compare samples and training images with the test set by Parzen windows."""
-    def seen(examples: Examples) -> np.ndarray:
+    def seen(examples: Examples, *, train: bool) -> np.ndarray:
         most = min(len(examples), _SEEN, _SEEN_VALUES // s.model.num_dims)
         rows = pipeline.example_order(0, 0, most, len(examples))
-        return scores.as_seen(examples, rows, s.data).reshape(most, -1) / 255.0
+        x = scores.as_seen(examples, rows, s.data, train=train)
+        return x.reshape(most, -1) / 255.0
 
     num = s.config.parzen_samples
     num_chains = min(num, _CHAINS)
@@ -165,4 +166,6 @@ def _compare(s: Setting, state: TrainState, rng: jax.Array) -> dict[str, float]:
     logits = draw(state.eval_variables, fold_in_each(rng, jnp.arange(num_chains)))
     samples = np.asarray(jax.nn.sigmoid(logits)).reshape(-1, s.model.num_dims)[:num]
     splits = s.data.splits
-    return parzen.compare(seen(splits['test']), samples, seen(splits['train']))
+    return parzen.compare(
+        seen(splits['test'], train=False), samples, seen(splits['train'], train=True)
+    )

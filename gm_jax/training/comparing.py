@@ -28,8 +28,8 @@ __all__ = [
 _PLACES = 'module', 'data_dir'
 # Numbers of runs that differ in one of these are not of the same thing.
 _CONDITIONS = (
-    'dataset', 'binarize', 'task', 'split', 'test images', 'num_examples', 'estimator',
-    'choice of the checkpoint',
+    'dataset', 'binarize', 'task', 'given class', 'split', 'test images',
+    'num_examples', 'estimator', 'choice of the checkpoint',
 )
 # They are in columns of their own, or names.
 _NO_NUMBERS = 'estimator', 'task'
@@ -243,7 +243,8 @@ def _conditions(run: Run) -> dict[str, Any]:
     found = {
         'dataset': results.get('dataset', run.data.get('name')),
         'binarize': results.get('binarize', run.settings.get('binarize')),
-        'task': run.settings.get('task') or 'none',
+        'task': _task(run.settings),
+        'given class': 'yes' if run.settings.get('class_conditional') else 'no',
         'split': results.get('split'),
         'test images': digest,
         'num_examples': results.get('num_examples'),
@@ -254,6 +255,13 @@ def _conditions(run: Run) -> dict[str, Any]:
         ) if run.results else None,
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _task(settings: Mapping[str, Any]) -> str:
+    """Return which part of an image is generated given the rest."""
+    task = str(settings.get('task') or 'none')
+    detail = {'completion': 'missing', 'super_resolution': 'factor'}.get(task, '')
+    return f'{task}, {detail} {settings.get(detail)}' if detail else task
 
 
 def _unfinished(runs: Sequence[Run]) -> list[str]:

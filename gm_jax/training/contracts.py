@@ -167,9 +167,15 @@ class Finish(Protocol):
     """A function that measures what only the end of a run needs, such as probes."""
 
     def __call__(
-        self, state: TrainState, say: Say, /
+        self, state: TrainState, seed: int, say: Say, /
     ) -> tuple[dict[str, Any], Pictures]:
-        """Return numbers for results.json, and pictures."""
+        """Return numbers for results.json, and pictures.
+
+        Args:
+            state: the training state.
+            seed: of the noise; after training, that of the run.
+            say: prints a sentence for the user.
+        """
 
 
 class ByExample(NamedTuple):
@@ -248,6 +254,8 @@ class Experiment(NamedTuple):
         given: (indices [N]) -> arrays [N, ...] that images of these indices are
             generated from, such as 'labels' and 'mask', for samples.npz.
         classes: the names of K classes if sample i is of class i mod K.
+        given_more: whether the likelihood is that of an image given something, such as
+            its class or a part of it, and not log p(x).
         complete: (images [N, H, W, C] integers, mask [N, H, W, C] bool) -> a sampler
             that keeps image i mod N where its mask is true.
         codes: the functions of a model that encodes, decodes or embeds.
@@ -271,6 +279,7 @@ class Experiment(NamedTuple):
     sampler: str = ''
     given: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
     classes: tuple[str, ...] = ()
+    given_more: bool = False
     complete: Callable[[np.ndarray, np.ndarray], Sample] | None = None
     codes: Codes = Codes()
     host_sampler: Callable[[], HostSampler] | None = None

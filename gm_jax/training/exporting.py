@@ -28,12 +28,15 @@ from gm_jax.training import checkpoints
 from gm_jax.training.train_state import TrainState
 
 __all__ = [
-    'ARRAYS', 'is_exported', 'read', 'results', 'Trained', 'variables', 'write',
+    'ARRAYS', 'is_exported', 'read', 'results', 'Trained', 'variables', 'which',
+    'write',
 ]
 
 ARRAYS = 'model.safetensors'
 _CARD = 'README.md'
 _ERROR = '_standard_error'
+# The name of the step among the metadata, by the checkpoint.
+_STEP = {'last': 'step', 'best': 'best_step'}
 
 
 _HALF = (
@@ -72,6 +75,7 @@ def variables(workdir: str, shapes: TrainState, checkpoint: str = 'last') -> Tra
         UserError: there are none, or they are damaged or of another model.
     """
     if is_exported(workdir):
+        which(workdir, checkpoint)
         return read(workdir, shapes.eval_variables)
     found = checkpoints.restore(workdir, shapes, checkpoint)
     if found is None:
@@ -81,9 +85,37 @@ def variables(workdir: str, shapes: TrainState, checkpoint: str = 'last') -> Tra
     return Trained(found.state.eval_variables, found.step)
 
 
+def which(directory: str, wanted: str) -> str:
+    """Return the checkpoint, 'last' or 'best', that an exported model is of.
+
+    Args:
+        directory: what `write` has made.
+        wanted: the one that is asked for, 'last' if none is.
+
+    Raises:
+        UserError: the best is asked for, and it is not that; or it is damaged.
+    """
+    path = os.path.join(directory, ARRAYS)
+    _check_digest(directory, path)
+    try:
+        with safe_open(path, framework='np') as file:
+            about = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f'{path} cannot be used: {error}.') from None
+    found, step = 'best', about.get(_STEP['last'], '')
+    if step.isdecimal():  # an older version had this name for both
+        found = results(directory, int(step)).get('checkpoint', 'last')
+    if wanted == 'best' != found:
+        raise UserError(
+            f'{directory} holds an exported model, which is of the last checkpoint '
+            f'alone: ask for no other.'
+        )
+    return found
+
+
 def write(
     workdir: str, out: str, trained: Trained, name: str, about: str = '', *,
-    half: bool = False,
+    half: bool = False, checkpoint: str = 'last',
 ) -> None:
     """Export a model; the directory has its name only when it is complete.
 
@@ -94,6 +126,7 @@ def write(
         name: the name of the experiment.
         about: what it is, a sentence.
         half: store float32 as float16, in half the space.
+        checkpoint: 'last' or 'best', the one that the arrays are of.
 
     Raises:
         UserError: something is there already, or it cannot be written.
@@ -120,7 +153,7 @@ def write(
         os.makedirs(part)
         path = os.path.join(part, ARRAYS)
         # safetensors writes several in a random order, which would change the digest.
-        save_file(arrays, path, metadata={'step': str(trained.step)})
+        save_file(arrays, path, metadata={_STEP[checkpoint]: str(trained.step)})
         os.chmod(path, 0o644)
         digest = _digest(path)
         remarks = _remarks(workdir, half, rounded)
@@ -213,7 +246,8 @@ def read(directory: str, template: dict[str, Any]) -> Trained:
     found = {}
     try:
         with safe_open(path, framework='np') as file:
-            step = int(file.metadata()['step'])
+            about = file.metadata()
+            step = int(about[_STEP['best' if _STEP['best'] in about else 'last']])
             names = set(file.keys())
             for key, shape in shapes.items():
                 x = file.get_tensor('/'.join(key))

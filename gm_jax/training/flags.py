@@ -151,6 +151,7 @@ def parse(
     config = dataclasses.replace(_base_config(values, run, config_class, presets),
                                  **given)
     if run.mode == 'train':
+        _check_effect(config, given)
         return run, config
     saved = _saved_config(run, config_class)
     whole = bool(values.preset or values.config)
@@ -166,6 +167,14 @@ def parse(
             f'{name} cannot change the run in {run.workdir}: {"; ".join(changes)}.'
         )
     return run, config
+
+
+def _check_effect(config: Config, given: Mapping[str, Any]) -> None:
+    """Raise UserError for a flag that the others make meaningless."""
+    default = {f.name: f.default for f in dataclasses.fields(config)}
+    for name, why in config.without_effect.items():
+        if name in given and getattr(config, name) != default[name]:
+            raise UserError(f'--{name} {why}: leave it out.')
 
 
 def place(argv: Sequence[str]) -> tuple[str, int, int] | None:

@@ -79,9 +79,13 @@ def start(
     build: Callable[[ConfigT, ImageSet], Experiment],
 ) -> None:
     """Train, evaluate or sample, as `run` asks."""
+    if run.mode != 'train' and exporting.is_exported(run.workdir):
+        which = exporting.which(run.workdir, run.checkpoint)
+        run = dataclasses.replace(run, checkpoint=which)
     if processes.several():
         processes.check_alike({
             '--mode': run.mode, '--checkpoint': run.checkpoint,
+            '--seed of the noise': str(run.seed),
             **settings.alike(config), 'code of the version': version.fingerprint(),
         })
     if run.mode == 'sample':
@@ -247,8 +251,9 @@ def _go_back(job: Job, beginning: _Beginning, diverged: _Diverged) -> _Beginning
     rollbacks = beginning.note.rollbacks
     if rollbacks >= MAX_ROLLBACKS:
         raise FloatingPointError(
-            f'{diverged}, again after going back {rollbacks} times. Try a '
-            f'lower --learning_rate, --grad_clip or --warmup_steps.'
+            f'{diverged}, again after going back {rollbacks} times. In a new '
+            f'--workdir, try a lower --learning_rate, a --grad_clip, or more '
+            f'--warmup_steps.'
         ) from None
     beginning = _restore(job)
     # With other noise and another order of examples: with the same ones training would

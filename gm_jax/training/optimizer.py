@@ -45,7 +45,7 @@ def make(config: Config, *, updates_per_step: int = 1) -> optax.GradientTransfor
     Args:
         config: the settings.
         updates_per_step: updates per training step; the schedule is a function of the
-            training step.
+            training steps that were not skipped.
     """
     schedule = learning_rate(config)
 
@@ -93,6 +93,7 @@ def _muon(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
         return jax.tree.map(one, params)
 
     return optax.contrib.muon(
-        rate, adam_b1=config.adam_b1, adam_b2=config.adam_b2, consistent_rms=0.2,
+        rate, adam_b1=config.adam_b1, adam_b2=config.adam_b2, eps=config.adam_eps,
+        consistent_rms=0.2,
         weight_decay=config.weight_decay, muon_weight_dimension_numbers=as_matrices,
     )

@@ -58,11 +58,15 @@ def test(
     numbers = _test_numbers(job, state, examples, allowed)
     pictures: Pictures = {}
     if experiment.finish is not None:
-        more, pictures = experiment.finish(parallel.local(state), say)
+        more, pictures = experiment.finish(
+            parallel.local(state), job.noise_seed, say
+        )
         numbers = {**numbers, **more}
     if not processes.is_primary():
         return
-    if job.data.entropy is not None and 'nats_per_image' in numbers:
+    if job.data.entropy is not None and 'nats_per_image' in numbers and (
+        not experiment.given_more
+    ):
         numbers['entropy_nats'] = job.data.entropy  # what no model can get below
     seconds = note.seconds + time.monotonic() - started
     own = '' if job.run.mode == 'train' else _ending(job, int(state.step), 'eval')

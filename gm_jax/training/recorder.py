@@ -147,7 +147,9 @@ class Recorder:
         self.restart_clock(step)
         line = dict(scalars, skipped_steps=skipped_total)
         if self._learning_rate is not None:  # of the last update
-            line['learning_rate'] = float(self._learning_rate(step - 1))
+            # Steps that are skipped do not count in the schedule.
+            updates = max(step - skipped_total, 1)
+            line['learning_rate'] = float(self._learning_rate(updates - 1))
         alarms = self._alarms('train', scalars) if scalars else []
         for writer in self._writers:
             writer.write(step, 'train', line, alarms, images_per_s=rate)

@@ -186,6 +186,17 @@ class Config:
         return () if self.schedule == 'constant' else (f'--schedule={self.schedule}',)
 
     @property
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing beside the others, and why, by name.
+
+        On the command line they are an error, unless they are the default.
+        """
+        if self.optimizer != 'sgd':
+            return {}
+        names = 'adam_b1', 'adam_b2', 'adam_eps'
+        return dict.fromkeys(names, 'is not used by --optimizer=sgd')
+
+    @property
     def gains_from_cpu_devices(self) -> bool:
         """Whether a CPU trains the model faster with one virtual device per core."""
         return False

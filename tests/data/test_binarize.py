@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gm_jax.data import binarize
-from gm_jax.data.image_set import ArrayExamples
+from gm_jax.data.image_set import ArrayExamples, StreamedExamples
 
 NUM_VALUES = 17
 
@@ -33,6 +33,17 @@ def draw_dynamic(rngs: jax.Array, image: np.ndarray) -> np.ndarray:
     """Jitted, and of one shape in all tests: one compilation."""
     draw = jax.jit(binarize.binarize_dynamic, static_argnums=2)
     return np.asarray(draw(rngs, jnp.asarray(image), NUM_VALUES))
+
+
+def test_a_binarized_stream_is_known_by_its_files():
+    """Catch a set whose files were exchanged, and that resumes as if they were not."""
+    def fetch(indices: np.ndarray) -> dict[str, np.ndarray]:
+        return make_examples(repeated(2)).fetch(indices)
+
+    stream = StreamedExamples(2, fetch, 'names and sizes')
+    assert binarize.threshold(stream, NUM_VALUES).files == 'names and sizes'
+    assert binarize.static(stream, NUM_VALUES, 'train').files == 'names and sizes'
+    assert not binarize.threshold(make_examples(repeated(2)), NUM_VALUES).files
 
 
 def test_dynamic_draws_the_right_probabilities():

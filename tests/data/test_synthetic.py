@@ -93,6 +93,15 @@ def test_checkers_are_uniform_over_their_images():
     np.testing.assert_allclose(data.entropy, np.log(12**4))
 
 
+@pytest.mark.parametrize('how', ['static', 'dynamic', 'threshold'])
+def test_what_is_known_of_grey_levels_is_not_known_of_bits(how):
+    """Catch an entropy above the nats of every good model, and modes between bits."""
+    assert sources.load('synthetic:checkers', binarize=how).entropy is None
+    data = sources.load('synthetic:grid25', binarize=how)
+    assert data.entropy is None and synthetic.modes(data) is None
+    assert synthetic.modes(sources.load('synthetic:grid25')) is not None
+
+
 @pytest.mark.parametrize('name', ['ising', 'checkers'])
 def test_the_images_are_the_same_in_every_run(name):
     """Catch a set that is drawn anew each time."""
@@ -148,7 +157,7 @@ def test_grid25_is_25_equal_gaussians():
     estimate by counts, (bins - 1) / 2 N.
     """
     data = sources.load('synthetic:grid25')
-    known = synthetic.modes(data.name)
+    known = synthetic.modes(data)
     assert (data.image_shape, data.num_classes) == ((1, 2, 1), 25)
     x = data.splits['train'].images.reshape(-1, 2).astype(float)
     labels = data.splits['train'].labels

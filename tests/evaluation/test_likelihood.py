@@ -19,12 +19,18 @@ def test_chunks_are_averaged():
         likelihood.combine(log_w[0])
 
 
+def test_one_image_has_no_error():
+    """Catch a number of one image that is reported as certain."""
+    found = likelihood.report(np.array([-10.0]), num_dims=8, estimator='exact')
+    assert found['nats_per_image'] == 10.0 and np.isnan(found['nats_standard_error'])
+
+
 def test_report_in_both_units():
     """Catch another D, bits for nats, and an error without its root of N."""
     found = likelihood.report(np.array([-10.0, -14.0]), num_dims=8, estimator='elbo')
     assert found == {
         'nats_per_image': 12.0,
-        'nats_standard_error': pytest.approx(2 / math.sqrt(2)),
+        'nats_standard_error': pytest.approx(math.sqrt(8) / math.sqrt(2)),
         'bits_per_dim': pytest.approx(12 / (8 * math.log(2))),
         'estimator': 'elbo',
     }

@@ -247,6 +247,11 @@ def test_alarms_ring_in_the_metrics(tmp_path, capsys):
     (wgan, ('--features=4,',), 'must be sizes such as'),
     (dcgan, ('--r1=1',), 'add --norm=spectral or --norm=none'),
     (dcgan, ('--loss=hinge', '--label_smoothing=0.1'), 'leave out --loss=hinge'),
+    (gan, ('--test_examples=3',), '--test_examples=3 is too few: 5 images are needed'),
+    (gan, ('--network=small', '--hidden=8'), '--hidden needs --network=dense'),
+    (wgan, ('--network=small', '--features=8,8'), '--features is not used by'),
+    (wgan, ('--network=dense', '--kernel_size=3'), '--kernel_size needs --network'),
+    (wgan, ('--clip=0.1',), '--clip needs --lipschitz=clip: leave it out.'),
 ])
 def test_settings_that_do_not_fit(module, flags, sentence, tmp_path, capsys):
     """Catch a traceback for what the user can mend."""

@@ -133,8 +133,8 @@ def test_probes_repeat_and_leave_the_autoencoder_alone():
     data = _data()
     experiment, state = _start(_config(), data)
     before = jax.tree.map(np.array, state.params)
-    first, pictures = experiment.finish(state, _ignore)
-    assert experiment.finish(state, _ignore) == (first, pictures) and not pictures
+    first, pictures = experiment.finish(state, 0, _ignore)
+    assert experiment.finish(state, 0, _ignore) == (first, pictures) and not pictures
     jax.tree.map(np.testing.assert_array_equal, before, state.params)
     accuracy = first['probe_accuracy']
     assert set(accuracy) == {'all'}
@@ -176,11 +176,31 @@ def test_classifiers_learn_what_is_easy(network):
     assert fit(np.arange(48), None) > 0.9
 
 
+def test_probes_have_the_seed_of_an_evaluation():
+    """Catch numbers of one seed under the name of another."""
+    experiment, state = _start(_config(learning_rate=1e-2), _data())
+    first, second = (
+        experiment.finish(state, seed, _ignore)[0]['probe_accuracy']['all']
+        for seed in (0, 3)
+    )
+    assert first['frozen'] == second['frozen']  # no randomness with all labels
+    assert first != second
+
+
+def test_probes_on_devices_that_do_not_divide_their_batch(monkeypatch):
+    """Catch an evaluation that is lost at its end."""
+    said = []
+    experiment, state = _start(_config(batch_size=12), _data())
+    monkeypatch.setattr(jax, 'device_count', lambda: 8)
+    assert experiment.finish(state, 0, said.append) == ({}, {})
+    assert 'their batch of 12 cannot be spread over 8 devices' in said[0]
+
+
 def test_a_set_without_labels_has_no_probes():
     """Catch an error at the end of a long run."""
     said = []
     experiment, state = _start(_config(), _data(num_classes=0))
-    assert experiment.finish(state, said.append) == ({}, {})
+    assert experiment.finish(state, 0, said.append) == ({}, {})
     assert 'rows' in said[0]
     assert autoencoder.build(_config(probe=False), _data()).finish is None
 

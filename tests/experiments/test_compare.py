@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from experiments import NAMES, compare
@@ -30,13 +31,41 @@ def test_every_model_is_in_the_tree():
     (('--epochs=-1',), '--epochs=-1.0 must be a finite number above 0.'),
     (('--budget_minutes=inf',), '=inf must be a finite number above 0.'),
     (('--dataset=nowhere',), 'nowhere'),
+    (('--classifier=/nowhere',), '/nowhere holds no run'),
+    (('--dataset=npz:few.npz',), 'the test split of npz:few.npz has 2 images'),
+    (('--image_size=16',), '--image_size resizes images'),
 ])
-def test_mistakes(flags, sentence, tmp_path, capsys):
+def test_mistakes(flags, sentence, tmp_path, capsys, monkeypatch):
     """Catch work before a mistake is told."""
+    monkeypatch.chdir(tmp_path)
+    np.savez('few.npz', images=np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4))
     assert compare.main([f'--workdir={tmp_path / "all"}', *flags]) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count('\n') == 1
     assert not (tmp_path / 'all').exists()
+
+
+@pytest.mark.parametrize('content', ['{', '[]'])
+def test_a_directory_that_cannot_be_used(content, tmp_path, capsys, monkeypatch):
+    """Catch a traceback, and a home directory that is taken for a name."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setattr(compare, '_one', lambda args, entry: '')
+    (tmp_path / 'file').write_text('')
+    for path in (tmp_path / 'file', tmp_path / 'file' / 'all'):
+        assert compare.main([f'--workdir={path}']) == 2
+        assert 'cannot be written' in capsys.readouterr().err
+    assert compare.main(['--workdir=~/all', '--models=NADE']) == 0
+    path = tmp_path / 'all' / 'protocol.json'
+    # Of a version that had no flag for the size.
+    protocol = json.loads(path.read_text())
+    assert protocol.pop('image_size') == 0
+    path.write_text(json.dumps(protocol))
+    assert compare.main(['--workdir=~/all', '--models=NADE']) == 0
+    path.write_text(content)
+    capsys.readouterr()
+    assert compare.main(['--workdir=~/all', '--models=NADE']) == 2
+    error = capsys.readouterr().err
+    assert 'protocol.json cannot be read' in error and error.count('\n') == 1
 
 
 def test_what_a_survey_asks_of_a_run(tmp_path, monkeypatch):
@@ -45,6 +74,7 @@ def test_what_a_survey_asks_of_a_run(tmp_path, monkeypatch):
     A user may pass --validation, as to an experiment: it changes nothing.
     """
     asked = []
+    monkeypatch.setattr(compare.classifier, 'load', lambda *args: None)
     monkeypatch.setattr(
         compare, '_one', lambda args, entry: asked.append((args, entry)) or ''
     )

@@ -129,6 +129,11 @@ def test_what_comes_later_in_raster_order_is_seen_where_it_is_given():
     (('--task=colorization',), 'needs colours'),
     (('--task=super_resolution', '--factor=3'), 'needs sides that are multiples of 3'),
     (('--task=completion', '--class_conditional'), 'do not go together'),
+    (('--dataset=synthetic:lorenz', '--task=completion', '--missing=top'),
+     '--missing=top hides no pixel of images of 1 x 96'),
+    (('--missing=top',), '--missing needs --task=completion: leave it out.'),
+    (('--task=completion', '--factor=2'), '--factor needs --task=super_resolution'),
+    (('--observer_blocks=1',), '--observer_blocks needs a --task'),
 ])
 def test_mistakes(flags, sentence, tmp_path, capfd):
     """Catch a traceback, and a task that means nothing for the images."""

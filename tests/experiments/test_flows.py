@@ -237,7 +237,7 @@ def test_arithmetic_on_codes(monkeypatch):
     )
     experiment = nice.build(nice.Config(classifier='DIR', **NICE), data)
     state = _moved(jax.jit(experiment.init)(jax.random.key(0)), 0.05)
-    numbers, pictures = experiment.finish(state, print)
+    numbers, pictures = experiment.finish(state, 0, print)
     assert (seen[0] == data.splits['test'].labels).all()
     assert numbers['analogies'] > 0 and set(pictures) == {'analogies'}
     assert (seen[1] == -1).mean() > 0.9  # new images

@@ -30,6 +30,16 @@ def test_run(binarize, least, most, tmp_path):
     assert metrics['error_of_the_mean_levels'] < most
     with Image.open(work / 'samples' / 'forecasts.png') as image:
         assert min(image.size) > 100
+    # Another seed is another draw of the forecasts.
+    scores = []
+    for seed in (0, 1):
+        flag = f'--seed={seed}'
+        assert time_series.main([f'--workdir={work}', '--mode=eval', flag]) == 0
+        found, = work.glob(f'results_eval_*{"_seed=1" * seed}.json')
+        scores.append(json.loads(found.read_text())['metrics'])
+        found.unlink()
+    assert scores[0] == metrics
+    assert scores[1]['crps_levels'] != metrics['crps_levels']
 
 
 @pytest.mark.parametrize('dataset,horizon', [('digits', 3), ('npz', 12)])

@@ -79,6 +79,15 @@ def test_pictures_that_do_not_fit(read, pixels, name, sentence):
         read(pixels, name=name)
 
 
+@pytest.mark.parametrize('shape', [(), (2, 3), (1, 2, 3)])
+def test_arrays_that_are_no_images(tmp_path, shape):
+    """Catch a traceback for an array of another rank."""
+    path = tmp_path / 'given.npz'
+    np.savez(path, images=np.zeros(shape, int), mask=np.zeros((2, 3), bool))
+    with pytest.raises(UserError, match=r'images are \[.*the model makes \[N, 2, 3, 1'):
+        given.read(str(path), Config(), (2, 3, 1), 2, masked=True)
+
+
 @pytest.mark.parametrize('dtype', [bool, np.uint8, '>i8'])
 def test_arrays_of_bits(tmp_path, dtype):
     """Catch booleans that are good for --dataset=npz:FILE but not for --given."""

@@ -100,6 +100,8 @@ def test_images_are_seen_as_the_model_sees_them():
     np.testing.assert_array_equal(
         x[7:9], scores.as_seen(data.splits['test'], rows[7:9], data)
     )
+    other = scores.as_seen(data.splits['test'], rows, data, train=True)
+    assert np.any(x != other)  # a row of the training split has another key
     grey = sources.load('digits')
     levels = scores.as_seen(grey.splits['test'], rows, grey)
     np.testing.assert_array_equal(
@@ -126,6 +128,9 @@ def test_splits_too_small_to_compare():
     data = dataclasses.replace(data, splits={**data.splits, 'test': few})
     with pytest.raises(UserError, match='test split of digits has 4 images'):
         scores.check_splits(data)
+    with pytest.raises(UserError, match='--test_examples=4 is too few: 5 images'):
+        scores.check_splits(sources.load('digits'), 4)
+    scores.check_splits(sources.load('digits'), 5)
 
 
 def test_the_nearest_image_of_an_image_is_itself():

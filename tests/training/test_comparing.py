@@ -104,7 +104,8 @@ def test_runs_of_different_experiments(tmp_path):
 @pytest.mark.parametrize('settings, metrics, results, note', [
     ({'dataset': 'digits'}, {}, {}, 'other dataset (mnist: one; digits: other).'),
     ({'binarize': 'static'}, {}, {}, 'other binarize (dynamic: one; static: other).'),
-    ({'task': 'completion'}, {}, {}, 'other task (none: one; completion: other).'),
+    ({'task': 'colorization'}, {}, {}, 'other task (none: one; colorization: other).'),
+    ({'class_conditional': True}, {}, {}, 'other given class (no: one; yes: other).'),
     ({}, {'estimator': 'exact'}, {}, 'other estimator (elbo: one; exact: other).'),
     ({}, {}, {'split': 'validation'}, 'other split (test: one; validation: other).'),
     ({}, {}, {'num_examples': 5}, 'other num_examples (10: one; 5: other).'),
@@ -121,6 +122,20 @@ def test_numbers_that_are_not_comparable(tmp_path, settings, metrics, results, n
     assert table.notes == (f'Not comparable, {note}',)
     assert comparing.to_text(table, 10_000).endswith(f'\n\n{table.notes[0]}\n')
     assert comparing.to_markdown(table).endswith(f'|\n\n{table.notes[0]}\n')
+
+
+@pytest.mark.parametrize('task, name, values', [
+    ('completion', 'missing', ('top', 'bottom')),
+    ('super_resolution', 'factor', (2, 4)),
+])
+def test_other_parts_of_an_image_are_not_comparable(tmp_path, task, name, values):
+    """Catch nats of other pixels under the name of one task."""
+    one, other = (
+        _run(tmp_path / str(value), {'task': task, name: value}, METRICS)
+        for value in values
+    )
+    note, = _table(one, other).notes
+    assert f'other task ({task}, {name} {values[0]}: {values[0]}; ' in note
 
 
 def test_other_images_of_one_name(tmp_path):

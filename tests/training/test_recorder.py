@@ -226,10 +226,10 @@ def test_processes_may_write_the_same_file_at_once(tmp_path, monkeypatch):
 
 
 @contextlib.contextmanager
-def _recorder(workdir, note=None, step=0) -> Iterator[Recorder]:
+def _recorder(workdir, note=None, step=0, **kwargs) -> Iterator[Recorder]:
     workdir.mkdir(exist_ok=True)
     with contextlib.closing(Writer(str(workdir), {}, step)) as writer:
-        recorder = Recorder([writer], step, 100, 8, note or Note())
+        recorder = Recorder([writer], step, 100, 8, note or Note(), **kwargs)
         with contextlib.closing(recorder):
             yield recorder
 
@@ -262,7 +262,7 @@ def test_means_do_not_depend_on_the_dispatches(tmp_path):
 
 def test_skipped_steps_are_left_out_of_the_mean(tmp_path):
     """Catch one NaN that hides a hundred good steps, and a division by zero."""
-    with _recorder(tmp_path) as recorder:
+    with _recorder(tmp_path, learning_rate=float) as recorder:
         recorder.add(4, 4, _values(1, np.nan, 3, np.inf))
         assert recorder.train_line(4, 2) == (1, 0.5)
         recorder.add(6, 2, _values(np.nan, np.nan))
@@ -273,6 +273,8 @@ def test_skipped_steps_are_left_out_of_the_mean(tmp_path):
     lines = [json.loads(line, parse_constant=pytest.fail) for line in text]
     assert [line['loss'] for line in lines] == [2, None, 5]
     assert [line['skipped_steps'] for line in lines] == [2, 4, 4]
+    # That of the last update, which is one of three in seven steps.
+    assert [line['learning_rate'] for line in lines] == [1, 1, 2]
 
 
 def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
