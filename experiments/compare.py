@@ -444,6 +444,8 @@ def _protocol(
         'Train and validation: the same for 1,000 images, or all if there are fewer. '
         'The checkpoint was chosen by the validation images, which flatters their '
         'number. Lower is better.',
+        'Seconds for 64 samples: their share of whole batches, of the size of those of '
+        'training; the shortest of three times.',
         f'Distance of samples: Frechet distance between {_SCORED:,} samples, or as '
         f'many as there are test images, and test images, by {by}; lower is better. '
         f'Density and coverage, by the same features: higher is better.',
