@@ -120,7 +120,7 @@ def main(argv: list[str]) -> None:
     nats, log_z = free.mean(), found['log_partition']
     numbers = {
         'nats_per_image': nats + log_z,
-        'nats_standard_error': free.std() / len(free) ** 0.5,
+        'nats_standard_error': free.std(ddof=1) / len(free) ** 0.5,
         'estimator': 'ais',
         'nats_bracket': [
             nats + found['log_partition_low'], nats + found['log_partition_high']

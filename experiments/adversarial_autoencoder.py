@@ -117,6 +117,8 @@ class Config(settings.Config):
         found = super().without_effect
         if not (self.num_labels or self.num_clusters):
             found['category_noise'] = 'needs --num_labels or --num_clusters'
+        if 'adam_b1' in found:
+            found['adversarial_b1'] = found['adam_b1']
         return found
 
     def __post_init__(self) -> None:

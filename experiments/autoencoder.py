@@ -75,6 +75,16 @@ class Config(probes.Config):
     )
     latent_dim: int = field(16, 'size of the code', low=1, high=MOST_UNITS)
 
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing beside the others, and why, by name."""
+        found = super().without_effect
+        if self.network == 'linear':
+            found['hidden'] = 'is not used by --network=linear'
+        if not self.probe:
+            found['probe_steps'] = 'is not used with --noprobe'
+        return found
+
 
 _MNIST = Config(
     dataset='mnist', latent_dim=30, num_steps=20_000, eval_every=2000, log_every=500,

@@ -41,7 +41,7 @@ from gm_jax.families import classifier, scores
 from gm_jax.families.scores import Features
 from gm_jax.keys import Stream, stream
 from gm_jax.survey import Entry
-from gm_jax.training import pace, parallel, runs, screen
+from gm_jax.training import pace, parallel, runs, screen, settings
 from gm_jax.training.command import Command
 from gm_jax.training.writers import without_nan, write_atomically
 
@@ -149,15 +149,19 @@ def _survey(args: argparse.Namespace) -> int:
                 f'--{name}={getattr(args, name)} must be a finite number above 0.'
             )
     entries = _entries(args.models)
+    settings.Config(image_size=args.image_size, background=args.background)
     # Before any work: that the set is there, and that it is the one of before.
     args.validation = False
     data = _load(args)
     if 'validation' not in data.splits:
         args.validation = True
         data = _load(args)
-    scores.check_splits(data)
+    # All models are compared with test images.
+    scores.check_splits(
+        dataclasses.replace(data, splits={'test': data.splits['test']})
+    )
     if args.classifier:
-        classifier.load(args.classifier, data)
+        classifier.check(args.classifier, data)
     try:
         _claim(args)
     except OSError as reason:

@@ -24,13 +24,13 @@ class Functions(NamedTuple):
     the image set has them.
 
     Attributes:
-        log_prob: (variables, rng, x, label=None, chunk=0) -> [B] nats: log p(x), or the
-            estimate of it that one chunk of samples gives. What all images share, such
-            as log Z, is in variables['shared'].
+        log_prob: (variables, rng, x, label=None, chunk=0, index=None) -> [B] nats:
+            log p(x), or the estimate of it that one chunk of samples gives. What all
+            images share, such as log Z, is in variables['shared']. index [B] is the
+            place of each image in a larger set, which keys its noise.
         sample: (variables, rngs [B], index=None) -> uint8 [B, H, W, C]; index [B]
             chooses the class where these are drawn in turn.
-        encode: (variables, rng, x, index=None) -> codes [B, Z]; index [B] is the place
-            of each image in a larger set, which keys its noise.
+        encode: (variables, rng, x, index=None) -> codes [B, Z]; index as above.
         decode: (variables, z [B, Z]) -> uint8 [B, H, W, C].
         embed: (variables, rng, x, index=None) -> features [B, F].
     """
@@ -59,6 +59,7 @@ def functions(e: Experiment) -> Functions:
 def _pure_log_prob(
     e: Experiment, variables: Variables, rng: jax.Array, x: jax.Array,
     label: jax.Array | None = None, chunk: int | jax.Array = 0,
+    index: jax.Array | None = None,
 ) -> jax.Array:
     evaluation = e.evaluation
     if not isinstance(evaluation, ByExample):
@@ -68,7 +69,7 @@ def _pure_log_prob(
             "variables have no 'shared', which the final evaluation of a run computes: "
             'run.log_prob(x) computes it where there was none.'
         )
-    index = jnp.arange(len(x), dtype=jnp.int32)
+    index = jnp.arange(len(x), dtype=jnp.int32) if index is None else index
     batch = {
         'image': x, 'index': index, 'chunk': jnp.full_like(index, chunk),
         'label': jnp.full_like(index, -1) if label is None else label,

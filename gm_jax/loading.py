@@ -101,7 +101,7 @@ def export(
     variables = jax.tree.map(np.asarray, arrays)
     workdir = os.path.expanduser(os.fspath(path))
     if exporting.is_exported(workdir):
-        checkpoint = exporting.which(workdir, checkpoint)
+        checkpoint = exporting.checkpoint_of(workdir, checkpoint)
     found = exporting.Trained(variables, run.step)
     about = (run.command.about or '').partition('\n')[0]
     exporting.write(

@@ -233,5 +233,7 @@ def _likelihood_cell(row: Mapping[str, Any], split: str) -> Cell:
     return Cell(f'{value:.{digits}f} +- {error:.{digits}f}', value)
 
 
-def _number(value: float, form: str) -> Cell:
+def _number(value: float | None, form: str) -> Cell:
+    if value is None:  # it was not finite
+        return Cell('')
     return Cell(format(value, form), value)

@@ -320,8 +320,8 @@ def _trained(name: str, workdir: str, argv: list[str], place: Place) -> str:
         small['--image_size'] = '0'
     if given.get('--network', getattr(preset, 'network', '')) == 'small':
         # The network of Lucic et al. has sizes of its own.
-        for name in ('--hidden', '--discriminator_hidden', '--features'):
-            small.pop(name, None)
+        for flag in ('--hidden', '--discriminator_hidden', '--features'):
+            small.pop(flag, None)
     if '--classifier' in given:
         small['--classifier'] = _trained(
             'classifier', f'{workdir}_classifier', [f'--dataset={dataset}'], place

@@ -79,7 +79,7 @@ def assemble(s: Setting) -> Experiment:
         given=samplers.given,
         complete=samplers.complete,
         classes=image_set.classes(s.data) if in_turn and s.task is None else (),
-        given_more=s.config.class_conditional or s.task is not None,
+        conditional=s.config.class_conditional or s.task is not None,
     )
 
 

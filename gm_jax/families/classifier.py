@@ -76,15 +76,12 @@ class Trained(NamedTuple):
     classify: OfImages
 
 
-def load(workdir: str, data: ImageSet) -> Trained:
-    """Return a classifier that was trained on this image set.
+def check(workdir: str, data: ImageSet) -> Config:
+    """Return the settings of a classifier of this image set; JAX computes nothing.
 
     Args:
         workdir: the work directory of its run, or an exported model.
         data: the image set.
-
-    Returns:
-        Its functions, which take images of levels 0 to 255 whatever the set's values.
 
     Raises:
         UserError: there is no such run, or it was on another set.
@@ -100,6 +97,23 @@ def load(workdir: str, data: ImageSet) -> Trained:
     seen, wanted = image_set.description(facts), image_set.description(data)
     if seen != wanted:
         raise UserError(f'{workdir} holds a classifier of {seen}, not of {wanted}.')
+    return config
+
+
+def load(workdir: str, data: ImageSet) -> Trained:
+    """Return a classifier that was trained on this image set.
+
+    Args:
+        workdir: the work directory of its run, or an exported model.
+        data: the image set.
+
+    Returns:
+        Its functions, which take images of levels 0 to 255 whatever the set's values.
+
+    Raises:
+        UserError: there is no such run, or it was on another set.
+    """
+    config, workdir = check(workdir, data), os.path.expanduser(workdir)
     template = jax.eval_shape(
         functools.partial(init, config, data), stream(config.seed, Stream.INIT)
     )

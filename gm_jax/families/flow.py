@@ -52,15 +52,6 @@ _POPULATION = 2_000
 class Config(settings.Config):
     """Settings of every flow."""
 
-    @property
-    def without_effect(self) -> dict[str, str]:
-        """The settings that change nothing beside the others, and why, by name."""
-        found = super().without_effect
-        if self.dequantization == 'uniform':
-            for name in ('noise_couplings', 'noise_features'):
-                found[name] = 'needs --dequantization=variational'
-        return found
-
     dequantization: str = field(
         'uniform', 'noise that fills the gaps between the values of pixels: uniform, '
         'or from a small flow that is trained too', choices=('uniform', 'variational'),
@@ -84,6 +75,15 @@ class Config(settings.Config):
         '', 'work directory of the experiment `classifier` on the same set, which '
         'evaluates arithmetic on codes; empty: no arithmetic', evaluation_only=True,
     )
+
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing beside the others, and why, by name."""
+        found = super().without_effect
+        if self.dequantization == 'uniform':
+            for name in ('noise_couplings', 'noise_features'):
+                found[name] = 'needs --dequantization=variational'
+        return found
 
 
 class Flow(NamedTuple):

@@ -34,9 +34,8 @@ __all__ = [
 _MOST_PIXELS = 4096
 # At most this many training images, and values of them, are searched for the nearest.
 _SEARCHED, _SEARCHED_VALUES = 60_000, 2**26
-
-
-_LEAST = 5  # images that samples can be compared with
+# The fewest images that samples can be compared with.
+_LEAST = 5
 # During training a Frechet distance, whose cost is about that of N F^2, is one of fewer
 # samples where there are many features: it must not take longer than training.
 _QUICK, _QUICK_COST = 1_000, 10**10
@@ -109,7 +108,7 @@ def check_splits(data: ImageSet, test_examples: int = 0) -> None:
         data: the image set.
         test_examples: the setting; 0: all.
     """
-    if 0 < test_examples < _LEAST:
+    if data.splits and 0 < test_examples < _LEAST:
         raise UserError(
             f'--test_examples={test_examples} is too few: {_LEAST} images are needed '
             f'to score samples.'

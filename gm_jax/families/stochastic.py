@@ -29,14 +29,6 @@ __all__ = [
 class Config(chains.Config):
     """Settings of the generative stochastic network."""
 
-    @property
-    def without_effect(self) -> dict[str, str]:
-        """The settings that change nothing beside the others, and why, by name."""
-        found = super().without_effect
-        if len(self.layers) == 1:
-            found['hidden_noise'] = 'needs a layer above the first, by --layers'
-        return found
-
     binarize: str = field(
         'threshold',
         'make pixels 0 or 1: x >= V/2 (threshold), one fixed draw (static) or a fresh '
@@ -94,6 +86,14 @@ class Config(chains.Config):
         '', 'work directory of the experiment `classifier` on the same set, which '
         'counts how often chains change their class', evaluation_only=True,
     )
+
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing beside the others, and why, by name."""
+        found = super().without_effect
+        if len(self.layers) == 1:
+            found['hidden_noise'] = 'needs a layer above the first, by --layers'
+        return found
 
 
 class Setting(NamedTuple):

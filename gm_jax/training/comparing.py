@@ -28,8 +28,8 @@ __all__ = [
 _PLACES = 'module', 'data_dir'
 # Numbers of runs that differ in one of these are not of the same thing.
 _CONDITIONS = (
-    'dataset', 'binarize', 'task', 'given class', 'split', 'test images',
-    'num_examples', 'estimator', 'choice of the checkpoint',
+    'dataset', 'binarize', 'task', 'given class', 'horizon', 'split', 'test images',
+    'num_examples', 'samples', 'estimator', 'choice of the checkpoint',
 )
 # They are in columns of their own, or names.
 _NO_NUMBERS = 'estimator', 'task'
@@ -240,15 +240,19 @@ def _conditions(run: Run) -> dict[str, Any]:
         digest = None  # of an older version
     chosen = results.get('checkpoint'), results.get('best_checkpoint_chosen_on')
     last = results.get('step') == results.get('trained_steps')
+    metrics = results.get('metrics', {})
+    given = 'yes' if run.settings.get('class_conditional') else 'no'
     found = {
         'dataset': results.get('dataset', run.data.get('name')),
         'binarize': results.get('binarize', run.settings.get('binarize')),
         'task': _task(run.settings),
-        'given class': 'yes' if run.settings.get('class_conditional') else 'no',
+        'given class': given if 'nats_per_image' in metrics else None,
+        'horizon': run.settings.get('horizon'),
+        'samples': metrics.get('num_fake'),
         'split': results.get('split'),
         'test images': digest,
         'num_examples': results.get('num_examples'),
-        'estimator': results.get('metrics', {}).get('estimator'),
+        'estimator': metrics.get('estimator'),
         'choice of the checkpoint': (
             'by the test images' if chosen == ('best', 'test') and not last
             else 'not by the test images'

@@ -254,7 +254,7 @@ class Experiment(NamedTuple):
         given: (indices [N]) -> arrays [N, ...] that images of these indices are
             generated from, such as 'labels' and 'mask', for samples.npz.
         classes: the names of K classes if sample i is of class i mod K.
-        given_more: whether the likelihood is that of an image given something, such as
+        conditional: whether the likelihood is that of an image given something, such as
             its class or a part of it, and not log p(x).
         complete: (images [N, H, W, C] integers, mask [N, H, W, C] bool) -> a sampler
             that keeps image i mod N where its mask is true.
@@ -279,7 +279,7 @@ class Experiment(NamedTuple):
     sampler: str = ''
     given: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
     classes: tuple[str, ...] = ()
-    given_more: bool = False
+    conditional: bool = False
     complete: Callable[[np.ndarray, np.ndarray], Sample] | None = None
     codes: Codes = Codes()
     host_sampler: Callable[[], HostSampler] | None = None

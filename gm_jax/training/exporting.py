@@ -28,8 +28,8 @@ from gm_jax.training import checkpoints
 from gm_jax.training.train_state import TrainState
 
 __all__ = [
-    'ARRAYS', 'is_exported', 'read', 'results', 'Trained', 'variables', 'which',
-    'write',
+    'ARRAYS', 'checkpoint_of', 'is_exported', 'read', 'results', 'Trained',
+    'variables', 'write',
 ]
 
 ARRAYS = 'model.safetensors'
@@ -69,13 +69,14 @@ def variables(workdir: str, shapes: TrainState, checkpoint: str = 'last') -> Tra
     Args:
         workdir: the directory of either.
         shapes: the shapes of a training state.
-        checkpoint: 'last' or 'best', of a run.
+        checkpoint: 'last' or 'best'; an exported model is of one of them.
 
     Raises:
-        UserError: there are none, or they are damaged or of another model.
+        UserError: there are none, or they are damaged, of another model, or of another
+            checkpoint.
     """
     if is_exported(workdir):
-        which(workdir, checkpoint)
+        checkpoint_of(workdir, checkpoint)
         return read(workdir, shapes.eval_variables)
     found = checkpoints.restore(workdir, shapes, checkpoint)
     if found is None:
@@ -85,7 +86,7 @@ def variables(workdir: str, shapes: TrainState, checkpoint: str = 'last') -> Tra
     return Trained(found.state.eval_variables, found.step)
 
 
-def which(directory: str, wanted: str) -> str:
+def checkpoint_of(directory: str, wanted: str) -> str:
     """Return the checkpoint, 'last' or 'best', that an exported model is of.
 
     Args:
@@ -96,15 +97,15 @@ def which(directory: str, wanted: str) -> str:
         UserError: the best is asked for, and it is not that; or it is damaged.
     """
     path = os.path.join(directory, ARRAYS)
-    _check_digest(directory, path)
     try:
         with safe_open(path, framework='np') as file:
             about = file.metadata() or {}
     except (SafetensorError, OSError) as error:
+        _check_digest(directory, path)  # it says what to do
         raise UserError(f'{path} cannot be used: {error}.') from None
     found, step = 'best', about.get(_STEP['last'], '')
     if step.isdecimal():  # an older version had this name for both
-        found = results(directory, int(step)).get('checkpoint', 'last')
+        found = results(directory, int(step)).get('checkpoint', wanted)
     if wanted == 'best' != found:
         raise UserError(
             f'{directory} holds an exported model, which is of the last checkpoint '

@@ -80,12 +80,12 @@ def start(
 ) -> None:
     """Train, evaluate or sample, as `run` asks."""
     if run.mode != 'train' and exporting.is_exported(run.workdir):
-        which = exporting.which(run.workdir, run.checkpoint)
-        run = dataclasses.replace(run, checkpoint=which)
+        checkpoint = exporting.checkpoint_of(run.workdir, run.checkpoint)
+        run = dataclasses.replace(run, checkpoint=checkpoint)
     if processes.several():
         processes.check_alike({
             '--mode': run.mode, '--checkpoint': run.checkpoint,
-            '--seed of the noise': str(run.seed),
+            '--seed': str(config.seed if run.seed is None else run.seed),
             **settings.alike(config), 'code of the version': version.fingerprint(),
         })
     if run.mode == 'sample':

@@ -93,7 +93,6 @@ def _muon(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
         return jax.tree.map(one, params)
 
     return optax.contrib.muon(
-        rate, adam_b1=config.adam_b1, adam_b2=config.adam_b2, eps=config.adam_eps,
-        consistent_rms=0.2,
+        rate, adam_b1=config.adam_b1, adam_b2=config.adam_b2, consistent_rms=0.2,
         weight_decay=config.weight_decay, muon_weight_dimension_numbers=as_matrices,
     )

@@ -65,7 +65,7 @@ def test(
     if not processes.is_primary():
         return
     if job.data.entropy is not None and 'nats_per_image' in numbers and (
-        not experiment.given_more
+        not experiment.conditional
     ):
         numbers['entropy_nats'] = job.data.entropy  # what no model can get below
     seconds = note.seconds + time.monotonic() - started

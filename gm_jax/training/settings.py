@@ -191,10 +191,10 @@ class Config:
 
         On the command line they are an error, unless they are the default.
         """
-        if self.optimizer != 'sgd':
-            return {}
-        names = 'adam_b1', 'adam_b2', 'adam_eps'
-        return dict.fromkeys(names, 'is not used by --optimizer=sgd')
+        # Muon has one constant for the denominators of both its parts.
+        names = {'sgd': ('adam_b1', 'adam_b2', 'adam_eps'), 'muon': ('adam_eps',)}
+        why = f'is not used by --optimizer={self.optimizer}'
+        return dict.fromkeys(names.get(self.optimizer, ()), why)
 
     @property
     def gains_from_cpu_devices(self) -> bool:
@@ -289,6 +289,7 @@ def changed(old: Config, new: Config, mode: str) -> list[str]:
     spread = old.spread_over_run
     longer = not new.spread_over_run and new.num_steps > old.num_steps
     free = {'num_steps'} if longer and mode == 'train' else set()
+    free |= set(old.without_effect) & set(new.without_effect)
     found = []
     for f in dataclasses.fields(new):
         was, now = (text(getattr(config, f.name)) for config in (old, new))

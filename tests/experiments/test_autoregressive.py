@@ -219,6 +219,20 @@ def test_settings_that_contradict_the_data(data, tmp_path, capfd):
     assert 'needs labels' in error and 'trained with --class_conditional' in error
 
 
+@pytest.mark.parametrize('flags, known', [
+    ((), True), (('--class_conditional',), False), (('--binarize=threshold',), False),
+])
+def test_no_model_gets_below_the_entropy(flags, known, tmp_path):
+    """Catch an entropy beside nats of something else: given a class, or of bits."""
+    flags = ('--dataset=synthetic:checkers', '--hidden=4', '--num_steps=1', *flags)
+    more = ('--test_examples=20', '--num_samples=1')
+    assert nade.main([f'--workdir={tmp_path}', *flags, *more]) == 0
+    numbers = json.loads((tmp_path / 'results.json').read_text())['metrics']
+    assert numbers.get('entropy_nats') == (
+        pytest.approx(4 * np.log(12)) if known else None
+    )
+
+
 def test_label_of_an_older_config():
     """Catch a config.json with a number for --label, refused."""
     assert setting.Config(label=-1) == setting.Config()

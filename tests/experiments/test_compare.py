@@ -34,6 +34,8 @@ def test_every_model_is_in_the_tree():
     (('--classifier=/nowhere',), '/nowhere holds no run'),
     (('--dataset=npz:few.npz',), 'the test split of npz:few.npz has 2 images'),
     (('--image_size=16',), '--image_size resizes images'),
+    (('--image_size=-1',), '--image_size must be at least 0'),
+    (('--background=red',), '--background=red is not a colour'),
 ])
 def test_mistakes(flags, sentence, tmp_path, capsys, monkeypatch):
     """Catch work before a mistake is told."""
@@ -74,7 +76,7 @@ def test_what_a_survey_asks_of_a_run(tmp_path, monkeypatch):
     A user may pass --validation, as to an experiment: it changes nothing.
     """
     asked = []
-    monkeypatch.setattr(compare.classifier, 'load', lambda *args: None)
+    monkeypatch.setattr(compare.classifier, 'check', lambda *args: None)
     monkeypatch.setattr(
         compare, '_one', lambda args, entry: asked.append((args, entry)) or ''
     )

@@ -14,28 +14,31 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+COMMON = (
+    '--batch_size=16', '--num_samples=16', '--log_every=1', '--eval_every=1000',
+    '--checkpoint_every=1000', '--seed=1',
+)
 # An Adam whose steps are smooth in the gradient: with the usual 1e-8 a parameter whose
 # gradient is 0 but for rounding moves by the learning rate, one way or the other.
-_COMMON = (
-    '--batch_size=16', '--num_samples=16', '--log_every=1', '--eval_every=1000',
-    '--checkpoint_every=1000', '--adam_eps=1e-3', '--seed=1',
-)
-_GAN = ('--features=4,8', '--latent_dim=8', '--score_samples=100', '--k=2')
+_SMOOTH = '--adam_eps=1e-3'
+_GAN = ('--features=4,8', '--latent_dim=8', '--score_samples=100', '--k=2', _SMOOTH)
 FAMILIES = {
-    'vae': ('--hidden=32', '--latent_dims=4', '--test_samples=50', '--batch_norm'),
+    'vae': (
+        '--hidden=32', '--latent_dims=4', '--test_samples=50', '--batch_norm', _SMOOTH,
+    ),
     'pixel_cnn_pp': (
-        '--features=4', '--num_mixtures=2', '--dropout=0.5', '--ema=0.99',
+        _SMOOTH, '--features=4', '--num_mixtures=2', '--dropout=0.5', '--ema=0.99',
     ),
     'real_nvp': (
-        '--channelwise=2', '--last=1', '--features=4', '--test_samples=4',
+        _SMOOTH, '--channelwise=2', '--last=1', '--features=4', '--test_samples=4',
         '--dequantization=variational', '--noise_couplings=1', '--noise_features=4',
     ),
     'gsn': (
-        '--layers=16,12', '--chain_steps=10', '--thin=2', '--test_samples=50',
+        _SMOOTH, '--layers=16,12', '--chain_steps=10', '--thin=2', '--test_samples=50',
         '--parzen_samples=20', '--hidden_noise=0.5',
     ),
     'pixel_vae': (
-        '--features=4', '--decoder_layers=1', '--encoder=4', '--latent_dim=4',
+        _SMOOTH, '--features=4', '--decoder_layers=1', '--encoder=4', '--latent_dim=4',
         '--free_bits=0.1', '--test_samples=10', '--ema=0.99',
     ),
     'dcgan': _GAN,
@@ -43,7 +46,7 @@ FAMILIES = {
     'rbm': ('--hidden=24', '--k=2', '--ais_temperatures=100'),
     'dbm': ('--hidden=24,22', '--ais_temperatures=100'),
     'adversarial_autoencoder': (
-        '--hidden=32', '--latent_dim=4', '--num_labels=50', '--batch_norm',
+        _SMOOTH, '--hidden=32', '--latent_dim=4', '--num_labels=50', '--batch_norm',
         '--image_noise=0.3',
     ),
 }
@@ -59,7 +62,7 @@ def run(
     """
     for name in names:
         module = importlib.import_module(f'experiments.{name}')
-        argv = [f'--workdir={workdir}/{name}', f'--num_steps={steps}', *_COMMON]
+        argv = [f'--workdir={workdir}/{name}', f'--num_steps={steps}', *COMMON]
         if module.main([*argv, *FAMILIES[name], *flags]):
             raise RuntimeError(f'{name} has failed')
 

@@ -1,5 +1,6 @@
 """Runs of several real processes; tests.processes.topologies has longer ones."""
 
+import importlib
 import json
 import re
 import signal
@@ -13,7 +14,7 @@ import pytest
 
 from experiments import vae
 from gm_jax.errors import UserError
-from gm_jax.training import distributed, parallel, processes
+from gm_jax.training import distributed, flags, parallel, processes
 from tests.processes import families, launch
 from tests.training import tiny
 
@@ -40,6 +41,16 @@ def make_by_one(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('one')
     families.run(workdir, 3, _NAMES)
     return workdir
+
+
+def test_the_flags_of_all_families_are_accepted():
+    """Catch a flag that has gone, in families that only the long command runs."""
+    for name, own in families.FAMILIES.items():
+        main = importlib.import_module(f'experiments.{name}').main
+        flags.parse(
+            ['--workdir=DIR', *families.COMMON, *own], main.config_class, presets={},
+            program='', about='',
+        )
 
 
 @pytest.mark.long

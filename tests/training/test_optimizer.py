@@ -104,11 +104,6 @@ def test_muon_steps_by_orthogonal_matrices():
     # Adam with Nesterov's momentum, whose first step looks one further ahead.
     first = 0.1 * (1 + 0.9 * 0.1 / (1 - 0.9**2))
     np.testing.assert_allclose(updates['bias'], [-first, first], rtol=1e-5)
-    tx = optimizer.make(dataclasses.replace(config, adam_eps=1.0))
-    damped, _ = tx.update(grads, tx.init(params), params)
-    np.testing.assert_allclose(
-        damped['bias'], [-first * 3 / 4, first * 4 / 5], rtol=1e-5
-    )
     step = np.asarray(updates['kernel']).reshape(24, 5) / (-0.1 * 0.2 * 24**0.5)
     # Five Newton-Schulz iterations bring singular values near 1, not to it.
     values = np.diag(u.T @ step @ v.T)

@@ -1,6 +1,7 @@
 """Flags, presets and JSON become one validated config, or one sentence."""
 
 import dataclasses
+import importlib
 import json
 import os
 
@@ -229,6 +230,34 @@ def test_changed_names_what_must_not_change():
         "--judge was '' and is now 'other'"
     ]
     assert settings.changed(old, other, 'eval') == []
+
+
+@pytest.mark.parametrize('name, others, field, value', [
+    ('autoencoder', {'network': 'linear'}, 'hidden', (9,)),
+    ('autoencoder', {'probe': False}, 'probe_steps', 9),
+    ('vae', {'latent_dims': (3,)}, 'hidden2', (9,)),
+    ('vae', {'optimizer': 'sgd'}, 'adam_eps', 0.1),
+    ('vae', {'optimizer': 'muon'}, 'adam_eps', 0.1),
+    ('nice', {'dequantization': 'uniform'}, 'noise_features', 9),
+    ('gsn', {'layers': (9,)}, 'hidden_noise', 3.0),
+    ('adversarial_autoencoder', {'num_clusters': 0}, 'category_noise', 0.1),
+    ('adversarial_autoencoder', {'optimizer': 'sgd'}, 'adversarial_b1', 0.1),
+    ('pixel_cnn_pp', {'task': 'colorization'}, 'missing', 'top'),
+    ('rbm', {'optimizer': 'sgd'}, 'adam_b1', 0.1),
+    ('wgan', {'lipschitz': 'spectral'}, 'penalty', 1.0),
+])
+def test_a_flag_without_effect_is_refused(name, others, field, value):
+    """Catch a setting that is taken, recorded and ignored."""
+    config_class = importlib.import_module(f'experiments.{name}').main.config_class
+    config = config_class(**others)
+    argv = [f'--{k}={settings.text(v)}' for k, v in {**others, field: value}.items()]
+    with pytest.raises(UserError, match=f'--{field} .*: leave it out.'):
+        flags.parse(
+            ['--workdir=DIR', *argv], config_class, presets={}, program='', about=''
+        )
+    # An older version took it, and its runs go on without it.
+    old = dataclasses.replace(config, **{field: value})
+    assert settings.changed(old, config, 'train') == []
 
 
 def test_help_lists_common_flags_first_with_defaults(capsys):
