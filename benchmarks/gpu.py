@@ -222,13 +222,16 @@ def main(argv: list[str]) -> int:
     if args.what == 'pack':
         pack(args.data_dir, pathlib.Path(args.to))
         return 0
+    names = args.names.split(',')
+    if wrong := set(names) - {line.name for line in QUEUE}:
+        parser.error(f'--names: there is no {", ".join(sorted(wrong))}')
     out, failed = pathlib.Path(args.out), 0
     out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * args.minutes
     summary = out / 'summary.json'
     found = json.loads(summary.read_text()) if summary.exists() else {}
     for line in QUEUE:
-        if line.name not in args.names.split(',') or found.get(line.name, {}).get(
+        if line.name not in names or found.get(line.name, {}).get(
             'status'
         ) == 0:
             continue

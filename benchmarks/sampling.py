@@ -261,7 +261,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--batch', type=int, default=64)
     parser.add_argument('--turns', type=int, default=5)
     parser.add_argument('--num_values', type=int, default=10_000_000)
-    parser.add_argument('--out', default='results/bench_sampling.json')
+    parser.add_argument('--out', required=True)
     args = parser.parse_args(argv)
     rows = []
     for run in filter(None, args.runs.split(',')):

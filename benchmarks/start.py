@@ -9,7 +9,6 @@ before:
 
 import argparse
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -18,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
-from benchmarks import machine
+from benchmarks import machine, rows
 from experiments import NAMES
 
 # Experiments that have nothing to sample.
@@ -89,8 +89,8 @@ def seconds_to_sample(name: str, workdir: pathlib.Path, *flags: str) -> float:
     return time.perf_counter() - start
 
 
-def main(argv: list[str]) -> None:
-    """Time experiments and write the rows."""
+def main(argv: list[str]) -> int:
+    """Time experiments and write the rows; return how many could not be timed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--names', default=','.join(NAMES))
     parser.add_argument(
@@ -104,27 +104,24 @@ def main(argv: list[str]) -> None:
         'jax': importlib.metadata.version('jax'),
         'command': shlex.join(['python', '-m', 'benchmarks.start', *argv]),
     }
-    rows = []
-    for name in args.names.split(','):
+
+    def measure(experiment: str) -> dict[str, Any]:
         first, sample = [], []
         for _ in range(args.repeats):
             with tempfile.TemporaryDirectory() as parent:
                 directory = pathlib.Path(parent)
-                first.append(seconds_to_first_line(name, directory / 'first'))
-                if name not in NO_SAMPLER:
-                    sample.append(seconds_to_sample(name, directory / 'sample'))
-        rows.append({
-            'experiment': name,
+                first.append(seconds_to_first_line(experiment, directory / 'first'))
+                if experiment not in NO_SAMPLER:
+                    sample.append(seconds_to_sample(experiment, directory / 'sample'))
+        return {
             'first_line_seconds': round(min(first), 1),
             'sample_seconds': round(min(sample), 1) if sample else None,
             'load_average': round(os.getloadavg()[0], 1),  # over the last minute
-            **common,
-        })
-        print(f'{name:24} {min(first):6.1f} {min(sample, default=0):6.1f}', flush=True)
-    path = pathlib.Path(args.out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows, indent=2) + '\n')
+        }
+
+    keys = [{'experiment': name} for name in args.names.split(',')]
+    return rows.fill(args.out, keys, measure, common)
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

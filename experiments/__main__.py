@@ -2,8 +2,9 @@
 
 import sys
 
-from gm_jax import cli
+from gm_jax import cli, entry
 
+entry.handle_signals()
 if sys.argv[1:2] == ['prepare']:
     sys.exit(cli.prepare(sys.argv[2:], f'python -m {__package__} prepare'))
 if sys.argv[1:2] == ['export']:

@@ -16,6 +16,7 @@ import importlib
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         The exit status.
     """
     started, argv = argv is None, sys.argv[1:] if argv is None else argv
+    if started:
+        entry.handle_signals()
     if argv[:1] in _COMPARE:
         return compare_runs(argv[1:], 'gm-jax compare-runs')
     if started:
@@ -133,6 +136,8 @@ def prepare(argv: list[str], program: str) -> int:
     args = parser.parse_args(argv)
     from gm_jax.training import screen
 
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with screen.tolerant():
         try:
             if args.help or not args.names:
@@ -169,10 +174,11 @@ def export(argv: list[str], program: str) -> int:
     parser.add_argument('--half', action='store_true', help='store as float16')
     args = parser.parse_args(argv)
     from gm_jax import loading
-    from gm_jax.training import screen
+    from gm_jax.training import parallel, screen
 
     with screen.tolerant():
         try:
+            parallel.check_devices()
             loading.export(
                 args.workdir, args.to, checkpoint=args.checkpoint, half=args.half
             )
@@ -244,9 +250,12 @@ def _write(path: str, text: str, runs: list[str]) -> None:
         real = os.path.realpath(os.path.expanduser(run))
         if os.path.commonpath([place, real]) == real:
             raise UserError(f'{path} lies in the run {run}, which stays as it is.')
+    path = os.path.realpath(path)  # what a link names, not the link
     try:
         if os.path.isdir(path):
             raise IsADirectoryError('it is a directory')
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError('it is a device or a pipe; - is the screen')
         with (
             files.replacing(path) as new,
             # The name of a directory need not be UTF-8.

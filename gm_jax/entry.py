@@ -5,21 +5,29 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-__all__ = ['begin']
+__all__ = ['begin', 'handle_signals']
 
 # More virtual devices than this take JAX minutes to make.
 _MOST_DEVICES = 1024
 
 
-def begin() -> None:
-    """Let a signal end the process without a traceback, and import JAX.
+def handle_signals() -> None:
+    """Let a signal end the process without a traceback.
 
-    A run has handlers of its own, from `training.signals`. What JAX says of its
-    environment variables becomes a sentence, and the exit status is 2.
+    A run has handlers of its own, from `training.signals`.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _leave)
+
+
+def begin() -> None:
+    """Handle signals, and import JAX.
+
+    What JAX says of its environment variables becomes a sentence, and the exit status
+    is 2.
+    """
+    handle_signals()
     devices = os.environ.get('JAX_NUM_CPU_DEVICES', '')
     if devices.isdecimal() and not 0 < int(devices[:9]) <= _MOST_DEVICES:
         _refuse(f'JAX_NUM_CPU_DEVICES={devices} must be from 1 to {_MOST_DEVICES}')

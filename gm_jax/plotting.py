@@ -27,6 +27,7 @@ __all__ = [
 
 # Grey between cells shows where a black or a white picture ends.
 _BORDER = 128
+_MOST_WIDTH = 4000  # pixels of a row of images that is enlarged
 _CAPTION = 24  # letters of the name of a class at most
 
 
@@ -143,11 +144,14 @@ def labelled_rows(
     font = ImageFont.load_default()
     factor = max(1, math.ceil(24 / flat.shape[1]))
     columns = np.shape(rows)[1]
-    grid = image_grid(_enlarge(flat, factor), columns=columns, padding=padding)
+    # Long series, which are one pixel high, only become higher.
+    width = max(1, min(factor, _MOST_WIDTH // (columns * flat.shape[2])))
+    flat = flat.repeat(factor, axis=1).repeat(width, axis=2)
+    grid = image_grid(flat, columns=columns, padding=padding)
     margin = math.ceil(max(font.getlength(label) for label in labels)) + 8
     strip = Image.new('L', (margin, len(grid)), 255)
     draw = ImageDraw.Draw(strip)
-    cell = flat.shape[1] * factor + padding
+    cell = flat.shape[1] + padding
     for row, label in enumerate(labels):
         middle = padding + row * cell + (cell - padding) // 2
         _, top, _, bottom = font.getbbox(label)

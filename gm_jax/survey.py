@@ -236,4 +236,6 @@ def _likelihood_cell(row: Mapping[str, Any], split: str) -> Cell:
 def _number(value: float | None, form: str) -> Cell:
     if value is None:  # it was not finite
         return Cell('')
-    return Cell(format(value, form), value)
+    shown = format(value, form)
+    # 1.2e+02 is 120.
+    return Cell(format(value, ',.0f') if 'e+' in shown else shown, value)

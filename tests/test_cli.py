@@ -4,13 +4,16 @@ import importlib
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from experiments import NAMES
-from gm_jax import cli
+from gm_jax import cli, entry
+from gm_jax.errors import UserError
+from gm_jax.training import parallel
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +70,30 @@ def test_other_ways_to_start(command, start):
     )
     assert start in found.stdout
     assert 'vae.pyvae' not in found.stdout and 'vae.pydcgan' not in found.stdout
+
+
+def test_ctrl_c_reaches_what_downloads(capsys):
+    """Catch a process that leaves its bar and its files, without a word."""
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        entry.handle_signals()
+        assert cli.prepare([], 'gm-jax prepare') == 0
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)
+
+
+def test_export_without_a_device(monkeypatch, capsys, tmp_path):
+    """Catch a traceback for what each experiment says in a sentence."""
+    def refuse():
+        raise UserError('JAX cannot use its devices: there is none.')
+
+    monkeypatch.setattr(parallel, 'check_devices', refuse)
+    flags = [f'--workdir={tmp_path}', f'--to={tmp_path}/out']
+    assert cli.export(flags, 'gm-jax export') == 2
+    assert 'JAX cannot use its devices' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('name, sentence', [

@@ -81,6 +81,12 @@ def test_labelled_rows_keep_the_images():
         assert half.min() < 128 < half.max()
 
 
+def test_rows_of_series_fit_a_screen():
+    """Catch a picture too wide to be shown, for the sake of the caption."""
+    out = plotting.labelled_rows(np.zeros((2, 10, 1, 300, 1), np.uint8), ['a', 'b'])
+    assert out.shape[0] > 48 and 3000 < out.shape[1] < 4100
+
+
 def test_samples_of_a_class_are_in_its_row():
     """Catch rows for columns, images that are dropped, and names that cannot be drawn.
 

@@ -1,6 +1,7 @@
 """Paths that a user has named, and files that are replaced as a whole."""
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -8,7 +9,10 @@ from typing import Any
 
 from gm_jax.errors import UserError
 
-__all__ = ['find', 'read_object', 'replacing']
+__all__ = ['find', 'NO_LOCKS', 'read_object', 'replacing']
+
+# What file systems without locks answer.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def find(path: str, flag: str = '') -> str:

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from gm_jax.data import originals, prepared, readers, tfds_writer
+from gm_jax.data.files import NO_LOCKS
 from gm_jax.data.originals import Original, Show
 from gm_jax.errors import UserError
 
@@ -121,6 +122,9 @@ def _alone(directory: str) -> Iterator[str]:
             raise UserError(
                 f'Another process is preparing this set in {directory}: wait for it.'
             ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         try:
             for entry in os.scandir(directory):
                 shutil.rmtree(entry.path)

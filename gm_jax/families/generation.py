@@ -150,7 +150,7 @@ def _host_sampler(s: Setting, start: _Start) -> HostSampler:
         if s.config.sampler == 'ancestral':
             x = autoregressive.ancestral(
                 redraw, x, known, order=s.model.order,
-                report=reporter('values drawn', x[0].size),
+                report=reporter('values drawn', x[0, 0].size),
             )
         else:
             x, sweeps = autoregressive.fixed_point(

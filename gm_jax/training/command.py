@@ -17,6 +17,7 @@ from gm_jax.training import (
     orbax_errors,
     parallel,
     processes,
+    progress,
     screen,
     settings,
     signals,
@@ -62,9 +63,14 @@ class Command(NamedTuple, Generic[ConfigT]):
             128 plus the signal's number for a run that was told to stop.
         """
         with screen.tolerant():
-            return _exit_status(
-                self.name, argv, lambda: self._run(argv, program, logger)
-            )
+            return _exit_status(self.name, argv, lambda: self._closed(
+                argv, program, logger
+            ))
+
+    def _closed(self, argv: list[str], program: str, logger: Make | None) -> None:
+        """Run, and close what bars are left before the reason is told."""
+        with progress.closed():
+            self._run(argv, program, logger)
 
     def _run(self, argv: list[str], program: str, logger: Make | None) -> None:
         program = program or _module_command(self.name)

@@ -32,14 +32,22 @@ def settle(config: ConfigT, config_path: str) -> ConfigT:
     Args:
         config: the settings.
         config_path: config.json of the work directory, which may be missing.
+
+    Raises:
+        UserError: the environment names another number than the settings.
     """
     flags = os.environ.get('XLA_FLAGS', '')
-    if (
-        jax.distributed.is_initialized()
-        or jax.config.values[_SETTING] != _LEFT_TO_JAX
-        or 'xla_force_host_platform_device_count' in flags
+    if jax.distributed.is_initialized() or (
+        'xla_force_host_platform_device_count' in flags
     ):
         return config
+    if (named := jax.config.values[_SETTING]) != _LEFT_TO_JAX:
+        if config.cpu_devices not in (0, named):
+            raise UserError(
+                f'--cpu_devices={config.cpu_devices} and {_SETTING.upper()}={named} '
+                f'contradict each other: leave one of them out.'
+            )
+        return dataclasses.replace(config, cpu_devices=named)
     num = config.cpu_devices or _begun_with(config_path)
     if not num:
         num = most(config.batch_size, config.smallest_share, _cores())

@@ -50,7 +50,7 @@ def initialize(
         return
     if given:
         _check_address(coordinator_address, is_mine=process_id == 0)
-    elif os.environ.get('SLURM_NTASKS') == '1':
+    elif os.environ.get('SLURM_NTASKS') == '1' or _is_a_lone_pod():
         return  # one process on a cluster: it has all GPUs of the node
     # JAX's own handler would take SIGTERM from the loop's handler.
     jax.config.update('jax_enable_preemption_service', False)
@@ -79,6 +79,14 @@ def initialize(
             return  # inside a program that uses JAX already
         reason = str(error).splitlines()[0]
         raise UserError(f'the processes could not be started: {reason}.') from None
+    # What JAX asks to find the processes, such as Kubernetes, may raise anything.
+    except Exception as error:
+        if given:
+            raise
+        raise UserError(
+            f'JAX could not find the other processes here ({error!r}): pass '
+            f'--coordinator_address, --num_processes and --process_id.'
+        ) from None
     finally:
         patience.cancel()
         reminder.cancel()
@@ -103,6 +111,20 @@ def report(place: tuple[str, int, int] | None, problem: str) -> None:
         initialize(*place)
         processes.check_alike({}, problem)
     patience.cancel()
+
+
+def _is_a_lone_pod() -> bool:
+    """Return whether this is a pod of Kubernetes that is no part of an indexed job.
+
+    JAX takes every pod for one of such a job, and fails where it is not.
+    """
+    if 'KUBERNETES_SERVICE_HOST' not in os.environ:
+        return False
+    others = (
+        'JOB_COMPLETION_INDEX', 'TPU_WORKER_HOSTNAMES', 'TPU_PROCESS_ADDRESSES',
+        'SLURM_JOB_ID', 'OMPI_COMM_WORLD_SIZE', 'PMI_SIZE',
+    )
+    return not any(name in os.environ for name in others)
 
 
 def _check_flags(address: str, num_processes: int, process_id: int) -> bool:

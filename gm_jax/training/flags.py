@@ -148,6 +148,7 @@ def parse(
         num_processes=values.num_processes, process_id=values.process_id,
         logger=loggers.find(values.logger) if values.logger else None,
     )
+    settings.check_utf8(os.path.abspath(run.workdir))  # of the current directory too
     config = dataclasses.replace(_base_config(values, run, config_class, presets),
                                  **given)
     if run.mode == 'train':

@@ -86,6 +86,7 @@ def start(
         processes.check_alike({
             '--mode': run.mode, '--checkpoint': run.checkpoint,
             '--seed': str(config.seed if run.seed is None else run.seed),
+            'devices in number': str(jax.local_device_count()),
             **settings.alike(config), 'code of the version': version.fingerprint(),
         })
     if run.mode == 'sample':

@@ -34,7 +34,7 @@ from gm_jax.training.writers import MetricWriter, without_nan, write_atomically
 
 __all__ = ['sample', 'test']
 
-# Characters of a file's name that say what made it; more are abridged.
+# Bytes of a file's name that say what made it; more are abridged.
 _LONGEST = 120
 
 
@@ -192,8 +192,9 @@ def _ending(job: Job, step: int, first: str) -> str:
         if name not in ('dataset', 'data_dir') and value != getattr(saved, name):
             parts.append(f'{name}={_in_a_name(str(settings.text(value)))}')
     found = '_'.join(parts)
-    if len(found) > _LONGEST:
-        found = f'{found[:_LONGEST]}_{_digest(found)}'
+    if len(os.fsencode(found)) > _LONGEST:
+        start = os.fsencode(found)[:_LONGEST].decode(errors='ignore')
+        found = f'{start}_{_digest(found)}'
     return f'_{found}'
 
 

@@ -1,9 +1,11 @@
 """report.html: a run on one page, with its numbers, pictures, curve and settings."""
 
+import itertools
 import json
 import os
+import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from gm_jax import html
@@ -62,16 +64,27 @@ def _parts(
         f'import gm_jax\n\nrun = gm_jax.load({directory!r}{which})\n'
         f'run.results["metrics"]'
     )
-    if _names(workdir, 'samples_'):  # a model that generates
-        program = results['command'].partition(' --')[0]
+    if _steps(_names(workdir)):  # a model that generates
         yield html.pre(
-            f'{program} --mode=sample --workdir={shlex.quote(directory)}{flag}'
+            f'{_program(results["command"])} --mode=sample '
+            f'--workdir={shlex.quote(directory)}{flag}'
         )
     yield html.heading('How it was made')
     yield html.pre(results['command'])
     yield html.details('All settings', [html.table(('setting', 'value'), (
         (Cell(name), Cell(_shown(value))) for name, value in config.items()
     ))])
+
+
+def _program(command: str) -> str:
+    """Return a command without its flags, of which any may be quoted."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # the name of the program has a quote in it
+        return command.partition(' --')[0]
+    return shlex.join(itertools.takewhile(
+        lambda word: word == '-m' or not word.startswith('-'), words
+    ))
 
 
 def _summary(results: Mapping[str, Any], data: Mapping[str, Any]) -> str:
@@ -116,24 +129,34 @@ def _shown(value: Any) -> str:
     return '' if value is None else str(value)
 
 
-def _names(workdir: str, beginning: str = '') -> list[str]:
-    """Return the names of the pictures that begin so, in order."""
+def _names(workdir: str) -> list[str]:
+    """Return the names of the pictures, in order."""
     directory = os.path.join(workdir, 'samples')
     names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
-    return [x for x in names if x.startswith(beginning) and x.endswith('.png')]
+    return [name for name in names if name.endswith('.png')]
+
+
+def _steps(names: Iterable[str]) -> dict[str, int]:
+    """Return the steps of the samples that were drawn during training, by name.
+
+    A user may have put other pictures beside them, such as copies.
+    """
+    found = {name: re.fullmatch(r'samples_(\d+)\.png', name) for name in names}
+    return {name: int(match[1]) for name, match in found.items() if match}
 
 
 def _pictures(workdir: str) -> Iterator[str]:
     """Yield the curve, samples from first to last, and the pictures of the end."""
-    pngs, steps = _names(workdir), _names(workdir, 'samples_')
+    pngs = _names(workdir)
+    steps = _steps(pngs)
     last = [
-        name for name in pngs if name not in steps and name != 'loss.png'
-        and not name.startswith('generated') and '_eval_' not in name
+        name for name in pngs if name != 'loss.png' and '_eval_' not in name
+        and not name.startswith(('generated', 'samples_'))
     ]
     left = _MOST_BYTES
     groups = (
         ('Curve', [name for name in pngs if name == 'loss.png']),
-        ('Samples during training', _evenly(steps)), ('Pictures', last),
+        ('Samples during training', _evenly(list(steps))), ('Pictures', last),
     )
     for title, chosen in groups:
         figures = []
@@ -162,6 +185,6 @@ def _evenly(names: list[str]) -> list[str]:
 def _words(name: str) -> str:
     """Return what a picture is called: 'samples at step 500', 'completions'."""
     stem = name.removesuffix('.png')
-    if stem.startswith('samples_'):
-        return f'samples at step {int(stem.removeprefix("samples_")):,}'
+    for step in _steps([name]).values():
+        return f'samples at step {step:,}'
     return {'loss': 'loss during training'}.get(stem, stem.replace('_', ' '))

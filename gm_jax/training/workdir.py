@@ -6,7 +6,6 @@ ends, however it ends.
 """
 
 import contextlib
-import errno
 import fcntl
 import glob
 import json
@@ -15,16 +14,13 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
-from gm_jax.data import image_set
+from gm_jax.data import files, image_set
 from gm_jax.errors import UserError
 from gm_jax.training import exporting, processes, settings, writers
 from gm_jax.training.flags import Run
 from gm_jax.training.settings import Config
 
 __all__ = ['claimed', 'facts_path', 'has_begun', 'is_finished', 'withdraw']
-
-# What file systems without locks answer.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def facts_path(workdir: str) -> str:
@@ -111,7 +107,7 @@ def _lock(workdir: str) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in _NO_LOCKS:
+            if error.errno in files.NO_LOCKS:
                 yield
                 return
             raise UserError(

@@ -412,6 +412,16 @@ def test_what_a_killed_process_left(mnist, digits, tmp_path):
     assert not left.exists()
 
 
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    """Catch a set that cannot be prepared, where only the lock is missing."""
+    def refuse(*args):
+        raise OSError(errno.ENOSYS, 'Function not implemented')
+
+    monkeypatch.setattr(prepare.fcntl, 'flock', refuse)
+    with prepare._alone(str(tmp_path / 'set')) as directory:
+        assert pathlib.Path(directory).is_dir()
+
+
 def test_two_at_once(mnist, tmp_path):
     """Catch two processes that write the same files."""
     work = tmp_path / 'data/mnist.incomplete'

@@ -47,6 +47,12 @@ def test_mistakes(flags, sentence, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / 'all').exists()
 
 
+def test_numbers_in_a_cell():
+    """Catch an exponent for a whole number, and a number that there is not."""
+    shown = [survey._number(x, '.2g').shown for x in (0.0123, 4.56, 99.7, 120, None)]
+    assert shown == ['0.012', '4.6', '100', '120', '']
+
+
 @pytest.mark.parametrize('content', ['{', '[]'])
 def test_a_directory_that_cannot_be_used(content, tmp_path, capsys, monkeypatch):
     """Catch a traceback, and a home directory that is taken for a name."""

@@ -183,6 +183,21 @@ def test_flags_that_do_not_fit(given, sentence):
         distributed.initialize(*given)
 
 
+def test_a_pod_of_no_job_is_alone(monkeypatch):
+    """Catch a notebook on Kubernetes that is taken for one of many processes."""
+    monkeypatch.setenv('KUBERNETES_SERVICE_HOST', '10.0.0.1')
+    monkeypatch.setattr(distributed, '_meet', lambda *args: pytest.fail('it asked'))
+    distributed.initialize()
+
+    def fail(*args):
+        raise KeyError('job-name')
+
+    monkeypatch.setenv('JOB_COMPLETION_INDEX', '0')
+    monkeypatch.setattr(distributed, '_meet', fail)
+    with pytest.raises(UserError, match="KeyError.'job-name'.*: pass --coordinator"):
+        distributed.initialize()
+
+
 def test_a_port_that_is_taken():
     """Catch a crash of JAX."""
     with socket.create_server(('', 0)) as taken:

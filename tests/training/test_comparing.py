@@ -225,6 +225,11 @@ def test_files_and_the_screen(tmp_path, monkeypatch, capsys):
     assert (tmp_path / 'a.csv').read_text().startswith('run,step,')
     assert (tmp_path / 'a.md').read_text().startswith('| run | step |')
     assert {*tmp_path.rglob('*')} == {*files, tmp_path / 'a.csv', tmp_path / 'a.md'}
+    (tmp_path / 'link.csv').symlink_to('a.csv')
+    (tmp_path / 'a.csv').write_text('')
+    assert cli.main(['compare-runs', 'one', '--csv=link.csv']) == 0
+    capsys.readouterr()
+    assert (tmp_path / 'link.csv').is_symlink()
     assert cli.main(['compare-runs', 'one', '--csv=-']) == 0
     assert capsys.readouterr().out == (tmp_path / 'a.csv').read_text()
 
@@ -243,6 +248,7 @@ def test_files_and_the_screen(tmp_path, monkeypatch, capsys):
     (['no_object'], 'no_object/results.json is damaged'),
     (['one', '--csv=no_such/a.csv'], 'no_such/a.csv cannot be written: No such file'),
     (['one', '--markdown=empty'], 'empty cannot be written: it is a directory'),
+    (['one', '--csv=/dev/null'], 'it is a device or a pipe; - is the screen'),
     (['one', '--csv=one/results.json'], 'lies in the run one, which stays as it is'),
     (['one', '--csv=link/new.csv'], 'lies in the run one, which stays as it is'),
     (['one', '--csv=-', '--markdown=-'], '--csv and --markdown are both -: name two'),

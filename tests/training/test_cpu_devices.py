@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from experiments import nade
+from gm_jax.errors import UserError
 from gm_jax.training import cpu_devices
 
 
@@ -23,10 +24,16 @@ def test_the_largest_number_that_divides_the_batch(batch_size, share, cores, exp
 
 
 def test_a_number_of_the_user_is_kept(tmp_path):
-    """Catch a choice that overrides JAX's own setting, as these tests have it."""
-    config = nade.Config()
+    """Catch a choice that overrides JAX's own setting, as these tests have it.
+
+    It is written down, so that the run goes on with it where the setting is not there.
+    """
+    config, path = nade.Config(), str(tmp_path / 'config.json')
     assert config.gains_from_cpu_devices
-    assert cpu_devices.settle(config, str(tmp_path / 'config.json')) is config
+    assert cpu_devices.settle(config, path).cpu_devices == 8
+    assert cpu_devices.settle(nade.Config(cpu_devices=8), path).cpu_devices == 8
+    with pytest.raises(UserError, match='--cpu_devices=4 and JAX_NUM_CPU_DEVICES=8'):
+        cpu_devices.settle(nade.Config(cpu_devices=4), path)
     assert jax.local_device_count() == 8
 
 

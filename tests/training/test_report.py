@@ -37,6 +37,17 @@ def make_workdir(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize('command, program', [
+    ('python -m experiments.vae --seed=1 --hidden=3', 'python -m experiments.vae'),
+    ("gm-jax vae '--logger=/my dir/l.py' --seed=1", 'gm-jax vae'),
+    ("python 'my dir/vae.py' '--a= --b'", "python 'my dir/vae.py'"),
+    ("python it's/vae.py --seed=1", "python it's/vae.py"),
+])
+def test_a_command_without_its_flags(command, program):
+    """Catch a flag that stays since it is quoted, and an open quote."""
+    assert report._program(command) == program
+
+
 def test_the_page_has_all_of_a_run(workdir, monkeypatch):
     """Catch a number, a picture or a setting that is left out, and HTML in them."""
     report.write(workdir, RESULTS)
@@ -55,6 +66,12 @@ def test_the_page_has_all_of_a_run(workdir, monkeypatch):
             f'samples at step {step} of this run' for step in (100, 200, 400, 500, 700)
         ), 'samples at step 900 of this run', 'completions of this run',
     ]
+    # Copies that a user made are no samples of a step.
+    for name in ('samples_00000500 copy.png', 'samples_best.png'):
+        (workdir / 'samples' / name).write_bytes(b'')
+    report.write(workdir, RESULTS)
+    again = check((workdir / 'report.html').read_text())
+    assert [a['alt'] for tag, a in again.elements if tag == 'img'] == alts
     for path in (workdir / 'samples').glob('samples_*.png'):
         path.unlink()  # as of a classifier, which generates nothing
     report.write(workdir, RESULTS)

@@ -120,6 +120,13 @@ def test_mistake_gets_a_sentence(argv, sentence):
     assert len(str(caught.value)) < 1100
 
 
+def test_a_directory_whose_name_is_not_text(monkeypatch):
+    """Catch a page that cannot be written, at the end of a run."""
+    monkeypatch.setattr(os, 'getcwd', lambda: '/tmp/caf\udce9')
+    with pytest.raises(UserError, match='is not UTF-8'):
+        _parse(workdir='run')
+
+
 def test_home_directory(tmp_path, monkeypatch):
     """Catch ~ taken for a name, which a shell leaves alone after --workdir=."""
     monkeypatch.setenv('HOME', str(tmp_path))
