@@ -179,10 +179,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
     turns = make_turns(g)
     tx = game.optimizers(turns, make_optimizers(config))
     eval_step = functools.partial(evaluate, g, coder)
-    # Sampling needs only a checkpoint, so the image set may have no splits.
-    trained = None
-    if config.classifier and data.splits:
-        trained = classifier.load(config.classifier, data)
+    trained = classifier.load_if_given(config.classifier, data)
     measured = bool(config.num_clusters and data.num_classes) or trained is not None
     return Experiment(
         init=functools.partial(init, g, tx),

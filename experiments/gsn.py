@@ -10,8 +10,8 @@ al. 2014, Deep Generative Stochastic Networks Trainable by Backprop.
 The chain corrupts x with salt-and-pepper noise, computes the hidden layers, and draws x
 anew. Training runs --walkbacks of its steps from a training image, and minimises the
 cross-entropy of every reconstruction with that image. One of the --layers is a
-denoising autoencoder; with two or more, the layers above the first are noisy and
-remember.
+denoising autoencoder; with two or more, the layers above the first are noisy and keep
+a state from step to step.
 
 No likelihood can be computed. Binary images are scored by the conservative
 sampling-based likelihood, an upper bound on the nats of the chain in expectation which
@@ -93,9 +93,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
             f'{data.name} has one training image: Parzen windows need two at least; '
             f'pass --parzen_samples=0.'
         )
-    judge = None
-    if config.classifier and data.splits:
-        judge = classifier.load(config.classifier, data)
+    judge = classifier.load_if_given(config.classifier, data)
     samplers = chains.samplers(config, data, functools.partial(sample, s), INEXACT)
     return Experiment(
         init=functools.partial(init, s),

@@ -1,4 +1,4 @@
-"""PixelVAE: a latent z for what the pixels nearby do not say, a PixelCNN for the rest.
+"""PixelVAE: a latent z for the global structure, a PixelCNN for the details.
 
 Gulrajani et al. 2017, PixelVAE: A Latent Variable Model for Natural Images.
 
@@ -338,8 +338,9 @@ def pictures(
 ) -> Pictures:
     """Draw what z says of an image and what it leaves to the pixels.
 
-    Redraws have a z and other noise of the pixels, interpolations the same noise and
-    another z: from the code of one test image to that of the next.
+    Each row of `redrawn` keeps the z of one image and changes the noise of the pixels.
+    Each row of `interpolations` keeps the noise and moves z to the code of the next
+    test image.
     """
     rows, draws, steps = np.arange(8) % len(batch['index']), 6, 9
     rngs = fold_in_each(rng, batch['index'][rows])

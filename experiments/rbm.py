@@ -71,7 +71,7 @@ def init(num_hidden: int, rng: jax.Array, visible_bias: jax.Array) -> Params:
 
 
 def infer(params: Params, v: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-    """Return v, beside which there is nothing to infer."""
+    """Return v itself: an RBM has no other units in u."""
     del params, train
     return v, jnp.zeros(len(v))
 

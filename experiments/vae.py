@@ -38,7 +38,7 @@ from gm_jax.families import density, variational
 from gm_jax.families.density import Density, Mode
 from gm_jax.families.variational import Terms, mean_image, posterior_terms
 from gm_jax.keys import Use, derive, fold_in_each
-from gm_jax.layers.pixels import to_uint8
+from gm_jax.layers.pixels import to_uint8, unit_interval
 from gm_jax.losses import dequantization, elbo, likelihoods
 from gm_jax.models.vae import VAE
 from gm_jax.sampling import latent
@@ -252,8 +252,7 @@ def prepare(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the input of the encoder, in [0, 1], and the target of the likelihood."""
     image = binarize.integers(derive(rngs, Use.PIXELS), image, s.data)
-    flat = image.reshape(len(image), -1).astype(jnp.float32)
-    x = (flat / (s.model.num_values - 1)).reshape(image.shape)
+    x = unit_interval(image, s.model.num_values)
     if s.model.likelihood != 'gaussian':
         return x, image
     noise_rngs = derive(rngs, Use.DEQUANTIZATION)

@@ -1,6 +1,6 @@
-"""Wasserstein GAN: a critic whose slope is bounded, in place of a discriminator.
+"""Wasserstein GAN: a critic with a bounded Lipschitz constant for a discriminator.
 
-The slope is bounded by clipping the weights (Arjovsky, Chintala and Bottou 2017,
+The constant is bounded by clipping the weights (Arjovsky, Chintala and Bottou 2017,
 Wasserstein GAN), by a penalty on the gradient (Gulrajani et al. 2017, Improved Training
 of Wasserstein GANs), or by the spectral norms of the kernels (Miyato et al. 2018,
 Spectral Normalization for GANs).

@@ -7,8 +7,8 @@ A path leads from the independent visible units of a base model to the machine,
 
 with t = k/K for k = 0 ... K. A chain that starts from p_0 and takes one Gibbs step at
 each temperature has the weight w = Z_0 prod_k e^(F_{k-1}(v_k) - F_k(v_k)), whose mean
-is Z. The mean of log w is therefore at most log Z, on average. The reverse path from
-samples of the machine has 1/w of the mean 1/Z, and a mean of log w of at least log Z:
+is Z. The mean of log w is therefore at most log Z, on average. Along the reverse path
+from samples of the machine the mean of 1/w is 1/Z, so that of log w is at least log Z:
 
     forward = ais_log_partition(rng, rbm, base_visible_bias=a)
     reverse = reverse_ais_log_partition(rng2, rbm, v, base_visible_bias=a)
@@ -71,7 +71,8 @@ def ais_log_partition(
     Args:
         rng: one key; chain i has fold_in(rng, i).
         rbm: the machine, D visible units.
-        base_visible_bias: [D] a, best the log-odds of the data's means, smoothed.
+        base_visible_bias: [D] a; the log-odds of the data's means, smoothed, are a
+            good choice.
         num_chains: how many chains.
         num_temperatures: K.
 

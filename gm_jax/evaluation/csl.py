@@ -6,7 +6,7 @@ A chain that draws x from P(x|h_s), with hidden states h_s, s = 1 ... M, is scor
 
 By Jensen's inequality its expectation is at most log E_h P(x|h), the likelihood of the
 images that the chain draws, and it rises with M: for independent h_s always, for a
-chain if it is long. No width is chosen, as a Parzen window needs one. But in many
+chain if it is long. Unlike a Parzen window it has no width to choose. But in many
 dimensions it is far below the likelihood at any M that can be afforded, tens of nats
 for MNIST at M = 10^4, so it is a curve over M, not a number.
 

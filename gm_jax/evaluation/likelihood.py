@@ -5,6 +5,7 @@ Usage:
     metrics = likelihood.report(log_px, num_dims=784, estimator='iwae-5000')
 """
 
+import chex
 import numpy as np
 from scipy import special
 
@@ -21,9 +22,11 @@ def combine(log_w: np.ndarray) -> np.ndarray:
 
     Returns:
         [N] float64, the log of the mean weight of all samples.
+
+    Raises:
+        AssertionError: log_w is not of rank 2.
     """
-    if log_w.ndim != 2:
-        raise ValueError(f'log_w must be [N, chunks], got {log_w.shape}')
+    chex.assert_rank(log_w, 2)
     log_w = log_w.astype(np.float64)
     return special.logsumexp(log_w, axis=1) - np.log(log_w.shape[1])
 
@@ -40,8 +43,12 @@ def report(log_px: np.ndarray, num_dims: int, estimator: str) -> dict[str, float
     Returns:
         nats_per_image and its standard error over the images (NaN for one image),
         bits_per_dim, estimator.
+
+    Raises:
+        AssertionError: log_px is not of rank 1.
     """
     log_px = np.asarray(log_px, np.float64)
+    chex.assert_rank(log_px, 1)
     mean = np.mean(log_px)
     deviation = np.std(log_px, ddof=1) if log_px.size > 1 else np.nan
     return {

@@ -35,7 +35,10 @@ def stationary(transitions: np.ndarray) -> np.ndarray:
 
 
 def spectral_gap(transitions: np.ndarray) -> float:
-    """Return 1 - |lambda_2|: a chain forgets its start by e in about 1/gap steps.
+    """Return the absolute spectral gap 1 - |lambda_2|.
+
+    The distance to the stationary distribution falls by a factor of e in about 1/gap
+    steps.
 
     Args:
         transitions: [S, S] as for `stationary`, S of 2 or more.
@@ -85,7 +88,7 @@ def label_scores(labels: np.ndarray) -> dict[str, float]:
 
 
 def autocorrelation(x: np.ndarray, lags: Sequence[int]) -> np.ndarray:
-    """Compute sum_d cov(x_t,d, x_t+k,d) / sum_d var(x_d) over all chains and steps.
+    """Compute sum_d cov(x_{t,d}, x_{t+k,d}) / sum_d var(x_d) over all chains and steps.
 
     Means and variances are those of all chains together, so that a chain which stays
     where it started is correlated with itself at every lag.

@@ -40,7 +40,9 @@ def log_prob(log_px: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def fit(log_px: np.ndarray, num_steps: int = 1000) -> np.ndarray:
     """Find the weights under which images are most likely, by expectation maximisation.
 
-    The likelihood is concave in the weights, so there is no other maximum.
+        w_k <- (1/N) sum_n w_k p_k(x_n) / sum_j w_j p_j(x_n)      from w_k = 1/K
+
+    The log-likelihood is concave in the weights, so there is no other maximum.
 
     Args:
         log_px: [K, N] log p_k(x) of images that are not those of the test, in nats.
@@ -51,6 +53,10 @@ def fit(log_px: np.ndarray, num_steps: int = 1000) -> np.ndarray:
 
     Raises:
         ValueError: there are no images, or one is impossible under all models.
+
+    References:
+        Dempster, Laird and Rubin 1977, Maximum Likelihood from Incomplete Data via the
+        EM Algorithm.
     """
     log_px = np.asarray(log_px, np.float64)
     chex.assert_rank(log_px, 2)

@@ -215,10 +215,9 @@ def build(
 
 def _judges(config: Config, data: ImageSet) -> tuple[Features, Trained | None]:
     """Return the features that are compared, and the classifier where there is one."""
-    features, trained = scores.PIXELS, None
-    # Sampling needs only a checkpoint, so the image set may have no splits.
-    if config.classifier and data.splits:
-        trained = classifier.load(config.classifier, data)
+    features = scores.PIXELS
+    trained = classifier.load_if_given(config.classifier, data)
+    if trained is not None:
         features = Features('classifier', trained.features)
     if config.inception and data.splits:
         weights = inception.load(config.inception)

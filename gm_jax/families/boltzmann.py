@@ -7,9 +7,9 @@ visible units v:
     loss      mean F(v, q) - mean F(u), u the ends of Gibbs chains
     log Z     once for an evaluation: by enumeration or by annealed importance sampling
 
-Chain i belongs to example i of a batch: it is keyed by it, advanced where that example
-is, and kept for the next step. So the chains are as many as the examples of a batch,
-and they are the same on any number of devices.
+Chain i belongs to example i of a batch: it takes the key of that example, runs on its
+device, and its end is kept for the next step. So there are as many chains as examples
+of a batch, and they are the same on any number of devices.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ MOST_EXACT = 20
 _SHORT = 1000
 # The share of its value that an offset moves towards a batch's mean.
 _OFFSET_RATE = 0.01
-# A probability p of the base model is that of the data with this much of a fair coin.
+# s in p' = (p + s / 2) / (1 + s), which smooths the base model's probabilities.
 _SMOOTHING = 0.1
 _INEXACT = (
     'the rest is drawn by Gibbs steps that keep what is given. They are samples '

@@ -19,7 +19,10 @@ from gm_jax.training import exporting, optimizer, settings, train_state
 from gm_jax.training.settings import MOST_UNITS, Sizes, field
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['Config', 'init', 'load', 'make_model', 'OfImages', 'Trained']
+__all__ = [
+    'check', 'Config', 'init', 'load', 'load_if_given', 'make_model', 'OfImages',
+    'Trained',
+]
 
 # Images whose features are computed at a time.
 _BATCH = 250
@@ -98,6 +101,14 @@ def check(workdir: str, data: ImageSet) -> Config:
     if seen != wanted:
         raise UserError(f'{workdir} holds a classifier of {seen}, not of {wanted}.')
     return config
+
+
+def load_if_given(workdir: str, data: ImageSet) -> Trained | None:
+    """Return the classifier of a flag; None where it is '', or for sampling.
+
+    Sampling needs only a checkpoint, so that the image set may have no splits.
+    """
+    return load(workdir, data) if workdir and data.splits else None
 
 
 def load(workdir: str, data: ImageSet) -> Trained:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,15 +29,19 @@ __all__ = [
 ]
 
 # The mixture prior: Gaussians on a ring.
-_PETALS, _RADIUS, _STD = 10, 4.0, 0.5
+_COMPONENTS, _RADIUS, _STD = 10, 4.0, 0.5
 # Training images that name the clusters; test images for arithmetic on codes.
 _NAMED_BY, _POPULATION = 10_000, 2_000
 
 
 def draw_mixture(rngs: jax.Array, z: jax.Array) -> jax.Array:
-    """Map standard normal z [B, 2] to a ring of Gaussians, one key [B] per code."""
-    petal = draw_integers(rngs, _PETALS)
-    angle = 2 * math.pi * petal / _PETALS
+    """Map standard normal z [B, 2] to a ring of Gaussians, one key [B] per code.
+
+        z' = 4 (cos a, sin a) + 0.5 z      a = 2 pi k / 10      k uniform in 0 ... 9
+    """
+    chex.assert_shape(z, (len(rngs), 2))
+    component = draw_integers(rngs, _COMPONENTS)
+    angle = 2 * math.pi * component / _COMPONENTS
     return _RADIUS * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1) + _STD * z
 
 

@@ -170,10 +170,7 @@ def build(config: Config, data: ImageSet, flow: Flow) -> Experiment:
             config.noise_features, dtype=jnp.dtype(config.dtype),
         )
     s = Setting(config, data, flow, noise)
-    # Sampling needs only a checkpoint, so the image set may have no splits.
-    trained = None
-    if config.classifier and data.splits:
-        trained = classifier.load(config.classifier, data)
+    trained = classifier.load_if_given(config.classifier, data)
     experiment = density.build(
         config,
         _density(s),

@@ -1,4 +1,4 @@
-"""The images that autoregressive samplers start from: --given or test images."""
+"""Images of which a part is given to a sampler: those of --given, or test images."""
 
 import math
 from typing import NamedTuple

@@ -111,7 +111,7 @@ class Setting(NamedTuple):
 
     @property
     def is_binary(self) -> bool:
-        """Whether the images are bits, which the network gives probabilities."""
+        """Whether the images are bits, so that the network gives their probability."""
         return binarize.num_values(self.data) == 2
 
 

@@ -176,7 +176,8 @@ def log_prob(model: VAE, params: Any, target: jax.Array, num: int) -> jax.Array:
 
     A Gaussian is a density, so `target` is dequantized and the result a bound.
     """
-    flat = target.reshape(len(target), -1)  # as in binarize_dynamic
+    # Flat, because XLA on the CPU vectorises the last axis: for grey images, 1 channel.
+    flat = target.reshape(len(target), -1)
     target = jnp.repeat(flat, num, axis=0).reshape(-1, *model.image_shape)
     if model.likelihood == 'gaussian':
         mean, logvar = params

@@ -21,11 +21,9 @@ from flax import linen as nn
 from gm_jax.layers.products import Part, correlate, product
 
 __all__ = [
-    'Above', 'add_bias', 'as_logits', 'Head', 'Here', 'Initializer', 'LECUN', 'Left',
-    'window',
+    'Above', 'add_bias', 'as_logits', 'Head', 'Here', 'LECUN', 'Left', 'window',
 ]
 
-Initializer = nn.initializers.Initializer
 # Each part is initialised by its own fan-in; only one of the parts carries the bias.
 LECUN = nn.initializers.lecun_normal()
 

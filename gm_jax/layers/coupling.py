@@ -42,10 +42,10 @@ class ActNorm(nn.Module):
 
 
 class DiagonalScale(nn.Module):
-    """y = x e^s by value; s gives the batch of initialisation the deviation `std`."""
+    """y = x e^s by value; s gives the first batch the standard deviation `std`."""
 
     std: float
-    least: float  # lower limit of the deviation of x, since a batch may be small
+    least: float  # the least standard deviation of x: a batch may be small
 
     @nn.compact
     def __call__(self, x: jax.Array, *, inverse: bool = False) -> _Mapped:
@@ -85,10 +85,16 @@ class ConvNet(nn.Module):
 class Coupling(nn.Module):
     """An affine coupling: a network sees half of the values and moves the others.
 
-    s is w tanh(r / 2), r from the network, with a learned bound w for each channel.
+        y = x e^s + t      (t, r) = network(the half that stays, context)
+
+    s is w tanh(r / 2), with a learned bound w for each channel.
+
+    References:
+        Dinh et al. 2017, Density estimation using Real NVP, sec. 3.2 to 3.4.
+        https://arxiv.org/abs/1605.08803
     """
 
-    by_channel: bool  # halves by channels, else by the colours of a checkerboard
+    by_channel: bool  # halves by channels, else by a checkerboard
     flip: bool  # whether the other half is the one that the network sees
     features: int
     num_blocks: int

@@ -5,6 +5,7 @@ Pure functions of arrays, shared by the models and the samplers.
 
 from typing import TypeVar
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,13 +52,19 @@ def join(parts: list[jax.Array]) -> jax.Array:
 
 def as_map(h: jax.Array | None) -> jax.Array | None:
     """Reshape a condition [B, E] to [B, 1, 1, E], which broadcasts as a map."""
-    return h[:, None, None] if h is not None and h.ndim == 2 else h
+    if h is None:
+        return None
+    chex.assert_rank(h, {2, 4})
+    return h[:, None, None] if h.ndim == 2 else h
 
 
 def row_of_map(h: jax.Array | None, r: jax.Array) -> jax.Array | None:
     """Return row r of a condition: [B, W, E] for a map, else [B, 1, E]."""
-    if h is None or h.ndim == 2:
-        return None if h is None else h[:, None]
+    if h is None:
+        return None
+    chex.assert_rank(h, {2, 4})
+    if h.ndim == 2:
+        return h[:, None]
     return jax.lax.dynamic_index_in_dim(h, r, axis=1, keepdims=False)
 
 

@@ -55,7 +55,8 @@ class ShiftedConv(nn.Module):
     kernel_size: tuple[int, int]  # I rows, J columns
     centred: bool
     stride: int = 1
-    scale: float = 1.0  # deviation of the outputs after data-dependent initialisation
+    # The standard deviation of the outputs after data-dependent initialisation.
+    scale: float = 1.0
     dtype: Any = jnp.float32
 
     def __call__(self, x: jax.Array) -> jax.Array:

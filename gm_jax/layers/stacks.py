@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gm_jax.layers import transforms
 from gm_jax.layers.dropout import Dropout
 
-__all__ = ['Activation', 'ConvStack', 'DenseStack', 'depth_to_space', 'UpConvStack']
+__all__ = ['Activation', 'ConvStack', 'DenseStack', 'UpConvStack']
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -100,7 +101,11 @@ class UpConvStack(nn.Module):
     """The mirror image of ConvStack: [N, F] to [N, H, W, channels].
 
     Each layer is a 3x3 convolution to four times the maps, rearranged to twice the
-    height and width (Shi et al. 2016, see `depth_to_space`).
+    height and width.
+
+    References:
+        Shi et al. 2016, Real-Time Single Image Super-Resolution, sec. 3.2.
+        https://arxiv.org/abs/1609.05158
     """
 
     features: Sequence[int]  # as in ConvStack, so used from the last to the first
@@ -126,17 +131,5 @@ class UpConvStack(nn.Module):
         for size, (height, width) in zip(maps, reversed(sizes)):
             x = _AfterLayer(self.activation, self.batch_norm, self.dropout)(x, **mode)
             x = nn.Conv(4 * size, (3, 3), dtype=self.dtype)(x)
-            x = depth_to_space(x)[:, :height, :width]
+            x = transforms.unsqueeze(x)[0][:, :height, :width]
         return x
-
-
-def depth_to_space(x: jax.Array) -> jax.Array:
-    """Rearrange [N, H, W, 4 C] to [N, 2 H, 2 W, C]: x[:, 2i + a, 2j + b] = maps a, b.
-
-    References:
-        Shi et al. 2016, Real-Time Single Image Super-Resolution, sec. 3.2.
-    """
-    num, height, width, maps = x.shape
-    chex.assert_is_divisible(maps, 4)
-    x = x.reshape(num, height, width, 2, 2, maps // 4)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(num, 2 * height, 2 * width, maps // 4)

@@ -26,7 +26,7 @@ import numpy as np
 
 __all__ = [
     'actnorm', 'actnorm_inverse', 'additive_coupling', 'additive_coupling_inverse',
-    'affine_coupling', 'affine_coupling_inverse', 'ALTERNATIVE', 'channel_mask',
+    'affine_coupling', 'affine_coupling_inverse', 'ALTERNATIVE',
     'checkerboard_mask', 'diagonal_scale', 'diagonal_scale_inverse', 'logit',
     'logit_inverse', 'RASTER', 'shuffle', 'shuffle_inverse', 'sigmoid', 'squeeze',
     'unsqueeze',
@@ -230,7 +230,10 @@ def squeeze(x: jax.Array, order: tuple[int, ...] = RASTER) -> _Mapped:
 
 
 def unsqueeze(y: jax.Array, order: tuple[int, ...] = RASTER) -> _Mapped:
-    """Undo `squeeze`: [B, H, W, 4 C] to [B, 2 H, 2 W, C], and zeros [B]."""
+    """Undo `squeeze`: [B, H, W, 4 C] to [B, 2 H, 2 W, C], and zeros [B].
+
+    In raster order x[n, 2 i + a, 2 j + b, c] = y[n, i, j, (2 a + b) C + c].
+    """
     chex.assert_rank(y, 4)
     chex.assert_is_divisible(y.shape[-1], 4)
     batch, height, width, channels = *y.shape[:3], y.shape[-1] // 4
@@ -245,8 +248,8 @@ def unsqueeze(y: jax.Array, order: tuple[int, ...] = RASTER) -> _Mapped:
 def shuffle(x: jax.Array) -> _Mapped:
     """Put the even channels of [..., C] before the odd ones; with zeros [B].
 
-    Between couplings that split the channels in halves it changes the halves: those of
-    2^n channels are told apart by each of the n bits in turn.
+    Between couplings that split the channels in halves it changes the halves: after k
+    shuffles the first half of 2^n channels are those whose bit k - 1 mod n is 0.
     """
     return jnp.concatenate([x[..., ::2], x[..., 1::2]], axis=-1), _zeros(x)
 
@@ -272,20 +275,6 @@ def checkerboard_mask(height: int, width: int, *, flip: bool = False) -> np.ndar
     """
     odd = (np.arange(height)[:, None] + np.arange(width)[None, :]) % 2 == 1
     return (odd == flip).astype(np.float32)[..., None]
-
-
-def channel_mask(channels: int, *, flip: bool = False) -> np.ndarray:
-    """Return ones for the first C // 2 channels, else zeros: [1, 1, C] float32.
-
-    Args:
-        channels: C.
-        flip: whether the ones are those of the other channels.
-
-    References:
-        Dinh et al. 2017, sec. 3.4.
-    """
-    later = np.arange(channels) >= channels // 2
-    return (later == flip).astype(np.float32)[None, None]
 
 
 def _check(x: jax.Array, *others: jax.Array) -> None:

@@ -20,7 +20,8 @@ from flax import linen as nn
 
 __all__ = ['data_dependent_init', 'directions', 'merge', 'split']
 
-# Deviation of the entries of v: the larger it is, the slower v turns in training.
+# Standard deviation of the entries of v. The gradient of v is proportional to 1 / |v|,
+# so a larger v changes its direction more slowly.
 _SPREAD = 0.05
 _EPS = 1e-10
 
@@ -97,7 +98,7 @@ def directions(rng: jax.Array, module: nn.Module, *args: Any) -> Any:
 
 
 def data_dependent_init(module: nn.Module, params: Any, *args: Any) -> Any:
-    """Give the outputs of every layer mean 0 and a set deviation on a first batch.
+    """Give the outputs of every layer mean 0 and a given standard deviation on a batch.
 
     Layer by layer, on the output of the layers before it that are already initialised
     (sec. 3): kernel <- kernel s / deviation, bias <- (bias - mean) s / deviation, with

@@ -27,8 +27,8 @@ They are the project's public library, including those that nothing in it calls:
       critic_loss                    minus the estimated Wasserstein distance
       critic_generator_loss          generator's loss against a critic
       hinge_loss                     critic's loss with a margin
-      gradient_penalty               squared distance of the critic's slope from 1
-      r1_penalty                     squared slope of the discriminator at data
+      gradient_penalty               squared distance of a critic's gradient norm from 1
+      r1_penalty                     squared gradient norm of the discriminator at data
     reconstruction
       squared_error                  L2 loss of autoencoders
     dequantization   continuous densities for integer pixels

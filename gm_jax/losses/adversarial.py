@@ -126,7 +126,8 @@ def generator_loss_non_saturating(fake_logits: jax.Array) -> jax.Array:
 def critic_loss(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
     """Compute mean f(G(z)) - mean f(x): minus the estimated Wasserstein distance.
 
-    It estimates the distance only if the slope of the critic f is nowhere above 1.
+    It estimates the distance only if the critic is 1-Lipschitz: the norm of its
+    gradient is nowhere above 1.
 
     Args:
         real_scores: [B] scores of data.
@@ -249,9 +250,9 @@ def gradient_penalty(
 def r1_penalty(critic_fn: Critic, real: jax.Array) -> jax.Array:
     """Compute mean |grad f(x)|^2 over data x: the R1 penalty.
 
-    Where generated samples are like data, a discriminator that still slopes makes the
-    generator circle around the data; this takes the slope away. Such a discriminator
-    has no BatchNorm: see `gradient_penalty`.
+    Near the equilibrium a discriminator with a gradient at the data makes the generator
+    oscillate around them; the penalty drives this gradient to zero. Such a
+    discriminator has no BatchNorm: see `gradient_penalty`.
 
     Args:
         critic_fn: f, [B, ...] -> [B]: the logits of D.

@@ -135,9 +135,8 @@ def free_energy(rbm: RBM, v: jax.Array) -> jax.Array:
 
     Args:
         rbm: the machine.
-        v: [B, D] bits. Where some are probabilities q, the result is the expectation of
-            the energy less the entropy of h, for independent bits of these
-            probabilities and the best h that is independent of them.
+        v: [B, D] bits. For probabilities q in place of bits the result is
+            min_r E[E(v, h)] - entropy(r), with independent bits v ~ q and h ~ r.
 
     Returns:
         [B] in nats, at least float32: log p(v) = -F(v) - log Z.

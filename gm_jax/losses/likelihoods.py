@@ -134,7 +134,7 @@ def categorical_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
         [-2.]
 
     References:
-        van den Oord et al. 2016, Pixel Recurrent Neural Networks, sec. 3.1.
+        van den Oord et al. 2016, Pixel Recurrent Neural Networks, sec. 2.2.
         https://arxiv.org/abs/1601.06759
     """
     chex.assert_rank(logits, set(range(2, 10)))

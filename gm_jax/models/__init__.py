@@ -1,7 +1,7 @@
-"""One file per paper: linen modules that return distribution parameters.
+"""One file per model: Flax modules, which are pure functions of variables and arrays.
 
-Boltzmann machines, `rbm` and `dbm`, are functions of their energies instead.
-`players` holds the interfaces of the networks that play a game.
+`rbm` and `dbm` have no module: they make the parameters of an energy, which is in
+`losses.energy`. `players` holds the interfaces of the networks of a game.
 """
 
 from gm_jax._lazy import attach

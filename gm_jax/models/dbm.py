@@ -53,7 +53,7 @@ def init(
 
     Args:
         rng: one key.
-        visible_bias: [D] best the log-odds of the data's means.
+        visible_bias: [D] b; the log-odds of the data's means are a good choice.
         num_hidden1: H1.
         num_hidden2: H2.
 
@@ -78,9 +78,12 @@ def as_rbm(dbm: DBM) -> RBM:
 
 
 def infer(dbm: DBM, v: jax.Array, num_steps: int) -> tuple[jax.Array, jax.Array]:
-    """Approximate p(h1, h2|v) by independent units, layer by layer in turn.
+    """Approximate p(h1, h2|v) by mean field: independent units, one layer at a time.
 
-    No step lowers the bound on log p(v).
+        q1 = s(c1 + v W1 + q2 W2^T)      q2 = s(c2 + q1 W2)      s the sigmoid
+
+    starts from q1 = s(c1 + 2 v W1). Each update is coordinate ascent on the bound on
+    log p(v).
 
     Args:
         dbm: the machine.
@@ -88,7 +91,10 @@ def infer(dbm: DBM, v: jax.Array, num_steps: int) -> tuple[jax.Array, jax.Array]
         num_steps: how often both layers are updated.
 
     Returns:
-        (v, q) [B, D + H2], q the probabilities of h2, and the entropy of q [B] in nats.
+        (v, q2) [B, D + H2], q2 the probabilities of h2, and its entropy [B] in nats.
+
+    References:
+        Salakhutdinov and Hinton 2009, Deep Boltzmann Machines, sec. 2.2.
     """
     zeros = jnp.zeros_like(dbm.hidden1_bias)
     from_v = energy.hidden_logits(RBM(dbm.weights1, dbm.visible_bias, zeros), v)

@@ -85,6 +85,7 @@ class Generator(nn.Module):
         chex.assert_is_divisible(height, scale)
         chex.assert_is_divisible(width, scale)
         if self.num_classes:
+            chex.assert_shape(label, z.shape[:1])
             z = jnp.concatenate([z, jax.nn.one_hot(label, self.num_classes)], axis=-1)
         # A fractionally-strided convolution of one pixel is a matrix product.
         shape = height // scale, width // scale, self.features[0]
@@ -132,6 +133,7 @@ class Discriminator(nn.Module):
         chex.assert_rank(x, 4)
         h = x
         if self.num_classes:
+            chex.assert_shape(label, x.shape[:1])
             maps = jax.nn.one_hot(label, self.num_classes)[:, None, None]
             maps = jnp.broadcast_to(maps, (*x.shape[:3], self.num_classes))
             h = jnp.concatenate([x, maps], axis=-1)

@@ -106,7 +106,7 @@ class Discriminator(nn.Module):
 
 
 class Critic(nn.Module):
-    """A LeakyReLU critic, from an image to a score, whose slope can be bounded."""
+    """A LeakyReLU critic, from an image to a score; its gradient can be bounded."""
 
     hidden: Sequence[int] = (256, 256)
     spectral: bool = False  # whether to divide kernels by their spectral norms

@@ -66,6 +66,7 @@ class GSN(nn.Module):
             Logits [B, D] of ones, at least float32, and the new hidden layers.
         """
         chex.assert_shape(x, (None, self.num_dims))
+        chex.assert_equal_shape_prefix([x, *hidden], 1)
         h = [x.astype(self.dtype), *hidden]
         for first in (1, 2):
             for i in range(first, len(h), 2):

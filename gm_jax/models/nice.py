@@ -20,7 +20,7 @@ where s is near 6.
 
 NOTE: the authors' code draws all weights from U(-0.01, 0.01) and starts with s = 0.
 Here the last layers start from 0 and the others follow He et al. 2015, so that the flow
-is only a scale at first; it gives a first batch the deviation of the prior.
+is only a scale at first; it gives a first batch the standard deviation of the prior.
 """
 
 import math
@@ -37,8 +37,8 @@ from gm_jax.layers.coupling import DiagonalScale
 
 __all__ = ['NICE', 'Shift']
 
-# Deviation of the prior, and the least of a value in [0, 1]: one that is nearly always
-# 0 may be so in the whole first batch.
+# The standard deviation of the prior, and the least that is assumed for a value in
+# [0, 1]: a value that is nearly always 0 may be 0 in the whole first batch.
 _STD, _LEAST = math.pi / 3**0.5, 0.02
 
 # A coupling or its inverse: values and shifts [B, D'] to values and a log-determinant.

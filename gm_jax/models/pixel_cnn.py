@@ -1,6 +1,6 @@
 """PixelCNN: a stack of masked convolutions in residual blocks.
 
-van den Oord et al. 2016, Pixel Recurrent Neural Networks, sec. 3.3 to 3.6 and table 1,
+van den Oord et al. 2016, Pixel Recurrent Neural Networks, sec. 3.3 to 3.5 and table 1,
 https://arxiv.org/abs/1601.06759:
 
     7 x 7 masked convolution (mask A) to 2h maps

@@ -11,9 +11,9 @@ With the input-to-state convolution K_is under mask B and the state-to-state con
 K_ss, a cell is (eq. 3)
 
     [o, f, i] = sigmoid(K_ss * h' + K_is * x)_1..3   g = tanh(K_ss * h' + K_is * x)_4
-    c = f o c' + i o g                                 h = o o tanh(c)
+    c = f c' + i g                                     h = o tanh(c)
 
-where h', c' are the previous states:
+with products of entries, where h', c' are the previous states:
 
     Row LSTM          the states of the row above; K_ss and K_is reach k columns
     Diagonal BiLSTM   h' of the pixels to the left and above and c' of the pixel to the

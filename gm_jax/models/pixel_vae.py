@@ -6,9 +6,9 @@ https://arxiv.org/abs/1611.05013:
     p(x, z) = N(z; 0, I) prod_i p(x_i | x_1 ... x_{i-1}, z)
     q(z|x)  = N(mean(x), diag(variance(x)))
 
-The pixels nearby say nearly all about the texture, so z is left with what they cannot
-say. It is the condition h of the decoder: a linear map of z is added to every gate, of
-both stacks and of the output.
+Neighbouring pixels determine the texture almost completely, so z encodes the global
+structure, which they do not. It is the condition h of the decoder: a linear map of z is
+added to every gate, of both stacks and of the output.
 
     model = PixelVAE(image_shape=(28, 28, 1), num_values=2, latent_dim=16)
     q = model.apply(variables, x, method='encode')  # x integers [B, H, W, C]

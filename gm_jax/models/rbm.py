@@ -17,9 +17,11 @@ SCALE = 0.01  # standard deviation of the first weights
 def init(rng: jax.Array, visible_bias: jax.Array, num_hidden: int) -> RBM:
     """Make a machine whose visible units are nearly independent.
 
+    W_ij ~ N(0, 0.01^2), c = 0.
+
     Args:
         rng: one key.
-        visible_bias: [D] best the log-odds of the data's means.
+        visible_bias: [D] b; the log-odds of the data's means are a good choice.
         num_hidden: H.
 
     Returns:

@@ -5,7 +5,7 @@ A scale is
 
     couplings with checkerboard masks, at the resolution that it gets
     squeeze:  [H, W, C] -> [H/2, W/2, 4 C]
-    couplings with masks of channels
+    couplings with channel-wise masks
     factor out:  half of the values go to z, the others to the next scale
 
 and the last scale has couplings with checkerboard masks only. Each coupling comes after
@@ -16,9 +16,9 @@ a normalisation by channel. The first map is the logit of a + (1 - 2 a) y.
     z, log_det = model.apply(variables, y)  # [B, D], [B]
     y, minus_log_det = model.apply(variables, z, method='inverse')
 
-NOTE: the paper normalises by moving averages over batches, here ActNorm does (Glow).
-Its networks have batch and weight normalisation; these are gated residual networks. The
-masks of channels always split the same halves there; here a shuffle after every second
+NOTE: the paper normalises by moving averages over batches; here ActNorm does (Glow).
+Its networks have batch and weight normalisation; these are gated residual networks. Its
+channel-wise masks always split the same halves; here a shuffle after every second
 coupling changes the halves.
 """
 

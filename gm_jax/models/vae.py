@@ -1,7 +1,8 @@
 """Variational autoencoder with one or two stochastic layers.
 
-Kingma and Welling 2014, Auto-Encoding Variational Bayes; the second layer as in Burda
-et al. 2016, Importance Weighted Autoencoders, sec. 5:
+Kingma and Welling 2014, Auto-Encoding Variational Bayes,
+https://arxiv.org/abs/1312.6114; the second layer as in Burda et al. 2016, Importance
+Weighted Autoencoders, sec. 5, https://arxiv.org/abs/1509.00519:
 
     q(z1, z2 | x) = q(z1 | x) q(z2 | z1)
     p(x, z1, z2) = p(z2) p(z1 | z2) p(x | z1)
@@ -19,6 +20,7 @@ Bernoulli [N, H, W, C], logits of a categorical [N, H, W, C, V], or a `Gaussian`
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -109,6 +111,7 @@ class VAE(nn.Module):
         Returns:
             Gaussian of [N, Z1].
         """
+        chex.assert_shape(x, (None, *self.image_shape))
         x = x if self.network == 'conv' else x.reshape(x.shape[0], -1)
         h = self.encoder(x, **_with_defaults(mode))
         return self.posterior(h.reshape(h.shape[0], -1))
@@ -123,6 +126,7 @@ class VAE(nn.Module):
         Returns:
             Logits [N, H, W, C] or [N, H, W, C, V], or a Gaussian of [N, H, W, C].
         """
+        chex.assert_shape(z, (None, self.latent_dims[0]))
         h = self.decoder(z, **_with_defaults(mode))
         h = h if self.network == 'conv' else self.output(h)
         h = h.astype(jnp.float32).reshape(z.shape[0], *self.image_shape, -1)

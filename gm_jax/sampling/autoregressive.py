@@ -26,7 +26,8 @@ For 256 values, whose edges lie closer, they are none for a Gated PixelCNN, 4 in
 million for a PixelCNN++ and 7 in a million for a Gated PixelCNN of colour images, each
 within 1e-5 of a tie. In float64 there were none.
 
-It is guaranteed that each value is the one that some rounding of its probability draws.
+What is guaranteed is that each value is the one its noise draws from probabilities that
+are right up to rounding.
 """
 
 import functools

@@ -21,7 +21,11 @@ def gibbs(
     rng: jax.Array, rbm: RBM, v: jax.Array, num_steps: int | jax.Array, *,
     known: jax.Array | None = None,
 ) -> jax.Array:
-    """Take steps h ~ p(h|v), v ~ p(v|h).
+    """Take Gibbs steps: h ~ p(h|v), then v ~ p(v|h).
+
+        p(h_j = 1|v) = s(c_j + (v W)_j)      p(v_i = 1|h) = s(b_i + (W h)_i)
+
+    with s the sigmoid.
 
     Args:
         rng: one key, or [B] keys, one per chain.
@@ -37,10 +41,14 @@ def gibbs(
 
     Raises:
         AssertionError: the shapes do not fit, or `rng` is neither of the two.
+
+    References:
+        Hinton 2012, A Practical Guide to Training Restricted Boltzmann Machines, sec.
+        2.
     """
     chex.assert_rank(v, 2)
     if known is not None:
-        chex.assert_rank(known, 2)
+        chex.assert_shape(known, ({1, len(v)}, v.shape[1]))
     rngs, num_hidden = per_example(rng, len(v)), len(rbm.hidden_bias)
 
     def step(number: jax.Array, v: jax.Array) -> jax.Array:

@@ -6,6 +6,12 @@ where `base` and `stages` generate the values that are not known, each stage giv
 smaller image. A `raster` stage generates one pixel after another, a `parallel` stage
 three groups of pixels. The noise of a pixel determines its values, as in
 `sampling.autoregressive`.
+
+References:
+    van den Oord et al. 2016, Pixel Recurrent Neural Networks, sec. 3.6.
+    https://arxiv.org/abs/1601.06759
+    Reed et al. 2017, Parallel Multiscale Autoregressive Density Estimation, sec. 3.
+    https://arxiv.org/abs/1703.03664
 """
 
 from collections.abc import Callable, Sequence

@@ -15,8 +15,10 @@ def test_chunks_are_averaged():
     np.testing.assert_allclose(likelihood.combine(log_w), expected, rtol=1e-14)
     far = likelihood.combine(log_w - 5000)
     np.testing.assert_allclose(far, expected - 5000, rtol=1e-14)
-    with pytest.raises(ValueError, match=r'\[N, chunks\], got \(3,\)'):
+    with pytest.raises(AssertionError, match='rank'):
         likelihood.combine(log_w[0])
+    with pytest.raises(AssertionError, match='rank'):
+        likelihood.report(log_w, 4, 'exact')
 
 
 def test_one_image_has_no_error():

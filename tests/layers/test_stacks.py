@@ -13,19 +13,6 @@ from gm_jax.layers import stacks
 OFF = dict(train=False, dropout_rng=None, axis_name=None)
 
 
-def test_depth_to_space():
-    """Catch rows and columns exchanged, and maps that are mixed."""
-    x = np.random.default_rng(0).normal(size=(2, 3, 5, 8)).astype(np.float32)
-    y = np.asarray(stacks.depth_to_space(x))
-    assert y.shape == (2, 6, 10, 2)
-    for a in range(2):
-        for b in range(2):
-            maps = x[..., 2 * (2 * a + b):][..., :2]
-            np.testing.assert_array_equal(y[:, a::2, b::2], maps)
-    with pytest.raises(AssertionError):
-        stacks.depth_to_space(x[..., :6])
-
-
 @pytest.mark.parametrize('shape, expected', [
     ((8, 8), (2, 2)), ((7, 5), (2, 2)), ((1, 9), (1, 3)), ((28, 28), (7, 7)),
 ])
