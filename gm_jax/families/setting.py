@@ -15,6 +15,7 @@ from gm_jax.data import binarize, image_set
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.keys import Use, derive, fold_in_each
+from gm_jax.layers.causal import logits_per_value
 from gm_jax.sampling import latent
 from gm_jax.sampling.autoregressive import Network, incremental, no_context
 from gm_jax.sampling.distributions import Distribution, Quantile
@@ -263,7 +264,7 @@ def feature_maps(channels: int) -> int:
 def num_logits(data: ImageSet) -> int:
     """Return the number of logits that an image has: one for each bit, or V."""
     num_dims, num_values = math.prod(data.image_shape), binarize.num_values(data)
-    return num_dims * (1 if num_values == 2 else num_values)
+    return num_dims * logits_per_value(num_values)
 
 
 def hidden_units(most: int, data: ImageSet) -> int:

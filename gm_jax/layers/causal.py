@@ -11,7 +11,6 @@ above (`Above`), the pixels to the left (`Left`) and the pixel itself (`Here`), 
 mask A and mask B differ.
 """
 
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,8 @@ from flax import linen as nn
 from gm_jax.layers.products import Part, correlate, product
 
 __all__ = [
-    'Above', 'add_bias', 'as_logits', 'Head', 'Here', 'LECUN', 'Left', 'window',
+    'Above', 'add_bias', 'as_logits', 'Head', 'Here', 'LECUN', 'Left',
+    'logits_per_value', 'window',
 ]
 
 # Each part is initialised by its own fan-in; only one of the parts carries the bias.
@@ -37,7 +37,7 @@ class Above(nn.Module):
     features: int  # G
     kernel_size: tuple[int, int]  # K rows, J columns, J odd
     inclusive: bool = False
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [B, H, W, F] to [B, H, W, G]."""
@@ -70,7 +70,7 @@ class Left(nn.Module):
 
     features: int  # G
     kernel_size: int  # K
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [B, H, W, F] to [B, H, W, G]."""
@@ -103,7 +103,7 @@ class Here(nn.Module):
     copies: int = 1  # blocks of C groups in the output (two for a gate)
     use_bias: bool = True
     scale: float = 1.0  # factor of the initial kernel
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [..., F] to [..., G]."""
@@ -145,7 +145,7 @@ class Head(nn.Module):
     features: int
     channels: int  # C
     num_values: int  # V
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -153,10 +153,15 @@ class Head(nn.Module):
         x = jax.nn.relu(x)
         features = self.features + -self.features % self.channels  # whole groups
         x = jax.nn.relu(Here(features, self.channels, dtype=self.dtype)(x))
-        outputs = self.channels * (1 if self.num_values == 2 else self.num_values)
+        outputs = self.channels * logits_per_value(self.num_values)
         # Small, so that all values are about equally likely at first.
         x = Here(outputs, self.channels, dtype=self.dtype, scale=0.1)(x)
         return as_logits(x, self.channels, self.num_values)
+
+
+def logits_per_value(num_values: int) -> int:
+    """Return how many logits a value of V has: 1 for a bit, otherwise V."""
+    return 1 if num_values == 2 else num_values
 
 
 def as_logits(x: jax.Array, channels: int, num_values: int) -> jax.Array:

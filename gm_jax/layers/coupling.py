@@ -64,7 +64,7 @@ class ConvNet(nn.Module):
     features: int  # F
     num_blocks: int
     outputs: int
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -98,7 +98,7 @@ class Coupling(nn.Module):
     flip: bool  # whether the other half is the one that the network sees
     features: int
     num_blocks: int
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -155,7 +155,7 @@ class Step(nn.Module):
     features: int
     num_blocks: int
     shuffle: bool = False
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the layers."""

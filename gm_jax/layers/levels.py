@@ -7,10 +7,12 @@ and their output is kept for the positions between.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+from gm_jax.layers.shifted import ShiftedConv, Upsample
 
 __all__ = [
     'Above', 'Before', 'by_column', 'Layer', 'Level', 'LevelAbove', 'LevelLeft',
@@ -150,16 +152,16 @@ class Level(Protocol):
 
     features: int
     depth: int
-    dtype: Any
+    dtype: jax.typing.DTypeLike
     down_u: Sequence[Layer]
     down_ul: Sequence[Layer]
     up_u: Sequence[Layer]
     up_ul: Sequence[Layer]
-    halve_u: Any
-    halve_ul: Any
-    double_u: Any
-    double_ul: Any
-    lower: Any
+    halve_u: ShiftedConv
+    halve_ul: ShiftedConv
+    double_u: Upsample
+    double_ul: Upsample
+    lower: 'Level'
 
 
 def start(

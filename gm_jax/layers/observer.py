@@ -1,6 +1,5 @@
 """A network without causal masks, which encodes conditions that are images."""
 
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ class Conv3x3(nn.Module):
     """A 3 x 3 convolution with zeros around the image."""
 
     features: int
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
     stride: int = 1
 
     @nn.compact
@@ -38,7 +37,7 @@ class Observer(nn.Module):
 
     features: int
     num_blocks: int
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

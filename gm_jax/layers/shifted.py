@@ -12,7 +12,6 @@ the same function by rows and pixels.
 
 import functools
 import operator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +56,7 @@ class ShiftedConv(nn.Module):
     stride: int = 1
     # The standard deviation of the outputs after data-dependent initialisation.
     scale: float = 1.0
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [B, H, W, F] to [B, H / s, W / s, G], rounded up."""
@@ -106,7 +105,7 @@ class Upsample(nn.Module):
 
     features: int  # G
     centred: bool
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [B, H, W, F] to [B, 2 H, 2 W, G]."""
@@ -115,7 +114,7 @@ class Upsample(nn.Module):
             len(x), 2 * x.shape[1], 2 * x.shape[2], self.features
         )
 
-    def row(self, x: jax.Array, i: Any) -> jax.Array:
+    def row(self, x: jax.Array, i: int | jax.Array) -> jax.Array:
         """Map row R of x, [..., W, F], to row 2 R + i, [..., 2 W, G]."""
         kernel, bias = self._weights(x.shape[-1])
         x, k = x.astype(self.dtype), kernel[i]
@@ -146,7 +145,7 @@ class Nin(nn.Module):
 
     features: int  # G
     num_inputs: int
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def __call__(self, *inputs: jax.Array) -> jax.Array:
         """Map inputs [..., F] to [..., G]."""

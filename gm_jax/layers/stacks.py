@@ -55,7 +55,7 @@ class DenseStack(nn.Module):
     activation: Activation
     batch_norm: bool = False
     dropout: float = 0.0
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, **mode: Any) -> jax.Array:
@@ -77,7 +77,7 @@ class ConvStack(nn.Module):
     activation: Activation
     batch_norm: bool = False
     dropout: float = 0.0
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, **mode: Any) -> jax.Array:
@@ -114,7 +114,7 @@ class UpConvStack(nn.Module):
     activation: Activation
     batch_norm: bool = False
     dropout: float = 0.0
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, **mode: Any) -> jax.Array:

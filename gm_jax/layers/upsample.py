@@ -6,7 +6,6 @@ fixed upsampling.
 """
 
 import functools
-from typing import Any
 
 import chex
 import jax
@@ -77,7 +76,7 @@ class ConvTranspose(nn.Module):
     stride: int = 2
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

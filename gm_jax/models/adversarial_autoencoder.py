@@ -12,7 +12,7 @@ batch, and so are the logits of q(y|x): then every category is in use at the sta
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
@@ -48,7 +48,7 @@ class Encoder(nn.Module):
     num_categories: int = 0  # K
     hidden: Sequence[int] = (1000, 1000)
     batch_norm: bool = False
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
     image_shape: tuple[int, int, int]  # H, W, C
     hidden: Sequence[int] = (1000, 1000)
     batch_norm: bool = False
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -118,7 +118,7 @@ class Discriminator(nn.Module):
     """The network from a code, z or y, to the logit of a draw from the prior."""
 
     hidden: Sequence[int] = (1000, 1000)
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, code: jax.Array) -> jax.Array:

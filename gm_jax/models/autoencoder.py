@@ -16,7 +16,6 @@ are; the codes of `deep` and `conv` are linear, not squashed.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import chex
 import jax
@@ -39,7 +38,7 @@ class Autoencoder(nn.Module):
     hidden: Sequence[int] = (256, 256)  # widths from x to z, or maps of 'conv'
     latent_dim: int = 16  # Z
     squash: stacks.Activation = nn.sigmoid  # for x_hat, and for the code of 'linear'
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the networks."""

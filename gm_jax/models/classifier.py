@@ -5,7 +5,6 @@
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ class Classifier(nn.Module):
     maps: Sequence[int] = (32, 64)
     num_features: int = 128  # F
     dropout: float = 0.5  # rate for the features at the input of the softmax layer
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the layers."""

@@ -19,7 +19,6 @@ https://arxiv.org/abs/1411.1784.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import chex
 import jax
@@ -56,7 +55,7 @@ class Generator(nn.Module):
     features: Sequence[int] = (256, 128, 64)  # maps that enter the L upsampling layers
     kernel_size: int = 4
     num_classes: int = 0
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -112,7 +111,7 @@ class Discriminator(nn.Module):
     kernel_size: int = 4
     norm: str = 'batch'  # or 'none', 'spectral' (Miyato et al. 2018)
     num_classes: int = 0
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -11,7 +11,6 @@ and a sigmoid. Before training it stays uniform.
 log q(v|x) is then -log_det: see `losses.dequantization.variational`.
 """
 
-from typing import Any
 
 import chex
 import jax
@@ -36,7 +35,7 @@ class Dequantizer(nn.Module):
     num_couplings: int = 4
     features: int = 16  # feature maps of the networks
     num_blocks: int = 1
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, u: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:

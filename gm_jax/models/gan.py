@@ -12,7 +12,6 @@ generators, ends in a tanh, for [-1, 1].
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import chex
 import jax
@@ -30,7 +29,7 @@ class Generator(nn.Module):
 
     image_shape: tuple[int, int, int]  # H, W, C
     hidden: Sequence[int] = (1200, 1200)
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -65,7 +64,7 @@ class Maxout(nn.Module):
 
     features: int
     pieces: int = 5
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -80,7 +79,7 @@ class Discriminator(nn.Module):
     hidden: Sequence[int] = (240, 240)
     pieces: int = 5  # linear maps per maxout unit
     dropout: float = 0.5  # rate for the units; for the pixels it is 0.4 of this
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -110,7 +109,7 @@ class Critic(nn.Module):
 
     hidden: Sequence[int] = (256, 256)
     spectral: bool = False  # whether to divide kernels by their spectral norms
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

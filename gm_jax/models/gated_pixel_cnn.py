@@ -25,7 +25,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gm_jax.layers.causal import LECUN, Above, Head, Here, Left, as_logits, window
+from gm_jax.layers.causal import (
+    LECUN,
+    Above,
+    Head,
+    Here,
+    Left,
+    as_logits,
+    logits_per_value,
+    window,
+)
 from gm_jax.layers.dropout import Dropout
 from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
 from gm_jax.layers.products import correlate_sum
@@ -56,7 +65,7 @@ class GatedLayer(nn.Module):
     first: bool = False  # whether the input is the image: mask A, and no residual
     h_scale: float = 1.0  # factor of the initial V_v and V_u
     dropout: float = 0.0  # share of z that is dropped in training
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the convolutions."""
@@ -129,7 +138,7 @@ class GatedHead(nn.Module):
     channels: int  # C
     num_values: int  # V
     h_scale: float = 1.0  # factor of the initial weights of h
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the layers."""
@@ -137,7 +146,7 @@ class GatedHead(nn.Module):
         double = 2 * (self.features + -self.features % num)  # whole groups
         self.gates = [Here(double, num, copies=2, dtype=dtype) for _ in range(2)]
         self.gates_h = [from_h(double, self.h_scale, dtype) for _ in range(2)]
-        outputs = num * (1 if self.num_values == 2 else self.num_values)
+        outputs = num * logits_per_value(self.num_values)
         # Small, so that all values are about equally likely at first.
         self.out = Here(outputs, num, dtype=dtype, scale=0.1)
 
@@ -165,7 +174,7 @@ class GatedPixelCNN(nn.Module):
     gated_head: bool = False  # whether h enters the output too
     h_scale: float = 1.0  # factor of the initial weights of h
     dropout: float = 0.0  # share of z that is dropped in every layer, in training
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the layers."""

@@ -15,7 +15,6 @@ autoencoder: h_1 is a function of x and needs no memory.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import chex
 import jax
@@ -36,7 +35,7 @@ class GSN(nn.Module):
     num_dims: int  # D
     layers: Sequence[int]  # H_1 ... H_L
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh  # s
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the parameters."""

@@ -14,7 +14,6 @@ NOTE: pixels are in [-1, 1] here, from a tanh; theirs are in [0, 1].
 """
 
 import functools
-from typing import Any
 
 import chex
 import jax
@@ -35,7 +34,7 @@ class Generator(nn.Module):
     """The network from z to an image."""
 
     image_shape: tuple[int, int, int]  # H, W, C; 4 divides H and W
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -73,7 +72,7 @@ class Discriminator(nn.Module):
     """The network from an image to the logit of its being real."""
 
     norm: str = 'batch'  # or 'none', 'spectral' (Miyato et al. 2018)
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

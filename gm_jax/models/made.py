@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from gm_jax.layers.causal import logits_per_value
 from gm_jax.layers.dropout import Dropout
 from gm_jax.layers.pixels import unit_interval
 
@@ -108,12 +109,12 @@ class MADE(nn.Module):
     hidden: Sequence[int] = (500,)  # units of each hidden layer
     direct: bool = True  # whether there are connections A from x to the logits
     dropout: float = 0.0  # share of the units of every layer dropped in training
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the parameters."""
         num_dims = math.prod(self.image_shape)
-        self.outputs = 1 if self.num_values == 2 else self.num_values
+        self.outputs = logits_per_value(self.num_values)
         he, zeros = nn.initializers.he_normal(), nn.initializers.zeros_init()
         small = nn.initializers.variance_scaling(0.01, 'fan_in', 'normal')
         sizes = (num_dims, *self.hidden)

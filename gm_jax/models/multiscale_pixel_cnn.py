@@ -20,7 +20,6 @@ others come in two kinds:
 """
 
 import math
-from typing import Any
 
 import chex
 import jax
@@ -44,7 +43,7 @@ class RasterStage(nn.Module):
     features: int
     num_layers: int  # layers of the network, and blocks of the observer
     head: int
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the network, and the observer that encodes x^(l-1) for it."""
@@ -74,7 +73,7 @@ class ParallelStage(nn.Module):
     features: int
     num_layers: int  # blocks of the network of each group
     head: int
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make a network for each group."""
@@ -123,7 +122,7 @@ class MultiscalePixelCNN(nn.Module):
     features: int = 24
     num_layers: int = 4
     head: int = 64
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the networks, one for each size of image."""

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from gm_jax.layers.causal import LECUN
+from gm_jax.layers.causal import LECUN, logits_per_value
 from gm_jax.layers.dropout import Dropout
 from gm_jax.layers.pixels import unit_interval
 
@@ -42,12 +42,13 @@ class NADE(nn.Module):
     hidden: int = 500  # H of the formulas
     order: tuple[int, ...] | None = None  # o, the flat positions; None: raster
     dropout: float = 0.0  # share of the hidden units that is dropped in training
-    dtype: Any = jnp.float32  # also the dtype of the result if it is float64
+    # If it is float64, so is the result.
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the parameters."""
         num_dims = math.prod(self.image_shape)
-        outputs = 1 if self.num_values == 2 else self.num_values
+        outputs = logits_per_value(self.num_values)
         zeros = nn.initializers.zeros_init()
         self.w = self.param('w', LECUN, (num_dims, self.hidden))
         self.c = self.param('c', zeros, (self.hidden,))

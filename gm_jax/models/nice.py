@@ -25,7 +25,6 @@ is only a scale at first; it gives a first batch the standard deviation of the p
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import chex
 import jax
@@ -50,7 +49,7 @@ class Shift(nn.Module):
 
     hidden: Sequence[int]
     outputs: int
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -70,7 +69,7 @@ class NICE(nn.Module):
     image_shape: tuple[int, int, int]  # H, W, C
     num_couplings: int = 4
     hidden: Sequence[int] = (1000,) * 5  # widths of the network of each coupling
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the networks and the scale."""

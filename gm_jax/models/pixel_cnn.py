@@ -39,7 +39,7 @@ class MaskedConv(nn.Module):
     kernel_size: int  # k, odd
     channels: int  # C
     strict: bool = False
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the three parts."""
@@ -78,7 +78,7 @@ class ResidualBlock(nn.Module):
     features: int  # h
     kernel_size: int
     channels: int
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the convolutions."""
@@ -110,7 +110,7 @@ class PixelCNN(nn.Module):
     first_kernel: int = 7
     kernel_size: int = 3
     head: int = 32  # features of the layer before the logits
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the layers."""

@@ -52,7 +52,7 @@ class GatedResnet(nn.Module):
     centred: bool
     num_shortcuts: int  # number of inputs a
     dropout: float
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the convolutions."""
@@ -126,7 +126,7 @@ class Level(nn.Module):
     num_resnets: int  # layers on the way down, and on the way up
     depth: int
     dropout: float
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the layers."""
@@ -189,7 +189,7 @@ class PixelCNNpp(nn.Module):
     num_levels: int = 3  # number of resolutions
     num_mixtures: int = 10  # K
     dropout: float = 0.5
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the layers."""

@@ -66,7 +66,7 @@ class RowLSTM(nn.Module):
     features: int  # h
     channels: int  # C
     kernel_size: int = 3  # columns that K_is (before its mask) and K_ss reach, odd
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the convolutions and the states outside the image."""
@@ -113,7 +113,7 @@ class Diagonals(nn.Module):
     """One direction of a Diagonal BiLSTM, after K_is: from the left and from above."""
 
     features: int  # h
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make K_ss and the states outside the image."""
@@ -153,7 +153,7 @@ class DiagonalBiLSTM(nn.Module):
 
     features: int  # h
     channels: int  # C
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make both directions."""
@@ -228,7 +228,7 @@ class PixelRNN(nn.Module):
     first_kernel: int = 7
     head: int = 32  # features of the layer before the logits
     dropout: float = 0.0  # share of y that is dropped in every layer, in training
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the layers."""

@@ -16,7 +16,6 @@ added to every gate, of both stacks and of the output.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import chex
 import jax
@@ -43,7 +42,7 @@ class Encoder(nn.Module):
 
     maps: Sequence[int]
     latent_dim: int
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Gaussian:
@@ -70,7 +69,7 @@ class PixelVAE(nn.Module):
     first_kernel: int = 7
     kernel_sizes: tuple[int, ...] = (5,)
     head: int = 16
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the networks."""

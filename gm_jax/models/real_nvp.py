@@ -24,7 +24,6 @@ coupling changes the halves.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import chex
 import jax
@@ -48,7 +47,7 @@ class RealNVP(nn.Module):
     features: int = 64  # feature maps of the networks
     num_blocks: int = 8  # residual blocks of each network
     alpha: float = 0.05  # a
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the couplings."""

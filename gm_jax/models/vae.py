@@ -70,7 +70,7 @@ class VAE(nn.Module):
     activation: stacks.Activation = nn.relu
     batch_norm: bool = False
     dropout: float = 0.0
-    dtype: Any = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Make the networks."""
