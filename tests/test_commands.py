@@ -318,8 +318,8 @@ def _trained(name: str, workdir: str, argv: list[str], place: Place) -> str:
         values, channels = _VALUES.get(dataset, (256, 1))
         small['--dataset'] = f'npz:{place.sets}/{values}_{channels}.npz'
         small['--image_size'] = '0'
-    if given.get('--network', getattr(preset, 'network', '')) == 'small':
-        # The network of Lucic et al. has sizes of its own.
+    if given.get('--network', getattr(preset, 'network', '')) in ('small', 'linear'):
+        # One layer, or the network of Lucic et al., which has sizes of its own.
         for flag in ('--hidden', '--discriminator_hidden', '--features'):
             small.pop(flag, None)
     if '--classifier' in given:
