@@ -1,9 +1,9 @@
 """The encoders and decoders that autoencoders and VAEs have in common.
 
-Every stack is called with the same keywords: `train` (BatchNorm uses the batch's
-moments), `dropout_rng` (one key, or [B] keys, one per example; None: no dropout) and
-`axis_name` (the pmap axis over which BatchNorm's moments are averaged; None: one
-device).
+Every stack takes the same keywords: `train` (BatchNorm uses the batch's moments, and
+there is dropout), `dropout_rng` (one key, or [B] keys, one per example; None: no
+dropout) and `axis_name` (the pmap axis over which BatchNorm's moments are averaged;
+None: one device). Without any it is the evaluation.
 """
 
 import functools
@@ -35,9 +35,9 @@ class _AfterLayer(nn.Module):
         self,
         x: jax.Array,
         *,
-        train: bool,
-        dropout_rng: jax.Array | None,
-        axis_name: str | None,
+        train: bool = False,
+        dropout_rng: jax.Array | None = None,
+        axis_name: str | None = None,
     ) -> jax.Array:
         if self.batch_norm:
             norm = nn.BatchNorm(

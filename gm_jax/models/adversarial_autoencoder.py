@@ -66,8 +66,7 @@ class Encoder(nn.Module):
         """
         chex.assert_rank(x, 4)
         h = stacks.DenseStack(self.hidden, nn.relu, self.batch_norm, dtype=self.dtype)(
-            x.reshape(x.shape[0], -1), train=train, axis_name=axis_name,
-            dropout_rng=None,
+            x.reshape(x.shape[0], -1), train=train, axis_name=axis_name
         )
         # One product for both; they are split by columns.
         out = nn.Dense(self.latent_dim + self.num_categories, dtype=self.dtype)(h)
@@ -106,8 +105,7 @@ class Decoder(nn.Module):
         """
         chex.assert_rank([z, y], 2)
         h = stacks.DenseStack(self.hidden, nn.relu, self.batch_norm, dtype=self.dtype)(
-            jnp.concatenate([z, y], axis=1), train=train, axis_name=axis_name,
-            dropout_rng=None,
+            jnp.concatenate([z, y], axis=1), train=train, axis_name=axis_name
         )
         height, width, channels = self.image_shape
         h = nn.Dense(height * width * channels, dtype=self.dtype)(h)
@@ -124,7 +122,5 @@ class Discriminator(nn.Module):
     def __call__(self, code: jax.Array) -> jax.Array:
         """Compute the logits [B], float32, of codes [B, Z]."""
         chex.assert_rank(code, 2)
-        h = stacks.DenseStack(self.hidden, nn.relu, dtype=self.dtype)(
-            code, train=False, axis_name=None, dropout_rng=None
-        )
+        h = stacks.DenseStack(self.hidden, nn.relu, dtype=self.dtype)(code)
         return nn.Dense(1, dtype=self.dtype)(h).astype(jnp.float32)[:, 0]

@@ -26,9 +26,6 @@ from gm_jax.layers import stacks
 
 __all__ = ['Autoencoder', 'Classifier']
 
-# Required arguments of the stacks, which only BatchNorm and dropout would use.
-_MODE = {'train': False, 'dropout_rng': None, 'axis_name': None}
-
 
 class Autoencoder(nn.Module):
     """An encoder and a decoder; the loss is in `losses.reconstruction`."""
@@ -67,7 +64,7 @@ class Autoencoder(nn.Module):
         """
         chex.assert_shape(x, (None, *self.image_shape))
         h = x if self.network == 'conv' else x.reshape(x.shape[0], -1)
-        h = self.encoder(h, **_MODE)
+        h = self.encoder(h)
         z = self.code(h.reshape(h.shape[0], -1)).astype(jnp.float32)
         return self.squash(z) if self.network == 'linear' else z
 
@@ -81,7 +78,7 @@ class Autoencoder(nn.Module):
             x_hat [N, H, W, C] float32, in [0, 1] if `squash` is the sigmoid.
         """
         chex.assert_shape(z, (None, self.latent_dim))
-        h = self.decoder(z, **_MODE)
+        h = self.decoder(z)
         h = h if self.network == 'conv' else self.output(h)
         h = h.astype(jnp.float32).reshape(z.shape[0], *self.image_shape)
         return self.squash(h)

@@ -44,7 +44,7 @@ class Classifier(nn.Module):
             train: BatchNorm uses the moments of the batch, not their running averages.
             axis_name: the pmap axis over which these moments are averaged.
         """
-        h = self.convolutions(x, train=train, dropout_rng=None, axis_name=axis_name)
+        h = self.convolutions(x, train=train, axis_name=axis_name)
         h = self.dense(h.reshape(h.shape[0], -1))
         return nn.relu(h.astype(jnp.float32))
 

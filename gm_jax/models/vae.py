@@ -113,7 +113,7 @@ class VAE(nn.Module):
         """
         chex.assert_shape(x, (None, *self.image_shape))
         x = x if self.network == 'conv' else x.reshape(x.shape[0], -1)
-        h = self.encoder(x, **_with_defaults(mode))
+        h = self.encoder(x, **mode)
         return self.posterior(h.reshape(h.shape[0], -1))
 
     def decode(self, z: jax.Array, **mode: Any) -> jax.Array | Gaussian:
@@ -127,7 +127,7 @@ class VAE(nn.Module):
             Logits [N, H, W, C] or [N, H, W, C, V], or a Gaussian of [N, H, W, C].
         """
         chex.assert_shape(z, (None, self.latent_dims[0]))
-        h = self.decoder(z, **_with_defaults(mode))
+        h = self.decoder(z, **mode)
         h = h if self.network == 'conv' else self.output(h)
         h = h.astype(jnp.float32).reshape(z.shape[0], *self.image_shape, -1)
         if self.likelihood == 'categorical':
@@ -138,11 +138,11 @@ class VAE(nn.Module):
 
     def encode2(self, z1: jax.Array, **mode: Any) -> Gaussian:
         """Return q(z2 | z1), a Gaussian of [N, Z2], for z1 [N, Z1]."""
-        return self.posterior2(self.encoder2(z1, **_with_defaults(mode)))
+        return self.posterior2(self.encoder2(z1, **mode))
 
     def decode2(self, z2: jax.Array, **mode: Any) -> Gaussian:
         """Return p(z1 | z2), a Gaussian of [N, Z1], for z2 [N, Z2]."""
-        return self.prior(self.decoder2(z2, **_with_defaults(mode)))
+        return self.prior(self.decoder2(z2, **mode))
 
     def __call__(self, x: jax.Array, **mode: Any) -> Any:
         """Pass means through every network once, to make their parameters."""
@@ -150,7 +150,3 @@ class VAE(nn.Module):
         if len(self.latent_dims) == 2:
             self.decode2(self.encode2(z1, **mode).mean, **mode)
         return self.decode(z1, **mode)
-
-
-def _with_defaults(mode: dict[str, Any]) -> dict[str, Any]:
-    return {'train': False, 'dropout_rng': None, 'axis_name': None, **mode}

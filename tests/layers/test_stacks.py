@@ -10,8 +10,6 @@ from flax import linen as nn
 
 from gm_jax.layers import stacks
 
-OFF = dict(train=False, dropout_rng=None, axis_name=None)
-
 
 @pytest.mark.parametrize('shape, expected', [
     ((8, 8), (2, 2)), ((7, 5), (2, 2)), ((1, 9), (1, 3)), ((28, 28), (7, 7)),
@@ -19,10 +17,10 @@ OFF = dict(train=False, dropout_rng=None, axis_name=None)
 def test_convolutions_halve_and_double(shape, expected):
     """Catch sizes that are rounded down, and pictures cropped to another size."""
     down = stacks.ConvStack((3, 4), nn.relu)
-    h, _ = down.init_with_output(jax.random.key(0), jnp.ones((2, *shape, 1)), **OFF)
+    h, _ = down.init_with_output(jax.random.key(0), jnp.ones((2, *shape, 1)))
     assert h.shape == (2, *expected, 4)
     up = stacks.UpConvStack((3, 4), shape, 5, nn.relu)
-    x, variables = up.init_with_output(jax.random.key(0), jnp.ones((2, 6)), **OFF)
+    x, variables = up.init_with_output(jax.random.key(0), jnp.ones((2, 6)))
     assert x.shape == (2, *shape, 5)
     kernel = variables['params']['Dense_0']['kernel']
     assert kernel.shape == (6, np.prod(expected) * 4)
@@ -32,7 +30,7 @@ def test_every_output_pixel_sees_the_latent():
     """Catch rows or columns that the cropping leaves constant."""
     up = stacks.UpConvStack((3, 4), (7, 5), 1, jnp.tanh)
     z = jax.random.normal(jax.random.key(1), (6, 4))
-    x, _ = up.init_with_output(jax.random.key(0), z, **OFF)
+    x, _ = up.init_with_output(jax.random.key(0), z)
     assert np.ptp(x, axis=0).min() > 1e-4
 
 
@@ -51,7 +49,7 @@ def test_batch_norm_is_over_all_devices(kind):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(8, *shape)) + np.arange(8).reshape(8, *[1] * len(shape))
     x, rngs = jnp.asarray(x, jnp.float32), jax.random.split(jax.random.key(2), 8)
-    variables = jax.jit(lambda x: stack.init(jax.random.key(0), x, **OFF))(x)
+    variables = jax.jit(lambda x: stack.init(jax.random.key(0), x))(x)
 
     @functools.partial(jax.jit, static_argnames='axis_name')
     def apply(x, rngs, axis_name):
@@ -78,11 +76,11 @@ def test_evaluation_treats_each_example_alone(kind):
     """Catch moments of the batch, or dropout, in evaluation."""
     stack, shape = _stack(kind, batch_norm=True, dropout=0.5)
     x = jax.random.normal(jax.random.key(1), (4, *shape))
-    y, variables = stack.init_with_output(jax.random.key(0), x, **OFF)
+    y, variables = stack.init_with_output(jax.random.key(0), x)
     rngs = jax.random.split(jax.random.key(2), 4)
     again = stack.apply(variables, x, train=False, dropout_rng=rngs, axis_name=None)
     np.testing.assert_array_equal(again, y)
-    alone = stack.apply(variables, x[1:2], **OFF)
+    alone = stack.apply(variables, x[1:2])
     np.testing.assert_allclose(alone, y[1:2], rtol=1e-4, atol=1e-6)
 
 
@@ -91,6 +89,6 @@ def test_bfloat16_computes_in_it_and_keeps_float32(kind):
     """Catch a cast that is lost on the way, and rounded parameters or moments."""
     stack, shape = _stack(kind, batch_norm=True, dtype=jnp.bfloat16)
     x = jax.random.normal(jax.random.key(1), (4, *shape))
-    y, variables = stack.init_with_output(jax.random.key(0), x, **OFF)
+    y, variables = stack.init_with_output(jax.random.key(0), x)
     assert y.dtype == jnp.bfloat16
     assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
