@@ -12,6 +12,7 @@ from experiments import gated_pixel_cnn, made, nade, pixel_cnn, pixel_cnn_pp, pi
 from gm_jax.data import sources
 from gm_jax.errors import UserError
 from gm_jax.families import autoregressive, setting
+from gm_jax.models.made import draw_masks
 
 TINY = ('--num_steps=2', '--batch_size=8', '--num_samples=8', '--eval_every=2')
 NARROW = ('--features=4', '--head=4', '--first_kernel=3')
@@ -231,6 +232,16 @@ def test_no_model_gets_below_the_entropy(flags, known, tmp_path):
     assert numbers.get('entropy_nats') == (
         pytest.approx(4 * np.log(12)) if known else None
     )
+
+
+def test_orders_and_masks_are_those_that_were_trained():
+    """Catch a NumPy whose generator draws others: checkpoints do not hold them."""
+    rng = np.random.default_rng(3)
+    assert rng.permutation(12).tolist() == [11, 7, 2, 10, 0, 1, 4, 6, 9, 5, 3, 8]
+    masks = draw_masks(np.random.default_rng(3), 6, (4, 3), shuffle=True)
+    assert [np.asarray(x).tolist() for x in (masks.rank, *masks.degrees)] == [
+        [2, 5, 4, 1, 3, 0], [5, 5, 3, 1], [1, 2, 3],
+    ]
 
 
 def test_label_of_an_older_config():
