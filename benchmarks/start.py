@@ -4,7 +4,9 @@ Runs `python -m experiments.NAME` until the first line of metrics is written, th
 `--mode=sample` of a run of two steps, each in a new process and with nothing compiled
 before:
 
-    python -m benchmarks.start
+    python -m benchmarks.start --out=results/bench_start.json
+
+Rows that are in the file already are not measured again.
 """
 
 import argparse
@@ -96,7 +98,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         '--repeats', type=int, default=3, help='times; the fastest is reported'
     )
-    parser.add_argument('--out', default='results/bench_start.json')
+    parser.add_argument('--out', required=True, help='rows that are there stay')
     args = parser.parse_args(argv)
     common = {
         'repeats': args.repeats, 'device': machine.cpu_name(),

@@ -8,6 +8,7 @@ entry.handle_signals()
 if sys.argv[1:2] == ['prepare']:
     sys.exit(cli.prepare(sys.argv[2:], f'python -m {__package__} prepare'))
 if sys.argv[1:2] == ['export']:
+    entry.begin()
     sys.exit(cli.export(sys.argv[2:], f'python -m {__package__} export'))
 if sys.argv[1:2] in (['compare-runs'], ['compare_runs']):
     sys.exit(cli.compare_runs(sys.argv[2:], f'python -m {__package__} compare-runs'))

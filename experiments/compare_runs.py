@@ -5,7 +5,8 @@
 
 import sys
 
-from gm_jax import cli
+from gm_jax import cli, entry
 
 if __name__ == '__main__':
+    entry.handle_signals()
     sys.exit(cli.compare_runs(sys.argv[1:], 'compare_runs'))

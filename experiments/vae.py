@@ -252,7 +252,9 @@ def prepare(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the input of the encoder, in [0, 1], and the target of the likelihood."""
     image = binarize.integers(derive(rngs, Use.PIXELS), image, s.data)
-    x = unit_interval(image, s.model.num_values)
+    # Flat, because XLA on the CPU vectorises the last axis: for grey images, 1 channel.
+    flat = unit_interval(image.reshape(len(image), -1), s.model.num_values)
+    x = flat.reshape(image.shape)
     if s.model.likelihood != 'gaussian':
         return x, image
     noise_rngs = derive(rngs, Use.DEQUANTIZATION)

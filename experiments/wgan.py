@@ -1,6 +1,6 @@
-"""Wasserstein GAN: a critic with a bounded Lipschitz constant for a discriminator.
+"""Wasserstein GAN: a critic with a bounded gradient in place of a discriminator.
 
-The constant is bounded by clipping the weights (Arjovsky, Chintala and Bottou 2017,
+The gradient is bounded by clipping the weights (Arjovsky, Chintala and Bottou 2017,
 Wasserstein GAN), by a penalty on the gradient (Gulrajani et al. 2017, Improved Training
 of Wasserstein GANs), or by the spectral norms of the kernels (Miyato et al. 2018,
 Spectral Normalization for GANs).
@@ -44,7 +44,7 @@ class Config(adversarial.Config):
         high=100,
     )
     lipschitz: str = field(
-        'gradient_penalty', "what bounds the critic's slope: clipped weights, a "
+        'gradient_penalty', "what bounds the critic's gradient: clipped weights, a "
         'penalty on the gradient, or the spectral norm of every kernel',
         choices=('clip', 'gradient_penalty', 'spectral'),
     )
@@ -78,7 +78,7 @@ class Config(adversarial.Config):
         return found
 
     def __post_init__(self) -> None:
-        """Raise UserError where nothing bounds the slope."""
+        """Raise UserError where nothing bounds the gradient."""
         super().__post_init__()
         bound = {'clip': self.clip, 'gradient_penalty': self.penalty, 'spectral': 1}
         if not bound[self.lipschitz]:

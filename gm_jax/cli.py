@@ -136,7 +136,7 @@ def prepare(argv: list[str], program: str) -> int:
     args = parser.parse_args(argv)
     from gm_jax.training import screen
 
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    if signal.getsignal(signal.SIGINT) is entry.leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with screen.tolerant():
         try:

@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-__all__ = ['begin', 'handle_signals']
+__all__ = ['begin', 'handle_signals', 'leave']
 
 # More virtual devices than this take JAX minutes to make.
 _MOST_DEVICES = 1024
@@ -18,7 +18,7 @@ def handle_signals() -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _leave)
+            signal.signal(number, leave)
 
 
 def begin() -> None:
@@ -38,7 +38,8 @@ def begin() -> None:
         _refuse(f'JAX cannot be imported: {reason}')
 
 
-def _leave(number: int, frame: Any) -> NoReturn:
+def leave(number: int, frame: Any) -> NoReturn:
+    """End the process at once, as the handler of a signal."""
     # An exception would be printed, or dropped, by whatever is being imported.
     os._exit(128 + number)
 

@@ -27,7 +27,7 @@ __all__ = [
 
 # Grey between cells shows where a black or a white picture ends.
 _BORDER = 128
-_MOST_WIDTH = 4000  # pixels of a row of images that is enlarged
+_MOST_WIDTH = 4000  # pixels of a row of series that are enlarged
 _CAPTION = 24  # letters of the name of a class at most
 
 
@@ -124,7 +124,8 @@ def labelled_rows(
 ) -> np.ndarray:
     """Lay out rows of images with a caption at the left of each row.
 
-    Images less high than a line of text are enlarged by an integer factor.
+    Images less high than a line of text are enlarged by an integer factor; long series,
+    which are one pixel high, by a smaller one in width.
 
     Args:
         rows: [R, K, H, W, C] integer in [0, num_values) or float in [0, 1].
@@ -144,8 +145,9 @@ def labelled_rows(
     font = ImageFont.load_default()
     factor = max(1, math.ceil(24 / flat.shape[1]))
     columns = np.shape(rows)[1]
-    # Long series, which are one pixel high, only become higher.
-    width = max(1, min(factor, _MOST_WIDTH // (columns * flat.shape[2])))
+    width = factor
+    if flat.shape[1] == 1:  # series, whose pixels may become higher than wide
+        width = max(1, min(factor, _MOST_WIDTH // (columns * flat.shape[2])))
     flat = flat.repeat(factor, axis=1).repeat(width, axis=2)
     grid = image_grid(flat, columns=columns, padding=padding)
     margin = math.ceil(max(font.getlength(label) for label in labels)) + 8

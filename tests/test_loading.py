@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 import gm_jax
 from experiments import classifier, gan, made, vae
@@ -309,10 +310,15 @@ def test_the_best_checkpoint_is_known_in_another_place(trained, tmp_path, capfd)
             act()
     assert main([f'--workdir={last}', '--mode=eval', '--checkpoint=best']) == 2
     assert 'is of the last checkpoint alone' in capfd.readouterr().err
-    # Without results nothing says which one an older version exported: its arrays have
-    # the name of the step that those of the last checkpoint have now.
+    # An older version did not say in its arrays which one it had exported.
+    (last / 'README.md').unlink()  # which has their digest
+    path = last / 'model.safetensors'
+    save_file(load_file(path), path, metadata={'step': '2'})
+    assert exporting.checkpoint_of(str(last), 'last') == 'last'
+    with pytest.raises(UserError, match='is of the last checkpoint alone'):
+        gm_jax.load(last, checkpoint='best')
     (last / 'results.json').unlink()
-    assert gm_jax.load(last, checkpoint='best').step == gm_jax.load(last).step
+    assert gm_jax.load(last, checkpoint='best').step == 2
 
 
 def test_codes_do_not_depend_on_the_batch(trained):

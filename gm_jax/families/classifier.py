@@ -15,7 +15,7 @@ from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.keys import Stream, stream
 from gm_jax.models.classifier import Classifier
-from gm_jax.training import exporting, optimizer, settings, train_state
+from gm_jax.training import checkpoints, exporting, optimizer, settings, train_state
 from gm_jax.training.settings import MOST_UNITS, Sizes, field
 from gm_jax.training.train_state import TrainState
 
@@ -100,13 +100,15 @@ def check(workdir: str, data: ImageSet) -> Config:
     seen, wanted = image_set.description(facts), image_set.description(data)
     if seen != wanted:
         raise UserError(f'{workdir} holds a classifier of {seen}, not of {wanted}.')
+    if not (exporting.is_exported(workdir) or checkpoints.last_step(workdir)):
+        raise UserError(f'{workdir} has no checkpoint yet: train there first.')
     return config
 
 
 def load_if_given(workdir: str, data: ImageSet) -> Trained | None:
     """Return the classifier of a flag; None where it is '', or for sampling.
 
-    Sampling needs only a checkpoint, so that the image set may have no splits.
+    Sampling needs only a checkpoint, so the image set may have no splits.
     """
     return load(workdir, data) if workdir and data.splits else None
 

@@ -11,7 +11,6 @@ above (`Above`), the pixels to the left (`Left`) and the pixel itself (`Here`), 
 mask A and mask B differ.
 """
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

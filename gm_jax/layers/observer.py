@@ -1,6 +1,5 @@
 """A network without causal masks, which encodes conditions that are images."""
 
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn

@@ -3,7 +3,7 @@
 Every stack takes the same keywords: `train` (BatchNorm uses the batch's moments, and
 there is dropout), `dropout_rng` (one key, or [B] keys, one per example; None: no
 dropout) and `axis_name` (the pmap axis over which BatchNorm's moments are averaged;
-None: one device). Without any it is the evaluation.
+None: one device). Without them a stack computes what evaluation needs.
 """
 
 import functools
@@ -104,7 +104,8 @@ class UpConvStack(nn.Module):
     height and width.
 
     References:
-        Shi et al. 2016, Real-Time Single Image Super-Resolution, sec. 3.2.
+        Shi et al. 2016, Real-Time Single Image and Video Super-Resolution Using an
+        Efficient Sub-Pixel Convolutional Neural Network, sec. 3.2.
         https://arxiv.org/abs/1609.05158
     """
 

@@ -11,7 +11,6 @@ and a sigmoid. Before training it stays uniform.
 log q(v|x) is then -log_det: see `losses.dequantization.variational`.
 """
 
-
 import chex
 import jax
 import jax.numpy as jnp

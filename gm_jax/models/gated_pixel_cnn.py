@@ -48,7 +48,7 @@ def gate(x: jax.Array) -> jax.Array:
     return jnp.tanh(first) * jax.nn.sigmoid(second)
 
 
-def from_h(features: int, scale: float, dtype: Any) -> nn.Dense:
+def from_h(features: int, scale: float, dtype: jax.typing.DTypeLike) -> nn.Dense:
     """Return the linear map V of h to what it adds to a gate."""
     return nn.Dense(
         features, use_bias=False, dtype=dtype,

@@ -29,7 +29,7 @@ _PLACES = 'module', 'data_dir'
 # Numbers of runs that differ in one of these are not of the same thing.
 _CONDITIONS = (
     'dataset', 'binarize', 'task', 'given class', 'horizon', 'split', 'test images',
-    'num_examples', 'samples', 'estimator', 'choice of the checkpoint',
+    'num_examples', 'number of samples', 'estimator', 'choice of the checkpoint',
 )
 # They are in columns of their own, or names.
 _NO_NUMBERS = 'estimator', 'task'
@@ -240,7 +240,7 @@ def _conditions(run: Run) -> dict[str, Any]:
         digest = None  # of an older version
     chosen = results.get('checkpoint'), results.get('best_checkpoint_chosen_on')
     last = results.get('step') == results.get('trained_steps')
-    metrics = results.get('metrics', {})
+    metrics = run.results.get('metrics', run.last)
     given = 'yes' if run.settings.get('class_conditional') else 'no'
     found = {
         'dataset': results.get('dataset', run.data.get('name')),
@@ -248,7 +248,7 @@ def _conditions(run: Run) -> dict[str, Any]:
         'task': _task(run.settings),
         'given class': given if 'nats_per_image' in metrics else None,
         'horizon': run.settings.get('horizon'),
-        'samples': metrics.get('num_fake'),
+        'number of samples': metrics.get('num_fake'),
         'split': results.get('split'),
         'test images': digest,
         'num_examples': results.get('num_examples'),

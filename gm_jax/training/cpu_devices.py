@@ -26,15 +26,13 @@ def settle(config: ConfigT, config_path: str) -> ConfigT:
     """Tell JAX the number of devices of a CPU, and return the config that names it.
 
     A resumed run keeps the number that it began with, also on another machine, since
-    the last bits of its sums depend on it. Nothing is changed if the environment names
-    a number, if several processes share the run, or if JAX is in use already.
+    the last bits of its sums depend on it. A number that the environment names, or an
+    earlier run of this process, stays, and is the one of the config. Nothing is changed
+    if several processes share the run, or if JAX is in use already.
 
     Args:
         config: the settings.
         config_path: config.json of the work directory, which may be missing.
-
-    Raises:
-        UserError: the environment names another number than the settings.
     """
     flags = os.environ.get('XLA_FLAGS', '')
     if jax.distributed.is_initialized() or (
@@ -42,11 +40,6 @@ def settle(config: ConfigT, config_path: str) -> ConfigT:
     ):
         return config
     if (named := jax.config.values[_SETTING]) != _LEFT_TO_JAX:
-        if config.cpu_devices not in (0, named):
-            raise UserError(
-                f'--cpu_devices={config.cpu_devices} and {_SETTING.upper()}={named} '
-                f'contradict each other: leave one of them out.'
-            )
         return dataclasses.replace(config, cpu_devices=named)
     num = config.cpu_devices or _begun_with(config_path)
     if not num:

@@ -35,8 +35,10 @@ __all__ = [
 ARRAYS = 'model.safetensors'
 _CARD = 'README.md'
 _ERROR = '_standard_error'
-# The name of the step among the metadata, by the checkpoint.
-_STEP = {'last': 'step', 'best': 'best_step'}
+# The name of the step among the metadata, by the checkpoint. Older versions had one for
+# both.
+_STEP = {'last': 'last_step', 'best': 'best_step'}
+_OLD_STEP = 'step'
 
 
 _HALF = (
@@ -103,8 +105,10 @@ def checkpoint_of(directory: str, wanted: str) -> str:
     except (SafetensorError, OSError) as error:
         _check_digest(directory, path)  # it says what to do
         raise UserError(f'{path} cannot be used: {error}.') from None
-    found, step = 'best', about.get(_STEP['last'], '')
-    if step.isdecimal():  # an older version had this name for both
+    found, step = wanted, about.get(_OLD_STEP, '')
+    for checkpoint, name in _STEP.items():
+        found = checkpoint if name in about else found
+    if step.isdecimal():
         found = results(directory, int(step)).get('checkpoint', wanted)
     if wanted == 'best' != found:
         raise UserError(
@@ -248,7 +252,8 @@ def read(directory: str, template: dict[str, Any]) -> Trained:
     try:
         with safe_open(path, framework='np') as file:
             about = file.metadata()
-            step = int(about[_STEP['best' if _STEP['best'] in about else 'last']])
+            known = [name for name in (*_STEP.values(), _OLD_STEP) if name in about]
+            step = int(about[known[0]])
             names = set(file.keys())
             for key, shape in shapes.items():
                 x = file.get_tensor('/'.join(key))
@@ -261,7 +266,7 @@ def read(directory: str, template: dict[str, Any]) -> Trained:
                         f'{shape.dtype}{list(shape.shape)}'
                     )
                 found[key] = x
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f'{path} cannot be used: {error}.') from None
     if more := sorted(names - {'/'.join(key) for key in shapes}):
         raise UserError(f'{path} has arrays that the model has not: {more[0]}.')

@@ -148,7 +148,8 @@ def parse(
         num_processes=values.num_processes, process_id=values.process_id,
         logger=loggers.find(values.logger) if values.logger else None,
     )
-    settings.check_utf8(os.path.abspath(run.workdir))  # of the current directory too
+    if run.mode == 'train':
+        _check_directory(run.workdir)
     config = dataclasses.replace(_base_config(values, run, config_class, presets),
                                  **given)
     if run.mode == 'train':
@@ -168,6 +169,14 @@ def parse(
             f'{name} cannot change the run in {run.workdir}: {"; ".join(changes)}.'
         )
     return run, config
+
+
+def _check_directory(workdir: str) -> None:
+    """Raise UserError if the whole path cannot be written into a page."""
+    try:
+        settings.check_utf8(os.path.abspath(workdir))
+    except OSError as error:  # the current directory is gone
+        raise UserError(f'{workdir} cannot be written: {error}.') from None
 
 
 def _check_effect(config: Config, given: Mapping[str, Any]) -> None:

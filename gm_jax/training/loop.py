@@ -85,9 +85,11 @@ def start(
     if processes.several():
         processes.check_alike({
             '--mode': run.mode, '--checkpoint': run.checkpoint,
+            'number of devices': str(jax.local_device_count()),
+            **settings.alike(config),
+            # That of the noise, of an evaluation.
             '--seed': str(config.seed if run.seed is None else run.seed),
-            'devices in number': str(jax.local_device_count()),
-            **settings.alike(config), 'code of the version': version.fingerprint(),
+            'code of the version': version.fingerprint(),
         })
     if run.mode == 'sample':
         data = image_set.read_facts(workdir.facts_path(run.workdir))

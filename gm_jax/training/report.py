@@ -133,7 +133,10 @@ def _names(workdir: str) -> list[str]:
     """Return the names of the pictures, in order."""
     directory = os.path.join(workdir, 'samples')
     names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
-    return [name for name in names if name.endswith('.png')]
+    return [
+        name for name in names
+        if name.endswith('.png') and os.path.isfile(os.path.join(directory, name))
+    ]
 
 
 def _steps(names: Iterable[str]) -> dict[str, int]:

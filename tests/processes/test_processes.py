@@ -14,7 +14,7 @@ import pytest
 
 from experiments import vae
 from gm_jax.errors import UserError
-from gm_jax.training import distributed, flags, parallel, processes
+from gm_jax.training import distributed, flags, loop, parallel, processes
 from tests.processes import families, launch
 from tests.training import tiny
 
@@ -181,6 +181,26 @@ def test_flags_that_do_not_fit(given, sentence):
     """Catch a wait for processes that will never come."""
     with pytest.raises(UserError, match=sentence):
         distributed.initialize(*given)
+
+
+def test_processes_agree_on_the_seed_of_the_noise(monkeypatch, tmp_path):
+    """Catch processes that draw with several seeds: that of the run is not it."""
+    asked = {}
+
+    class Asked(Exception):
+        pass
+
+    def check_alike(found):
+        asked.update(found)
+        raise Asked
+
+    monkeypatch.setattr(processes, 'several', lambda: True)
+    monkeypatch.setattr(processes, 'check_alike', check_alike)
+    for seed, expected in ((3, '3'), (None, '0')):
+        run = flags.Run(workdir=str(tmp_path), mode='sample', seed=seed)
+        with pytest.raises(Asked):
+            loop.start(run, vae.Config(), 'vae', vae.main.build)
+        assert asked['--seed'] == expected and asked['number of devices'] == '8'
 
 
 def test_a_pod_of_no_job_is_alone(monkeypatch):

@@ -9,7 +9,6 @@ import jax
 import pytest
 
 from experiments import nade
-from gm_jax.errors import UserError
 from gm_jax.training import cpu_devices
 
 
@@ -31,10 +30,23 @@ def test_a_number_of_the_user_is_kept(tmp_path):
     config, path = nade.Config(), str(tmp_path / 'config.json')
     assert config.gains_from_cpu_devices
     assert cpu_devices.settle(config, path).cpu_devices == 8
-    assert cpu_devices.settle(nade.Config(cpu_devices=8), path).cpu_devices == 8
-    with pytest.raises(UserError, match='--cpu_devices=4 and JAX_NUM_CPU_DEVICES=8'):
-        cpu_devices.settle(nade.Config(cpu_devices=4), path)
+    assert cpu_devices.settle(nade.Config(cpu_devices=4), path).cpu_devices == 8
     assert jax.local_device_count() == 8
+
+
+def test_another_number_is_told_in_training_and_no_matter_after_it(tmp_path, capsys):
+    """Catch a flag that is ignored in silence, and an evaluation that is refused."""
+    flags = ('--hidden=2', '--batch_size=8', '--num_samples=2', '--test_examples=6')
+    run = (f'--workdir={tmp_path}', '--num_steps=1', *flags)
+    assert nade.main([*run, '--cpu_devices=4']) == 0
+    told = '--cpu_devices=4 cannot be had: JAX has 8 devices here already'
+    assert told in capsys.readouterr().err
+    path = tmp_path / 'config.json'
+    config = json.loads(path.read_text())
+    assert config['cpu_devices'] == 8
+    path.write_text(json.dumps({**config, 'cpu_devices': 1}))
+    assert nade.main([f'--workdir={tmp_path}', '--mode=eval']) == 0
+    assert 'cannot be had' not in capsys.readouterr().err
 
 
 def _run(workdir, cores, *flags):
