@@ -149,6 +149,7 @@ def _survey(args: argparse.Namespace) -> int:
                 f'--{name}={getattr(args, name)} must be a finite number above 0.'
             )
     entries = _entries(args.models)
+    # It raises UserError for what no experiment takes.
     settings.Config(image_size=args.image_size, background=args.background)
     # Before any work: that the set is there, and that it is the one of before.
     args.validation = False
