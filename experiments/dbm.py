@@ -63,8 +63,13 @@ class Config(boltzmann.Config):
     )
 
     def __post_init__(self) -> None:
-        """Raise UserError unless there are two layers."""
+        """Raise UserError unless there are two layers, which begin in one way."""
         super().__post_init__()
+        if self.first_layer and self.begin_with:
+            raise UserError(
+                f'--first_layer={self.first_layer} and --begin_with={self.begin_with}: '
+                f'training begins with one of them.'
+            )
         if len(self.hidden) != 2:
             raise UserError(
                 f'--hidden={settings.text(self.hidden)} must be two sizes, such as '
@@ -98,7 +103,7 @@ def init(hidden: Sizes, rng: jax.Array, visible_bias: jax.Array) -> Params:
     return dbm.init(rng, visible_bias, *hidden)._asdict()
 
 
-def _first_layer(config: Config, data: ImageSet) -> Params:
+def _first_layer(config: Config, data: ImageSet) -> dict[str, Params]:
     """Read the parameters of the first layer from a trained RBM."""
     try:
         run = gm_jax.load(config.first_layer)
@@ -121,10 +126,10 @@ def _first_layer(config: Config, data: ImageSet) -> Params:
             f'units, and --hidden={settings.text(config.hidden)} asks for '
             f'{config.hidden[0]} in the first layer.'
         )
-    return {
+    return {'params': {
         'weights1': rbm.weights, 'visible_bias': rbm.visible_bias,
         'hidden1_bias': rbm.hidden_bias,
-    }
+    }}
 
 
 def machine(params: Params) -> RBM:

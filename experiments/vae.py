@@ -134,6 +134,10 @@ PRESETS = {
 
 # Images of more values have a convolutional network by default; the sizes of each.
 _MLP_VALUES, _HIDDEN = 1024, {'mlp': (256, 256), 'conv': (32, 64)}
+# The gradient is computed for at most this many logits at a time on a CPU, if there is
+# no mean over the batch in the loss: memory for more than 32 MiB is taken from the
+# system, and given back, at each step.
+MICRO_LOGITS = 1000 * 784
 # Importance samples that are decoded together: as many as fit well into the caches, and
 # fewer of images of more logits than these.
 TEST_CHUNKS, CHUNK_LOGITS = (25, 5, 1), 25 * 784 * 256
@@ -179,6 +183,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
         sampler='z from the prior, mean of p(x|z)',
         pictures=functools.partial(pictures, s),
         single_steps=s.model.network == 'conv',
+        micro_batch=micro_batch_size(s),
     )
     return experiment._replace(codes=Codes(
         functools.partial(encode, s), functools.partial(decode, s),
@@ -219,10 +224,28 @@ def make_model(config: Config, data: ImageSet) -> VAE:
     )
 
 
+def num_logits(s: Setting) -> int:
+    """Return the number of parameters of p(x|z) of an image."""
+    outputs = {'bernoulli': 1, 'gaussian': 2, 'categorical': s.model.num_values}
+    return math.prod(s.data.image_shape) * outputs[s.model.likelihood]
+
+
+def micro_batch_size(s: Setting) -> int:
+    """Return the examples per gradient computation on a device, 0 for all."""
+    config = s.config
+    # XLA on the CPU runs convolutions slowly inside a loop. The KL of free bits and the
+    # moments of BatchNorm are means over the batch.
+    together = config.free_bits or config.batch_norm or s.model.network == 'conv'
+    if together or jax.default_backend() != 'cpu':
+        return 0
+    num = config.batch_size // jax.device_count()
+    most = max(1, MICRO_LOGITS // (config.k * num_logits(s)))
+    return 0 if most >= num else max(n for n in range(1, most + 1) if num % n == 0)
+
+
 def chunk_size(s: Setting) -> int:
     """Return how many importance samples the final evaluation decodes together."""
-    outputs = {'bernoulli': 1, 'gaussian': 2, 'categorical': s.model.num_values}
-    logits = math.prod(s.data.image_shape) * outputs[s.model.likelihood]
+    logits = num_logits(s)
     fit = next((n for n in TEST_CHUNKS if n * logits <= CHUNK_LOGITS), TEST_CHUNKS[-1])
     return min(fit, s.config.test_samples or fit)
 

@@ -9,7 +9,6 @@
 The data set is not needed, nothing is written, and no parameters are initialised.
 """
 
-import dataclasses
 import os
 from typing import Any
 
@@ -17,12 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gm_jax.data import image_set
 from gm_jax.errors import UserError
 from gm_jax.functions import functions
-from gm_jax.keys import Stream, stream
 from gm_jax.trained import Run
-from gm_jax.training import evaluate, exporting, modules, settings
+from gm_jax.training import evaluate, exporting, modules, pretrained, settings
 from gm_jax.training.command import Command
 
 __all__ = ['export', 'load']
@@ -54,19 +51,17 @@ def load(
     if checkpoint not in ('last', 'best'):
         raise UserError(f"checkpoint={checkpoint!r} is neither 'last' nor 'best'.")
     command = experiment or _find_command(settings.origin(config_path), config_path)
-    config = settings.load(config_path, command.config_class, command.name)
-    if getattr(config, 'given', ''):  # of a file that may not be there any more
-        config = dataclasses.replace(config, given='')
-    data = image_set.read_facts(os.path.join(workdir, 'data.json'))
-    built = command.build(config, data)
-    shapes = jax.eval_shape(built.init, stream(config.seed, Stream.INIT))
-    variables, step = exporting.variables(workdir, shapes, checkpoint)
-    results = exporting.results(workdir, step)
-    if shared := _recorded(results, evaluate.shared_names(built.evaluation, shapes)):
+    found = pretrained.model(
+        workdir, command.name, command.config_class, command.build, checkpoint
+    )
+    built, variables = found.experiment, found.variables
+    results = exporting.results(workdir, found.step)
+    names = evaluate.shared_names(built.evaluation, found.shapes)
+    if shared := _recorded(results, names):
         variables = {**variables, 'shared': shared}
     return Run(
-        command=command, config=config, data=data, results=results, step=step,
-        experiment=built, functions=functions(built),
+        command=command, config=found.config, data=found.data, results=results,
+        step=found.step, experiment=built, functions=functions(built),
         variables=jax.tree.map(jnp.asarray, variables),
     )
 

@@ -143,7 +143,7 @@ class Machine(NamedTuple):
         num_hidden: H.
         persistent: whether chains go on where they ended, or start from the data.
         bound: whether the likelihood is a bound, since u is not v alone.
-        pretrained: () -> parameters to begin with; see `contracts.Experiment`.
+        pretrained: () -> variables to begin with; see `contracts.Experiment`.
     """
 
     init: Callable[[jax.Array, jax.Array], Params]
@@ -152,7 +152,7 @@ class Machine(NamedTuple):
     num_hidden: int
     persistent: bool
     bound: bool
-    pretrained: Callable[[], Params] | None = None
+    pretrained: Callable[[], dict[str, Any]] | None = None
 
 
 class _Setting(NamedTuple):

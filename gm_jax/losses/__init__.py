@@ -9,6 +9,7 @@ They are the project's public library, including those that nothing in it calls:
       bernoulli_log_prob, _sample, _quantile         bits
       categorical_log_prob, _sample, _quantile       integers in [0, V)
       gaussian_log_prob, _sample                     real values
+      gaussian_log_prob_per_unit                     the same for each value
       logistic_log_prob, _sample                     the same, with heavier tails
       logistic_mixture_log_prob, _sample, _quantile  pixels of ordered values
       logistic_mixture_temper        the same mixture at another temperature

@@ -7,6 +7,8 @@ sampled with it:
     log_px = likelihoods.bernoulli_log_prob(logits, x)  # [B]
 """
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -24,8 +26,8 @@ from gm_jax.losses.logistic_mixture import (
 __all__ = [
     'bernoulli_log_prob', 'bernoulli_quantile', 'bernoulli_sample', 'bits_per_dim',
     'categorical_log_prob', 'categorical_quantile', 'categorical_sample',
-    'gaussian_log_prob', 'gaussian_sample', 'logistic_log_prob',
-    'logistic_mixture_log_prob', 'logistic_mixture_quantile',
+    'gaussian_log_prob', 'gaussian_log_prob_per_unit', 'gaussian_sample',
+    'logistic_log_prob', 'logistic_mixture_log_prob', 'logistic_mixture_quantile',
     'logistic_mixture_sample', 'logistic_mixture_temper', 'LogisticMixture',
     'logistic_sample',
 ]
@@ -225,9 +227,35 @@ def gaussian_log_prob(mean: jax.Array, logvar: jax.Array, x: jax.Array) -> jax.A
     """
     chex.assert_rank(mean, set(range(1, 9)))
     chex.assert_equal_shape([mean, logvar, x])
-    mean, logvar, x = numerics.flatten_events(*numerics.upcast(mean, logvar, x))
+    parts = numerics.flatten_events(mean, logvar, x)
+    return jnp.sum(gaussian_log_prob_per_unit(*parts), axis=1)
+
+
+def gaussian_log_prob_per_unit(
+    mean: jax.Array, logvar: jax.Array, x: jax.Array
+) -> jax.Array:
+    """Compute log N(x_i; m_i, e^s_i) of each value: `gaussian_log_prob` unsummed.
+
+    Args:
+        mean: [...] m.
+        logvar: [...] s, the log of the variance.
+        x: [...] integer or float.
+
+    Returns:
+        [...] log-densities in nats, at least float32.
+
+    Raises:
+        AssertionError: the shapes differ.
+
+    Examples:
+        >>> zero = jnp.zeros((1, 2))
+        >>> print(gaussian_log_prob_per_unit(zero, zero, zero).round(3))
+        [[-0.919 -0.919]]
+    """
+    chex.assert_equal_shape([mean, logvar, x])
+    mean, logvar, x = numerics.upcast(mean, logvar, x)
     scaled = jnp.square(x - mean) * numerics.bounded_exp(-logvar)
-    return -0.5 * jnp.sum(jnp.log(2 * jnp.pi) + logvar + scaled, axis=1)
+    return -0.5 * (math.log(2 * math.pi) + logvar + scaled)
 
 
 def gaussian_sample(rng: jax.Array, mean: jax.Array, logvar: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from gm_jax.data.image_set import Examples
-from gm_jax.training.train_state import Batch, Params, TrainState, TrainStep
+from gm_jax.training.train_state import Batch, TrainState, TrainStep
 
 __all__ = [
     'Alarms', 'ByExample', 'BySamples', 'Codes', 'Draw', 'EvalStep', 'Experiment',
@@ -241,9 +241,10 @@ class Experiment(NamedTuple):
     Attributes:
         init: makes the training state from a key. It is compiled, and checkpoints are
             read into its shapes.
-        pretrained: () -> parameters by name, such as those of another run, with which
-            training begins in place of those that `init` makes; None if there are
-            none. It is called once, where a run has no checkpoint.
+        pretrained: () -> {'params': parameters by name, ...}, such as those of another
+            run, and other collections of variables, with which training begins in place
+            of those that `init` makes; None if there are none. It is called once, where
+            a run has no checkpoint. --begin_with takes its place.
         train_step: one step of training.
         single_steps: whether a CPU runs the training steps one by one, since XLA runs
             convolutions slowly inside a loop there.
@@ -273,7 +274,7 @@ class Experiment(NamedTuple):
     train_step: TrainStep
     single_steps: bool
     evaluation: ByExample | BySamples
-    pretrained: Callable[[], Params] | None = None
+    pretrained: Callable[[], dict[str, Any]] | None = None
     sample: Sample | None = None
     no_sample: str = 'this model generates nothing.'
     sampler: str = ''

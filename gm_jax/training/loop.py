@@ -107,10 +107,14 @@ def start(
     if run.mode == 'train':
         parallel.check_batch_size(config.batch_size)
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
-        if not checkpoints.last_step(run.workdir):
-            experiment = pretrained.read(experiment)
     init = parallel.init(experiment.init)
     shapes = jax.eval_shape(init, stream(config.seed, Stream.INIT))
+    if run.mode == 'train' and not checkpoints.last_step(run.workdir):
+        if config.begin_with:
+            experiment = experiment._replace(pretrained=functools.partial(
+                pretrained.beginning, config, name, build, shapes
+            ))
+        experiment = pretrained.read(experiment)
     fits.check(config, data, experiment, shapes, run.mode)
     sample = experiment.sample
     sampler = None if sample is None else parallel.sample_many(sample)

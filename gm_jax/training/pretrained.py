@@ -1,16 +1,112 @@
-"""The parameters of another run with which training begins."""
+"""A trained model, read again: to be used, or to begin another training with it."""
 
+import dataclasses
 import hashlib
+import os
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple
 
 import jax
 import numpy as np
 
+from gm_jax.data import image_set
+from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
-from gm_jax.training import processes
+from gm_jax.keys import Stream, stream
+from gm_jax.training import exporting, processes, settings, workdir
 from gm_jax.training.contracts import Experiment
-from gm_jax.training.train_state import Params
+from gm_jax.training.settings import ConfigT
+from gm_jax.training.train_state import TrainState
 
-__all__ = ['read']
+__all__ = ['beginning', 'Model', 'model', 'read']
+
+
+class Model(NamedTuple, Generic[ConfigT]):
+    """A trained model.
+
+    Attributes:
+        config: the settings of its run.
+        data: the facts of its image set, without images.
+        experiment: what the settings make.
+        shapes: a training state whose leaves are jax.ShapeDtypeStruct.
+        variables: 'params' and the other collections, with NumPy arrays.
+        step: the training step.
+    """
+
+    config: ConfigT
+    data: ImageSet
+    experiment: Experiment
+    shapes: TrainState
+    variables: dict[str, Any]
+    step: int
+
+
+def model(
+    directory: str, name: str, config_class: type[ConfigT],
+    build: Callable[[ConfigT, ImageSet], Experiment], checkpoint: str = 'last',
+) -> Model[ConfigT]:
+    """Read a trained model.
+
+    Args:
+        directory: a work directory, or an exported model.
+        name: the experiment that it must be of.
+        config_class: the class of its settings.
+        build: makes the experiment.
+        checkpoint: 'last' or 'best'.
+
+    Raises:
+        UserError: there is none, it is damaged, or it is of another experiment.
+    """
+    config = settings.load(os.path.join(directory, 'config.json'), config_class, name)
+    file: dict[str, Any] = {'given': ''}  # may not be there any more
+    config = dataclasses.replace(config, **file) if hasattr(config, 'given') else config
+    data = image_set.read_facts(workdir.facts_path(directory))
+    experiment = build(config, data)
+    shapes = jax.eval_shape(experiment.init, stream(config.seed, Stream.INIT))
+    variables, step = exporting.variables(directory, shapes, checkpoint)
+    return Model(config, data, experiment, shapes, variables, step)
+
+
+def beginning(
+    config: ConfigT, name: str, build: Callable[[ConfigT, ImageSet], Experiment],
+    shapes: TrainState,
+) -> dict[str, Any]:
+    """Read the variables that --begin_with names, for a state of these shapes.
+
+    Returns:
+        'params', and of the other collections those that have the same shapes.
+
+    Raises:
+        UserError: there are none, or the parameters have other names or shapes.
+    """
+    flag, directory = f'--begin_with={config.begin_with}', config.begin_with
+    try:
+        directory = os.path.expanduser(directory)
+        if not os.path.exists(os.path.join(directory, 'config.json')):
+            raise UserError('it holds no run: it has no config.json.')
+        found = model(directory, name, type(config), build).variables
+    except UserError as error:
+        raise UserError(f'{flag}: {error}') from error
+    there, here = (_described(tree) for tree in (found['params'], shapes.params))
+    for path in sorted({*there, *here}):
+        if there.get(path) != here.get(path):
+            raise UserError(
+                f'{flag} is another network: {path} is {there.get(path, "missing")} '
+                f'there, and {here.get(path, "missing")} by the settings of this run.'
+            )
+    return {'params': found['params'], **{
+        collection: found[collection] for collection, tree in shapes.model_state.items()
+        if _described(found.get(collection, {})) == _described(tree)
+    }}
+
+
+def _described(tree: Any) -> dict[str, str]:
+    """Return shapes and dtypes by the names of the arrays, joined with slashes."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator='/'):
+            f'{x.dtype} {tuple(x.shape)}'
+        for path, x in jax.tree.leaves_with_path(tree)
+    }
 
 
 def read(experiment: Experiment) -> Experiment:
@@ -30,20 +126,20 @@ def read(experiment: Experiment) -> Experiment:
     """
     if experiment.pretrained is None:
         return experiment
-    problem, params = '', {}
+    problem, variables = '', {}
     try:
-        params = experiment.pretrained()
+        variables = experiment.pretrained()
     except UserError as error:
         if not processes.several():
             raise
         problem = str(error)
-    processes.check_alike({'parameters to begin with, of': _digest(params)}, problem)
-    return experiment._replace(pretrained=lambda: params)
+    processes.check_alike({'parameters to begin with, of': _digest(variables)}, problem)
+    return experiment._replace(pretrained=lambda: variables)
 
 
-def _digest(params: Params) -> str:
+def _digest(variables: dict[str, Any]) -> str:
     digest = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(params):
+    for path, leaf in jax.tree.leaves_with_path(variables):
         array = np.ascontiguousarray(leaf)
         digest.update(f'{path} {array.dtype} {array.shape}'.encode())
         digest.update(array.data)

@@ -109,6 +109,10 @@ class Config:
     seed: int = field(
         0, 'number from which all randomness is derived', low=0, high=2**32 - 1
     )
+    begin_with: str = field(
+        '', 'work directory of the same experiment, or its exported model, whose '
+        'parameters training begins with; only the sizes of the network must agree'
+    )
     num_steps: int = field(1000, 'training steps', low=1)
     batch_size: int = field(
         128, 'examples per step, over all devices of all processes', low=1

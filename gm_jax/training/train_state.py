@@ -125,22 +125,29 @@ def of_variables(variables: dict[str, Any]) -> TrainState:
     return create(variables['params'], optax.identity(), model_state=others)
 
 
-def begin_with(state: TrainState, params: Params) -> TrainState:
-    """Replace parameters of a first state, and their average.
+def begin_with(state: TrainState, variables: dict[str, Any]) -> TrainState:
+    """Replace parameters of a first state and their average, and other variables.
 
     Args:
         state: the state at step 0.
-        params: some of its parameters, by their names at the top.
+        variables: 'params', some of its parameters by their names at the top, and any
+            of its other collections.
 
     Raises:
         AssertionError: a shape or a dtype differs.
     """
-    old = {name: state.params[name] for name in params}
-    chex.assert_trees_all_equal_shapes_and_dtypes(old, params)
-    params = {**state.params, **params}
+    others = {name: x for name, x in variables.items() if name != 'params'}
+    for old, new in (
+        (state.params, variables['params']), (state.model_state, others)
+    ):
+        same = {name: old[name] for name in new}
+        chex.assert_trees_all_equal_shapes_and_dtypes(same, new)
+    params = {**state.params, **variables['params']}
     # A copy: two leaves must not share a buffer that is donated to a step.
     ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
-    return state.replace(params=params, ema_params=ema)
+    return state.replace(
+        params=params, ema_params=ema, model_state={**state.model_state, **others}
+    )
 
 
 def create(

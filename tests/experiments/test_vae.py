@@ -338,6 +338,39 @@ def test_every_kind_trains_and_samples(settings):
     assert images.shape == (3, 8, 8, 1) and images.dtype == jnp.uint8
 
 
+@pytest.mark.parametrize('settings, size', [
+    ({'k': 4, 'objective': 'iwae'}, 6), ({'k': 100}, 1), ({}, 0),
+    ({'k': 4, 'free_bits': 0.1}, 0), ({'k': 4, 'batch_norm': True}, 0),
+    ({'k': 4, 'network': 'conv'}, 0),
+])
+def test_examples_per_gradient(settings, size, monkeypatch):
+    """Catch parts of a batch whose loss has a mean over the whole of it."""
+    monkeypatch.setattr(vae, 'MICRO_LOGITS', 24 * 64)
+    batch_size = 12 * jax.device_count()
+    config = vae.Config(binarize='threshold', batch_size=batch_size, **settings)
+    data = sources.load('digits', binarize='threshold')
+    assert vae.build(config, data).micro_batch == size
+
+
+def test_parts_of_a_batch_have_its_gradient(monkeypatch):
+    """Catch noise, or an average, that depends on how a batch is computed."""
+    data = sources.load('digits', binarize='threshold')
+    config = vae.Config(
+        binarize='threshold', hidden=(8,), latent_dims=(3,), k=4, objective='iwae',
+        optimizer='sgd', learning_rate=1.0, batch_size=12 * jax.device_count(),
+    )
+    batch = {**data.splits['train'].fetch(np.arange(12)), 'index': np.arange(12)}
+    states = []
+    for most in (vae.MICRO_LOGITS, 24 * 64):
+        monkeypatch.setattr(vae, 'MICRO_LOGITS', most)
+        experiment = vae.build(config, data)
+        state = experiment.init(jax.random.key(0))
+        step = jax.jit(experiment.train_step)
+        states.append(step(state, batch, jax.random.key(1)))
+    for one, other in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_manifold_needs_two_units_with_a_normal_prior():
     """Catch a grid through quantiles of N(0, I) where the prior is another one."""
     def decode(z):

@@ -129,6 +129,14 @@ def test_gaussian_integrates_to_one():
     np.testing.assert_allclose(density.sum() * 0.01, 1, rtol=1e-5)
 
 
+def test_gaussian_per_unit_keeps_the_axes():
+    """Catch units that are mixed, or summed."""
+    _, _, (mean, logvar, x) = _inputs('gaussian')
+    found = likelihoods.gaussian_log_prob_per_unit(mean, logvar, x)
+    expected = stats.norm.logpdf(*map(np.float64, (x, mean, np.exp(logvar / 2))))
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
+
+
 @pytest.mark.parametrize('x', [0, 1])
 @pytest.mark.parametrize('logit', [0.0, 20.0, -20.0, 100.0, -100.0, 1e4, -1e4])
 def test_bernoulli_extremes(logit, x):

@@ -1,7 +1,9 @@
 """Parameters with which training begins."""
 
+import dataclasses
 import functools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,13 @@ import numpy as np
 import optax
 import pytest
 
+import gm_jax
+from experiments import autoencoder, dbm, vae
+from gm_jax import loading
 from gm_jax.errors import UserError
 from gm_jax.training import pretrained, processes, train_state
 from gm_jax.training.contracts import Experiment
+from tests.training import tiny
 
 
 def _experiment(read):
@@ -20,15 +26,16 @@ def _experiment(read):
 
 def test_is_read_once():
     """Catch a run that begins again with what has changed meanwhile."""
-    values = iter([{'a': np.ones(2)}])
+    values = iter([{'params': {'a': np.ones(2)}}])
     experiment = pretrained.read(_experiment(lambda: next(values)))
     for _ in range(2):
-        np.testing.assert_array_equal(experiment.pretrained()['a'], np.ones(2))
+        found = experiment.pretrained()['params']['a']
+        np.testing.assert_array_equal(found, np.ones(2))
     assert pretrained.read(_experiment(None)).pretrained is None
 
 
 @pytest.mark.parametrize('other, said', [
-    ({'a': np.zeros(2)}, 'process 1 has parameters to begin with, of digest'),
+    ({'params': {'a': np.zeros(2)}}, 'process 1 has parameters to begin with, of dig'),
     (None, 'process 1 cannot start: nowhere'),
 ])
 def test_processes_begin_alike(monkeypatch, other, said):
@@ -39,7 +46,7 @@ def test_processes_begin_alike(monkeypatch, other, said):
     monkeypatch.setattr(processes, 'several', lambda: True)
     texts = []
     monkeypatch.setattr(processes, '_texts', lambda mine: texts.append(mine) or texts)
-    pretrained.read(_experiment(lambda: {'a': np.ones(2)}))
+    pretrained.read(_experiment(lambda: {'params': {'a': np.ones(2)}}))
     assert json.loads(texts[0])['problem'] == ''
     with pytest.raises(UserError, match=said):
         pretrained.read(_experiment(fail if other is None else lambda: other))
@@ -48,8 +55,15 @@ def test_processes_begin_alike(monkeypatch, other, said):
 def test_begins_with_some_of_the_parameters():
     """Catch an average of other parameters, and arrays that share a buffer."""
     params = {'a': jnp.zeros(2), 'b': jnp.full(3, 5.0)}
-    create = functools.partial(train_state.create, params, optax.sgd(0.1))
-    state = train_state.begin_with(create(ema=True), {'a': jnp.ones(2)})
+    create = functools.partial(
+        train_state.create, params, optax.sgd(0.1),
+        model_state={'batch_stats': jnp.zeros(1), 'chains': jnp.zeros(1)},
+    )
+    ones = {'params': {'a': jnp.ones(2)}, 'batch_stats': jnp.ones(1)}
+    state = train_state.begin_with(create(ema=True), ones)
+    assert {name: x.item() for name, x in state.model_state.items()} == {
+        'batch_stats': 1, 'chains': 0
+    }
     for found in (state.params, state.ema_params):
         np.testing.assert_array_equal(found['a'], np.ones(2))
         np.testing.assert_array_equal(found['b'], np.full(3, 5.0))
@@ -58,6 +72,59 @@ def test_begins_with_some_of_the_parameters():
         for x in jax.tree.leaves((state.params, state.ema_params))
     ]
     assert len(set(pointers)) == len(pointers)
-    assert train_state.begin_with(create(), {'a': jnp.ones(2)}).ema_params is None
-    with pytest.raises(AssertionError):
-        train_state.begin_with(create(), {'a': jnp.ones(3)})
+    assert train_state.begin_with(create(), ones).ema_params is None
+    for wrong in ({'params': {'a': jnp.ones(3)}}, {**ones, 'batch_stats': jnp.ones(2)}):
+        with pytest.raises(AssertionError):
+            train_state.begin_with(create(), wrong)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Return the work directory of a run."""
+    workdir = tmp_path_factory.mktemp('trained')
+    assert vae.main([f'--workdir={workdir}', *tiny.FLAGS]) == 0
+    return workdir
+
+
+def test_a_run_begins_with_another(trained, tmp_path):
+    """Catch weights that are not taken, and a resume that needs the other run again."""
+    out, workdir = tmp_path / 'exported', tmp_path / 'run'
+    loading.export(trained, out)
+    # A rate of 0, other data, another optimizer, and no average.
+    flags = [
+        *tiny.FLAGS, '--learning_rate=0', '--binarize=threshold', '--ema=0',
+        '--optimizer=sgd', '--schedule=constant', f'--workdir={workdir}',
+        f'--begin_with={out}',
+    ]
+    assert vae.main([*flags, '--num_steps=12']) == 0
+    found, old = (gm_jax.load(x).variables for x in (workdir, trained))
+    jax.tree.map(np.testing.assert_array_equal, found['params'], old['params'])
+    shutil.rmtree(out)
+    assert vae.main([*flags, '--num_steps=24']) == 0
+
+
+def test_moments_are_taken_and_chains_of_another_batch_are_not(trained):
+    """Catch a network whose moments of BatchNorm begin anew."""
+    model = pretrained.model(str(trained), 'vae', vae.Config, vae.build)
+    config = dataclasses.replace(model.config, begin_with=str(trained))
+    found = pretrained.beginning(config, 'vae', vae.build, model.shapes)
+    assert sorted(found) == ['batch_stats', 'params']
+    jax.tree.map(np.testing.assert_array_equal, found, model.variables)
+    shapes = model.shapes.replace(model_state={'chains': jnp.zeros(2)})
+    assert list(pretrained.beginning(config, 'vae', vae.build, shapes)) == ['params']
+
+
+@pytest.mark.parametrize('main, flags, said', [
+    (vae.main, ['--hidden=17'], 'decoder/Dense_0/kernel is float32 (3, 16) there'),
+    (vae.main, ['--begin_with=nowhere'], '--begin_with=nowhere: it holds no run'),
+    (autoencoder.main, [], "is of the experiment 'vae', not of autoencoder"),
+    (dbm.main, ['--first_layer=rbm'], 'training begins with one of them'),
+])
+def test_another_network_is_refused(trained, tmp_path, capfd, main, flags, said):
+    """Catch a network that does not fit, found after the work has begun."""
+    common = [x for x in tiny.FLAGS if main is vae.main or x.startswith('--num_steps')]
+    flags = [*common, f'--begin_with={trained}', *flags]
+    assert main([f'--workdir={tmp_path}/run', *flags]) == 2
+    message = capfd.readouterr().err
+    assert said in message and message.count('\n') == 1
+    assert not (tmp_path / 'run').exists()
