@@ -3,6 +3,7 @@
 from gm_jax._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(__name__, (
+    'activations',
     'causal',
     'coupling',
     'downsample',

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gm_jax.layers import transforms
+from gm_jax.layers.activations import elu
 
 __all__ = ['ActNorm', 'ConvNet', 'Coupling', 'DiagonalScale', 'run', 'Step']
 
@@ -71,12 +72,12 @@ class ConvNet(nn.Module):
         """Apply the layers."""
         h = self._conv(self.features, 3)(x)
         for _ in range(self.num_blocks):
-            update = self._conv(self.features, 3)(nn.elu(h))
-            update = self._conv(2 * self.features, 1)(nn.elu(update))
+            update = self._conv(self.features, 3)(elu(h))
+            update = self._conv(2 * self.features, 1)(elu(update))
             first, second = jnp.split(update, 2, axis=-1)
             h = h + first * nn.sigmoid(second)
         zeros = nn.initializers.zeros_init()
-        return self._conv(self.outputs, 3, kernel_init=zeros)(nn.elu(h))
+        return self._conv(self.outputs, 3, kernel_init=zeros)(elu(h))
 
     def _conv(self, features: int, side: int, **kwargs: Any) -> nn.Conv:
         return nn.Conv(features, (side, side), dtype=self.dtype, **kwargs)

@@ -17,21 +17,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gm_jax.layers.activations import concat_elu
 from gm_jax.layers.products import correlate, product
 
 __all__ = [
-    'concat_elu', 'DIRECTION', 'Nin', 'shift_down', 'shift_right', 'ShiftedConv',
-    'Upsample', 'ZEROS',
+    'DIRECTION', 'Nin', 'shift_down', 'shift_right', 'ShiftedConv', 'Upsample', 'ZEROS',
 ]
 
 # Only the direction matters where a first batch sets the scale, see weight_norm.
 DIRECTION = nn.initializers.normal(0.05)
 ZEROS = nn.initializers.zeros_init()
-
-
-def concat_elu(x: jax.Array) -> jax.Array:
-    """Compute [elu(x), elu(-x)] on the last axis, which doubles; 0 stays 0."""
-    return jax.nn.elu(jnp.concatenate([x, -x], axis=-1))
 
 
 def shift_down(x: jax.Array) -> jax.Array:

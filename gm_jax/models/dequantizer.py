@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gm_jax.layers import transforms
+from gm_jax.layers.activations import elu
 from gm_jax.layers.coupling import Coupling
 from gm_jax.layers.pixels import encode
 
@@ -55,7 +56,7 @@ class Dequantizer(nn.Module):
         if halves:
             v, context = (transforms.squeeze(a)[0] for a in (v, context))
         context = nn.Conv(self.features, (3, 3), dtype=self.dtype)(context)
-        context = nn.elu(context)
+        context = elu(context)
         for i in range(self.num_couplings):
             coupling = Coupling(
                 halves, i % 2 == 1, self.features, self.num_blocks, self.dtype

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gm_jax.layers import levels
+from gm_jax.layers.activations import concat_elu, elu
 from gm_jax.layers.dropout import Dropout
 from gm_jax.layers.levels import Above, Before, LevelAbove, LevelLeft, LevelState
 from gm_jax.layers.pixels import as_map, encode, left_of, row_of_map, rows_above
@@ -36,7 +37,6 @@ from gm_jax.layers.shifted import (
     Nin,
     ShiftedConv,
     Upsample,
-    concat_elu,
     shift_down,
     shift_right,
 )
@@ -272,7 +272,7 @@ class PixelCNNpp(nn.Module):
         return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
 
     def _mixture(self, ul: jax.Array) -> LogisticMixture:
-        out = self.to_mixture(jax.nn.elu(ul))
+        out = self.to_mixture(elu(ul))
         out = out.astype(jnp.promote_types(out.dtype, jnp.float32))
         channels, k = self.image_shape[2], self.num_mixtures
         logits, rest = out[..., :k], out[..., k:].reshape(*out.shape[:-1], -1, k)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gm_jax.layers import shifted
+from gm_jax.layers.activations import concat_elu
 
 B, H, W, F, G = 2, 5, 6, 3, 4
 
@@ -88,7 +89,7 @@ def test_nin_adds_up_its_parts():
     variables = _weights(layer, *inputs)
     kernel = np.asarray(variables['params']['kernel'])
     expected = 0.5 + sum(
-        np.asarray(shifted.concat_elu(x)) @ k for x, k in zip(inputs, kernel)
+        np.asarray(concat_elu(x)) @ k for x, k in zip(inputs, kernel)
     )
     np.testing.assert_allclose(
         layer.apply(variables, *inputs), expected, rtol=1e-4, atol=1e-5
