@@ -171,6 +171,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
     )
     made = generation.samplers(decoder)
     by_host = config.sampler != 'incremental'
+    micro_batch = autoregressive.micro_batch_size(config, decoder.model)
     experiment = density.build(
         config,
         bound,
@@ -180,9 +181,8 @@ def build(config: Config, data: ImageSet) -> Experiment:
         pictures=functools.partial(pictures, s),
         single_steps=True,
         # Free bits need the mean KL of all examples.
-        micro_batch=0 if config.free_bits else autoregressive.micro_batch_size(
-            config, decoder.model
-        ),
+        micro_batch=0 if config.free_bits else micro_batch,
+        eval_micro_batch=micro_batch,
     )
     codes = functools.partial(encode, s)
     return experiment._replace(

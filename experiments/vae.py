@@ -134,10 +134,10 @@ PRESETS = {
 
 # Images of more values have a convolutional network by default; the sizes of each.
 _MLP_VALUES, _HIDDEN = 1024, {'mlp': (256, 256), 'conv': (32, 64)}
-# The gradient is computed for at most this many logits at a time on a CPU, if there is
-# no mean over the batch in the loss: memory for more than 32 MiB is taken from the
-# system, and given back, at each step.
-MICRO_LOGITS = 1000 * 784
+# On a CPU the gradient is computed for this many logits at a time: a program whose ten
+# arrays of them take more than 32 MiB gets its memory from the system, and gives it
+# back, at each step. Parts of fewer rows would spend more time on the weights.
+MICRO_LOGITS, MICRO_ROWS = 1000 * 784, 100
 # Importance samples that are decoded together: as many as fit well into the caches, and
 # fewer of images of more logits than these.
 TEST_CHUNKS, CHUNK_LOGITS = (25, 5, 1), 25 * 784 * 256
@@ -231,7 +231,10 @@ def num_logits(s: Setting) -> int:
 
 
 def micro_batch_size(s: Setting) -> int:
-    """Return the examples per gradient computation on a device, 0 for all."""
+    """Return the examples per gradient computation on a device, 0 for all.
+
+    Each of them has `k` rows of logits.
+    """
     config = s.config
     # XLA on the CPU runs convolutions slowly inside a loop. The KL of free bits and the
     # moments of BatchNorm are means over the batch.
@@ -239,8 +242,9 @@ def micro_batch_size(s: Setting) -> int:
     if together or jax.default_backend() != 'cpu':
         return 0
     num = config.batch_size // jax.device_count()
-    most = max(1, MICRO_LOGITS // (config.k * num_logits(s)))
-    return 0 if most >= num else max(n for n in range(1, most + 1) if num % n == 0)
+    most = MICRO_LOGITS // (config.k * num_logits(s))
+    fit = max((n for n in range(1, most + 1) if num % n == 0), default=0)
+    return fit if MICRO_ROWS <= fit * config.k < num * config.k else 0
 
 
 def chunk_size(s: Setting) -> int:

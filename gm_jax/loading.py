@@ -45,13 +45,11 @@ def load(
         UserError: there is no such run, it is damaged, or it is of another experiment.
     """
     workdir = os.path.expanduser(os.fspath(path))
-    config_path = os.path.join(workdir, 'config.json')
-    if not os.path.exists(config_path):
-        raise UserError(f'{workdir} holds no run: it has no config.json.')
+    config_path = pretrained.config_path(workdir)
     if checkpoint not in ('last', 'best'):
         raise UserError(f"checkpoint={checkpoint!r} is neither 'last' nor 'best'.")
     command = experiment or _find_command(settings.origin(config_path), config_path)
-    found = pretrained.model(
+    found = pretrained.read_model(
         workdir, command.name, command.config_class, command.build, checkpoint
     )
     built, variables = found.experiment, found.variables

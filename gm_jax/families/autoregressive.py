@@ -68,6 +68,7 @@ def assemble(s: Setting) -> Experiment:
         pictures=functools.partial(generation.pictures, s),
         single_steps=s.model.heavy,
         micro_batch=micro_batch_size(s.config, s.model),
+        eval_micro_batch=micro_batch_size(s.config, s.model),
     )
     in_turn = s.config.class_conditional and setting.label(s.config, s.data) is None
     if s.task is not None:

@@ -176,6 +176,7 @@ def build(
     host_sampler: Callable[[], HostSampler] | None = None,
     pictures: MakePictures | None = None,
     micro_batch: int = 0,
+    eval_micro_batch: int = 0,
 ) -> Experiment:
     """Make the experiment of a model with a likelihood.
 
@@ -187,8 +188,8 @@ def build(
         single_steps: whether a CPU runs the training steps one by one.
         host_sampler: makes a sampler that loops on the host.
         pictures: draws pictures.
-        micro_batch: examples per gradient computation on a device, and at most that
-            many per evaluation; 0: all.
+        micro_batch: examples per gradient computation on a device; 0: all.
+        eval_micro_batch: the most examples that an evaluation takes at a time; 0: all.
     """
     return Experiment(
         init=functools.partial(_init, config, density),
@@ -197,8 +198,8 @@ def build(
             micro_batch=micro_batch,
         ),
         evaluation=ByExample(
-            _in_parts(functools.partial(_eval_step, density), micro_batch),
-            _in_parts(functools.partial(_test_step, density), micro_batch),
+            _in_parts(functools.partial(_eval_step, density), eval_micro_batch),
+            _in_parts(functools.partial(_test_step, density), eval_micro_batch),
             density.report,
             density.num_chunks,
             density.fewer_chunks,

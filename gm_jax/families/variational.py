@@ -33,7 +33,6 @@ import numpy as np
 from gm_jax.evaluation import likelihood
 from gm_jax.keys import Use, derive
 from gm_jax.losses import dequantization, elbo, likelihoods
-from gm_jax.losses.likelihoods import gaussian_log_prob_per_unit as log_density
 from gm_jax.models.vae import VAE, Gaussian
 from gm_jax.training.train_state import Metrics
 
@@ -116,7 +115,7 @@ def sampled_terms(
     log_px = _by_example(log_px_given(z), num)
     # The terms.
     kl = elbo.gaussian_kl_per_unit(q.mean, q.logvar)
-    log_ratio = log_density(*q_each, z) - log_density(*standard_normal(z), z)
+    log_ratio = _log_density(q_each, z) - _log_density(standard_normal(z), z)
     log_w = log_px - _by_example(log_ratio, num).sum(-1)
     return Terms(log_px, kl, log_w, q.mean)
 
@@ -135,8 +134,8 @@ def _two_layers(
     p1 = model.decode2(z2, **mode)
     # The terms. The prior of z1 depends on z2, so its KL is an average over the
     # samples; that of z2 given z1 is exact.
-    log_ratio1 = log_density(*q1_each, z1) - log_density(*p1, z1)
-    log_ratio2 = log_density(*q2, z2) - log_density(*standard_normal(z2), z2)
+    log_ratio1 = _log_density(q1_each, z1) - _log_density(p1, z1)
+    log_ratio2 = _log_density(q2, z2) - _log_density(standard_normal(z2), z2)
     log_ratio = _by_example(jnp.concatenate([log_ratio1, log_ratio2], axis=-1), num)
     kl2 = elbo.gaussian_kl_per_unit(q2.mean, q2.logvar)
     kl = _by_example(jnp.concatenate([log_ratio1, kl2], axis=-1), num).mean(1)
@@ -159,6 +158,11 @@ def _draw(rngs: jax.Array, q: Gaussian, num: int) -> jax.Array:
         rngs, _by_example(q.mean, num), _by_example(q.logvar, num)
     )
     return z.reshape(q.mean.shape)
+
+
+def _log_density(p: Gaussian, z: jax.Array) -> jax.Array:
+    """Compute the log density of each unit, [N, Z]."""
+    return likelihoods.gaussian_log_prob_per_unit(*p, z)
 
 
 def standard_normal(z: jax.Array) -> Gaussian:

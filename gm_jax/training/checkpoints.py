@@ -70,17 +70,19 @@ def save(workdir: str, step: int, state: TrainState, note: dict[str, Any]) -> No
 
 
 def restore(
-    workdir: str, template: TrainState, which: str = 'last'
+    workdir: str, template: TrainState, which: str = 'last', *, alone: bool = False
 ) -> Checkpoint | None:
     """Read a checkpoint or, if it is damaged, the newest usable one before it.
 
     It may be read while another process trains there, which removes old checkpoints.
+    The processes of a run read the same one.
 
     Args:
         workdir: the work directory of the run.
         template: a state with the structure that was saved, or its shapes as
             jax.eval_shape returns them.
         which: 'last' or 'best'.
+        alone: whether only this process of a run reads it.
 
     Returns:
         The checkpoint, or None where there is none at all.
@@ -92,12 +94,12 @@ def restore(
         return sealed.read(_path(workdir, step), step, template)
 
     if which == 'last':
-        found = _newest(workdir, read)
+        found = _newest(workdir, read, alone)
         return None if found is None else _checkpoint(found)
     reason = ''
     for _ in range(_LOOKS):
         newest = _newest(
-            workdir, lambda step: sealed.read_note(_path(workdir, step), step)
+            workdir, lambda step: sealed.read_note(_path(workdir, step), step), alone
         )
         if newest is None:
             return None
@@ -107,11 +109,11 @@ def restore(
                 'no evaluation has had a finite loss, so no checkpoint is the best: '
                 'leave --checkpoint=best out.'
             )
-        result = _try(read, best)
+        result = _try(read, best, alone)
         if isinstance(result, Sealed):
             return _checkpoint(newest._replace(step=best, sealed=result))
         reason = _unusable(workdir, best, result)
-        if _is_there(_path(workdir, best)):
+        if _is_there(_path(workdir, best), alone):
             break
     raise UserError(f'{reason}, and it is the best.')
 
@@ -124,18 +126,21 @@ class _Found(NamedTuple):
     reasons: dict[int, str]
 
 
-def _newest(workdir: str, read: Callable[[int], Sealed]) -> _Found | None:
+def _newest(
+    workdir: str, read: Callable[[int], Sealed], alone: bool
+) -> _Found | None:
     """Read the newest checkpoint that can be read; None if there is none at all."""
     tried: set[int] = set()
     reasons: dict[int, str] = {}
     # Training may remove and add checkpoints meanwhile, so each time look again.
-    while steps := [step for step in _agreed_steps(workdir) if step not in tried]:
+    look = _steps if alone else _agreed_steps
+    while steps := [step for step in look(workdir) if step not in tried]:
         step = steps[0]
         tried.add(step)
-        result = _try(read, step)
+        result = _try(read, step, alone)
         if isinstance(result, Sealed):
             return _Found(step, result, reasons)
-        if _is_there(_path(workdir, step)):
+        if _is_there(_path(workdir, step), alone):
             reasons[step] = _unusable(workdir, step, result)
     if reasons:
         raise UserError(
@@ -145,7 +150,7 @@ def _newest(workdir: str, read: Callable[[int], Sealed]) -> _Found | None:
     return None
 
 
-def _try(read: Callable[[int], Sealed], step: int) -> Sealed | str:
+def _try(read: Callable[[int], Sealed], step: int, alone: bool) -> Sealed | str:
     """Read a checkpoint in all processes, or return why one of them could not."""
     reason, found = 'another process cannot read it', None
     try:
@@ -153,6 +158,8 @@ def _try(read: Callable[[int], Sealed], step: int) -> Sealed | str:
     # A damaged file may make a reader raise anything: it must not end the run.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if alone:
+        return reason[:160] if found is None else found
     # All processes go back to the same checkpoint.
     if not processes.all_agree(found is not None) or found is None:
         return reason[:160]
@@ -186,9 +193,10 @@ def last_step(workdir: str) -> int:
     return max(_agreed_steps(workdir), default=0)
 
 
-def _is_there(path: str) -> bool:
-    """Return whether process 0 sees a path."""
-    return bool(processes.from_primary(np.array(int(os.path.lexists(path)))))
+def _is_there(path: str, alone: bool) -> bool:
+    """Return whether process 0 sees a path, or, if it is alone, this process."""
+    here = os.path.lexists(path)
+    return here if alone else bool(processes.from_primary(np.array(int(here))))
 
 
 def _agreed_steps(workdir: str) -> list[int]:

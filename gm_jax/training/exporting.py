@@ -68,6 +68,8 @@ def is_exported(directory: str) -> bool:
 def variables(workdir: str, shapes: TrainState, checkpoint: str = 'last') -> Trained:
     """Read the variables that evaluation uses, of a run or of an exported model.
 
+    Each process reads by itself: it waits for no other one.
+
     Args:
         workdir: the directory of either.
         shapes: the shapes of a training state.
@@ -80,7 +82,7 @@ def variables(workdir: str, shapes: TrainState, checkpoint: str = 'last') -> Tra
     if is_exported(workdir):
         checkpoint_of(workdir, checkpoint)
         return read(workdir, shapes.eval_variables)
-    found = checkpoints.restore(workdir, shapes, checkpoint)
+    found = checkpoints.restore(workdir, shapes, checkpoint, alone=True)
     if found is None:
         raise UserError(f'{workdir} has no checkpoint yet.')
     for warning in found.warnings:
@@ -184,7 +186,7 @@ def _write(path: str, text: str) -> None:
 def _settings(workdir: str) -> dict[str, Any]:
     """Return the settings without what lies on one machine only."""
     found = files.read_object(os.path.join(workdir, 'config.json'), 'a config')
-    local = 'data_dir', 'given', 'first_layer', 'begin_with'
+    local = 'data_dir', 'given', 'first_layer'
     found |= {name: '' for name in local if name in found}
     if str(found.get('module', '')).endswith('.py'):
         found['module'] = ''
@@ -310,16 +312,18 @@ def _card(
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     dataset = results.get('dataset', data.get('name', ''))
+    begun = contents['config.json'].get('begin_with', '')
     lines = [
         '---', 'library_name: gm_jax', 'tags:', '- jax', f'- {name}',
         *_model_index(name, str(dataset), numbers), '---', '',
         f'# {name} on {dataset}', '', *([about, ''] if about else []),
         f'A {name} of gm_jax {gm_jax.__version__}, trained for {step:,} steps: '
         f'{sum(x.size for x in arrays.values()):,} numbers in {len(arrays)} arrays.',
+        *(['', f'Its training began with the parameters of {begun}.'] if begun else []),
         '', '| | |', '|---|---|',
         *(f'| {what} | {text} |' for what, text in _facts(results, data) if text),
         f'| `{ARRAYS}` | SHA-256 `{digest}` |', '',
-        *_numbers(numbers), '',
+        *_numbers(numbers, begun), '',
         '## Use', '', '```python', 'import gm_jax', '',
         "run = gm_jax.load('.')  # the directory of this file", 'print(run)', '```', '',
         'The arrays, without gm_jax:', '', '```python', *_LOADER.splitlines(), '```',
@@ -356,7 +360,7 @@ def _facts(results: dict[str, Any], data: dict[str, Any]) -> list[tuple[str, str
     ]
 
 
-def _numbers(numbers: dict[str, float]) -> list[str]:
+def _numbers(numbers: dict[str, float], begun: str) -> list[str]:
     """Return what the card says about the numbers, and about their limits."""
     if not numbers:
         return [
@@ -369,7 +373,9 @@ def _numbers(numbers: dict[str, float]) -> list[str]:
           if not key.endswith(_ERROR)), '',
         'The names of the numbers are explained in docs/metrics.md of gm_jax. A number '
         'is comparable with another of the same data, binarization, split and '
-        'estimator only. The model has seen nothing but its training set.',
+        'estimator only. The model has seen nothing but its training set' + (
+            ', and what the model has seen with which it began.' if begun else '.'
+        ),
     ]
 
 

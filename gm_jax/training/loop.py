@@ -109,13 +109,13 @@ def start(
         parallel.check_micro_batch(config.batch_size, experiment.micro_batch)
     init = parallel.init(experiment.init)
     shapes = jax.eval_shape(init, stream(config.seed, Stream.INIT))
+    fits.check(config, data, experiment, shapes, run.mode)
     if run.mode == 'train' and not checkpoints.last_step(run.workdir):
         if config.begin_with:
             experiment = experiment._replace(pretrained=functools.partial(
                 pretrained.beginning, config, name, build, shapes
             ))
         experiment = pretrained.read(experiment)
-    fits.check(config, data, experiment, shapes, run.mode)
     sample = experiment.sample
     sampler = None if sample is None else parallel.sample_many(sample)
     with workdir.claimed(run, config, facts):
@@ -136,6 +136,8 @@ def _act(job: Job, advice: Callable[[], str]) -> None:
             f'{job.name} on {job.data.name}: {sizes.count(beginning.shapes):,} '
             f'parameters, {runs.devices()}, work directory {run.workdir}'
         )
+        if job.config.begin_with and not beginning.step:
+            say(f'  begins with the parameters of {job.config.begin_with}')
         if _is_finished(job, beginning):
             say(f'finished: {job.path("results.json")} has its results. To evaluate it '
                 f'again, or another checkpoint, add --mode=eval.')

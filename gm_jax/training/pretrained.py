@@ -18,7 +18,11 @@ from gm_jax.training.contracts import Experiment
 from gm_jax.training.settings import ConfigT
 from gm_jax.training.train_state import TrainState
 
-__all__ = ['beginning', 'Model', 'model', 'read']
+__all__ = ['beginning', 'config_path', 'Model', 'read', 'read_model']
+
+# Collections of variables that training changes. Others, such as images of the training
+# set, are this run's own.
+_LEARNED = ('batch_stats', 'chains', 'offsets')
 
 
 class Model(NamedTuple, Generic[ConfigT]):
@@ -41,7 +45,7 @@ class Model(NamedTuple, Generic[ConfigT]):
     step: int
 
 
-def model(
+def read_model(
     directory: str, name: str, config_class: type[ConfigT],
     build: Callable[[ConfigT, ImageSet], Experiment], checkpoint: str = 'last',
 ) -> Model[ConfigT]:
@@ -54,12 +58,16 @@ def model(
         build: makes the experiment.
         checkpoint: 'last' or 'best'.
 
+    Returns:
+        The model. Each process reads by itself: it waits for no other one.
+
     Raises:
         UserError: there is none, it is damaged, or it is of another experiment.
     """
-    config = settings.load(os.path.join(directory, 'config.json'), config_class, name)
-    file: dict[str, Any] = {'given': ''}  # may not be there any more
-    config = dataclasses.replace(config, **file) if hasattr(config, 'given') else config
+    config = settings.load(config_path(directory), config_class, name)
+    if getattr(config, 'given', ''):  # of a file that may not be there any more
+        without: dict[str, Any] = {'given': ''}
+        config = dataclasses.replace(config, **without)
     data = image_set.read_facts(workdir.facts_path(directory))
     experiment = build(config, data)
     shapes = jax.eval_shape(experiment.init, stream(config.seed, Stream.INIT))
@@ -71,20 +79,25 @@ def beginning(
     config: ConfigT, name: str, build: Callable[[ConfigT, ImageSet], Experiment],
     shapes: TrainState,
 ) -> dict[str, Any]:
-    """Read the variables that --begin_with names, for a state of these shapes.
+    """Read the variables that --begin_with names.
+
+    Args:
+        config: the settings of the run that begins.
+        name: its experiment, which that of the other run must be too.
+        build: makes the experiment.
+        shapes: the shapes of its training state.
 
     Returns:
-        'params', and of the other collections those that have the same shapes.
+        'params', and of the other collections that training changes those that have the
+        same shapes.
 
     Raises:
         UserError: there are none, or the parameters have other names or shapes.
     """
     flag, directory = f'--begin_with={config.begin_with}', config.begin_with
+    directory = os.path.expanduser(directory)
     try:
-        directory = os.path.expanduser(directory)
-        if not os.path.exists(os.path.join(directory, 'config.json')):
-            raise UserError('it holds no run: it has no config.json.')
-        found = model(directory, name, type(config), build).variables
+        found = read_model(directory, name, type(config), build).variables
     except UserError as error:
         raise UserError(f'{flag}: {error}') from error
     there, here = (_described(tree) for tree in (found['params'], shapes.params))
@@ -96,8 +109,17 @@ def beginning(
             )
     return {'params': found['params'], **{
         collection: found[collection] for collection, tree in shapes.model_state.items()
-        if _described(found.get(collection, {})) == _described(tree)
+        if collection in _LEARNED and collection in found
+        and _described(found[collection]) == _described(tree)
     }}
+
+
+def config_path(directory: str) -> str:
+    """Return the path of config.json; raise UserError if a directory has none."""
+    path = os.path.join(directory, 'config.json')
+    if not os.path.exists(path):
+        raise UserError(f'{directory} holds no run: it has no config.json.')
+    return path
 
 
 def _described(tree: Any) -> dict[str, str]:
@@ -133,6 +155,8 @@ def read(experiment: Experiment) -> Experiment:
         if not processes.several():
             raise
         problem = str(error)
+    # NumPy arrays: those of JAX would be donated to the first step.
+    variables = jax.tree.map(np.asarray, variables)
     processes.check_alike({'parameters to begin with, of': _digest(variables)}, problem)
     return experiment._replace(pretrained=lambda: variables)
 

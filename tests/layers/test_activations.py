@@ -23,6 +23,16 @@ def test_elu_and_its_derivatives():
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-30)
 
 
+def test_elu_of_narrow_floats():
+    """Catch small values that bfloat16 loses beside 1."""
+    x = jnp.asarray([-1e-3, -5e-3, 2e-3], jnp.bfloat16)
+    found = activations.elu(x)
+    assert found.dtype == jnp.bfloat16
+    expected = np.expm1(np.minimum(np.asarray(x, np.float64), 0))
+    expected[2] = x[2]
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=4e-3)
+
+
 def test_concat_elu_has_both_signs():
     """Catch one sign twice, another axis, and a lost gradient at 0."""
     x = jnp.asarray(X).reshape(1, -1)

@@ -90,6 +90,7 @@ def test_a_run_begins_with_another(trained, tmp_path):
     """Catch weights that are not taken, and a resume that needs the other run again."""
     out, workdir = tmp_path / 'exported', tmp_path / 'run'
     loading.export(trained, out)
+    assert 'nothing but its training set.' in (out / 'README.md').read_text()
     # A rate of 0, other data, another optimizer, and no average.
     flags = [
         *tiny.FLAGS, '--learning_rate=0', '--binarize=threshold', '--ema=0',
@@ -101,22 +102,47 @@ def test_a_run_begins_with_another(trained, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found['params'], old['params'])
     shutil.rmtree(out)
     assert vae.main([*flags, '--num_steps=24']) == 0
+    loading.export(workdir, tmp_path / 'again')
+    card = (tmp_path / 'again' / 'README.md').read_text()
+    assert f'began with the parameters of {out}.' in card
 
 
 def test_moments_are_taken_and_chains_of_another_batch_are_not(trained):
     """Catch a network whose moments of BatchNorm begin anew."""
-    model = pretrained.model(str(trained), 'vae', vae.Config, vae.build)
+    model = pretrained.read_model(str(trained), 'vae', vae.Config, vae.build)
     config = dataclasses.replace(model.config, begin_with=str(trained))
     found = pretrained.beginning(config, 'vae', vae.build, model.shapes)
     assert sorted(found) == ['batch_stats', 'params']
     jax.tree.map(np.testing.assert_array_equal, found, model.variables)
-    shapes = model.shapes.replace(model_state={'chains': jnp.zeros(2)})
+    shapes = model.shapes.replace(model_state={'batch_stats': jnp.zeros(2)})
     assert list(pretrained.beginning(config, 'vae', vae.build, shapes)) == ['params']
+
+
+@pytest.mark.parametrize('checkpoint', ['last', 'best'])
+def test_reading_waits_for_no_other_process(trained, monkeypatch, checkpoint):
+    """Catch processes of which one cannot read, and the others wait for it."""
+    for name in ('all_agree', 'check_alike', 'from_primary', 'text_from_primary'):
+        monkeypatch.setattr(processes, name, lambda *args: pytest.fail('it waits'))
+    about = 'vae', vae.Config, vae.build
+    assert pretrained.read_model(str(trained), *about, checkpoint).step
+
+
+def test_images_of_the_training_set_are_not_taken(tmp_path):
+    """Catch images of another set that are taken for those of this one."""
+    own = '--latent', '--test_', '--num_s'
+    flags = [flag for flag in tiny.PLAIN if not flag.startswith(own)]
+    flags += ['--latent_dim=2', '--num_steps=1', '--num_samples=4', '--probe_steps=1']
+    assert autoencoder.main([f'--workdir={tmp_path}', *flags]) == 0
+    about = 'autoencoder', autoencoder.build
+    model = pretrained.read_model(str(tmp_path), about[0], autoencoder.Config, about[1])
+    config = dataclasses.replace(model.config, begin_with=str(tmp_path))
+    assert sorted(model.variables) == ['params', 'pool']
+    assert list(pretrained.beginning(config, *about, model.shapes)) == ['params']
 
 
 @pytest.mark.parametrize('main, flags, said', [
     (vae.main, ['--hidden=17'], 'decoder/Dense_0/kernel is float32 (3, 16) there'),
-    (vae.main, ['--begin_with=nowhere'], '--begin_with=nowhere: it holds no run'),
+    (vae.main, ['--begin_with=nowhere'], '--begin_with=nowhere: nowhere holds no run'),
     (autoencoder.main, [], "is of the experiment 'vae', not of autoencoder"),
     (dbm.main, ['--first_layer=rbm'], 'training begins with one of them'),
 ])
