@@ -256,9 +256,9 @@ def _open_split(
         images = np.empty((len(records), *shape), np.uint8)
         for out, index, record in zip(images, indices, records):
             out[...] = decode(record['image'], f'{where}, image {index}')
-        if images.max(initial=0) >= num_values:
+        if np.max(images, initial=0) >= num_values:
             raise UserError(
-                f'{where} has values up to {images.max()}; those of {builder.name} are '
+                f'{where} has values up to {np.max(images)}; those of {builder.name} are '
                 f'0 ... {num_values - 1}: prepare the set again.'
             )
         labels = [record['label'] if labelled else -1 for record in records]

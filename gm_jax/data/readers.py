@@ -366,7 +366,7 @@ def _classes(
             f'0 ... K - 1.'
         )
     number_labels(labels, where)
-    most = int(labels['train'].max())
+    most = int(np.max(labels['train']))
     if most >= len(names) or len(set(names.tolist())) < len(names):
         raise UserError(
             f'{where} has {len(set(names.tolist()))} different class_names: labels up '

@@ -239,8 +239,8 @@ def log_odds(probability: jax.Array) -> jax.Array:
 
 def _init(s: _Setting, rng: jax.Array) -> TrainState:
     images = pipeline.first_images(s.data, 10_000)
-    mean = images.reshape(len(images), -1).mean(axis=0, dtype=np.float64)
-    mean = jnp.asarray(mean / (s.data.num_values - 1), jnp.float32)
+    means = images.reshape(len(images), -1).mean(axis=0, dtype=np.float64)
+    mean = jnp.asarray(means / (s.data.num_values - 1), jnp.float32)
     params = s.machine.init(derive(rng, Use.WEIGHTS), log_odds(mean))
     num_visible, num_hidden = s.machine.rbm(params).weights.shape
     mean = jnp.concatenate([mean, jnp.full(num_visible - len(mean), 0.5)])

@@ -74,7 +74,7 @@ def draw_masks(
     degrees, lowest = [], 1
     for size in hidden:
         degrees.append(rng.integers(lowest, max(num_dims, lowest + 1), size))
-        lowest = int(degrees[-1].min(initial=num_dims))
+        lowest = int(np.min(degrees[-1], initial=num_dims))
     return Masks(rank, tuple(degrees))
 
 
@@ -201,7 +201,7 @@ class MADE(nn.Module):
         y, m, known = x, m_x, []
         for w, b, m_l, layer in zip(self.w, biases, masks.degrees, left):
             begin = jnp.searchsorted(jnp.asarray(m_l), place)
-            size = np.bincount(m_l).max()
+            size = int(np.max(np.bincount(m_l)))
             w, b, m_new = (
                 jax.lax.dynamic_slice_in_dim(a, begin, size, -1)
                 for a in (w, b, jnp.asarray(m_l))
