@@ -258,8 +258,8 @@ def _open_split(
             out[...] = decode(record['image'], f'{where}, image {index}')
         if np.max(images, initial=0) >= num_values:
             raise UserError(
-                f'{where} has values up to {np.max(images)}; those of {builder.name} are '
-                f'0 ... {num_values - 1}: prepare the set again.'
+                f'{where} has values up to {np.max(images)}; those of {builder.name} '
+                f'are 0 ... {num_values - 1}: prepare the set again.'
             )
         labels = [record['label'] if labelled else -1 for record in records]
         return {'image': images, 'label': np.array(labels, np.int32)}
