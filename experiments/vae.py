@@ -134,10 +134,6 @@ PRESETS = {
 
 # Images of more values have a convolutional network by default; the sizes of each.
 _MLP_VALUES, _HIDDEN = 1024, {'mlp': (256, 256), 'conv': (32, 64)}
-# On a CPU the gradient is computed for this many logits at a time: a program whose ten
-# arrays of them take more than 32 MiB gets its memory from the system, and gives it
-# back, at each step. Parts of fewer rows would spend more time on the weights.
-MICRO_LOGITS, MICRO_ROWS = 1000 * 784, 100
 # Importance samples that are decoded together: as many as fit well into the caches, and
 # fewer of images of more logits than these.
 TEST_CHUNKS, CHUNK_LOGITS = (25, 5, 1), 25 * 784 * 256
@@ -183,7 +179,6 @@ def build(config: Config, data: ImageSet) -> Experiment:
         sampler='z from the prior, mean of p(x|z)',
         pictures=functools.partial(pictures, s),
         single_steps=s.model.network == 'conv',
-        micro_batch=micro_batch_size(s),
     )
     return experiment._replace(codes=Codes(
         functools.partial(encode, s), functools.partial(decode, s),
@@ -224,32 +219,10 @@ def make_model(config: Config, data: ImageSet) -> VAE:
     )
 
 
-def num_logits(s: Setting) -> int:
-    """Return the number of parameters of p(x|z) of an image."""
-    outputs = {'bernoulli': 1, 'gaussian': 2, 'categorical': s.model.num_values}
-    return math.prod(s.data.image_shape) * outputs[s.model.likelihood]
-
-
-def micro_batch_size(s: Setting) -> int:
-    """Return the examples per gradient computation on a device, 0 for all.
-
-    Each of them has `k` rows of logits.
-    """
-    config = s.config
-    # XLA on the CPU runs convolutions slowly inside a loop. The KL of free bits and the
-    # moments of BatchNorm are means over the batch.
-    together = config.free_bits or config.batch_norm or s.model.network == 'conv'
-    if together or jax.default_backend() != 'cpu':
-        return 0
-    num = config.batch_size // jax.device_count()
-    most = MICRO_LOGITS // (config.k * num_logits(s))
-    fit = max((n for n in range(1, most + 1) if num % n == 0), default=0)
-    return fit if MICRO_ROWS <= fit * config.k < num * config.k else 0
-
-
 def chunk_size(s: Setting) -> int:
     """Return how many importance samples the final evaluation decodes together."""
-    logits = num_logits(s)
+    outputs = {'bernoulli': 1, 'gaussian': 2, 'categorical': s.model.num_values}
+    logits = math.prod(s.data.image_shape) * outputs[s.model.likelihood]
     fit = next((n for n in TEST_CHUNKS if n * logits <= CHUNK_LOGITS), TEST_CHUNKS[-1])
     return min(fit, s.config.test_samples or fit)
 

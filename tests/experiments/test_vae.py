@@ -338,43 +338,6 @@ def test_every_kind_trains_and_samples(settings):
     assert images.shape == (3, 8, 8, 1) and images.dtype == jnp.uint8
 
 
-@pytest.mark.parametrize('settings, size', [
-    ({'k': 50, 'objective': 'iwae'}, 4), ({'k': 100}, 2), ({}, 0),
-    ({'k': 50, 'free_bits': 0.1}, 0), ({'k': 50, 'batch_norm': True}, 0),
-    ({'k': 50, 'network': 'conv'}, 0),
-    # Of a prime number, or of grey levels, parts would have too few rows.
-    ({'k': 50, 'batch_size': 13}, 0), ({'k': 5, 'binarize': 'none'}, 0),
-])
-def test_examples_per_gradient(settings, size, monkeypatch):
-    """Catch parts whose loss has a mean over the batch, and parts that are slow."""
-    monkeypatch.setattr(vae, 'MICRO_LOGITS', 200 * 64)
-    settings = {'batch_size': 12, 'binarize': 'threshold', **settings}
-    settings['batch_size'] *= jax.device_count()
-    config = vae.Config(**settings)
-    data = sources.load('digits', binarize=config.binarize)
-    assert vae.build(config, data).micro_batch == size
-
-
-def test_parts_of_a_batch_have_its_gradient(monkeypatch):
-    """Catch noise, or an average, that depends on how a batch is computed."""
-    data = sources.load('digits', binarize='threshold')
-    config = vae.Config(
-        binarize='threshold', hidden=(8,), latent_dims=(3,), k=50, objective='iwae',
-        optimizer='sgd', learning_rate=1.0, batch_size=12 * jax.device_count(),
-    )
-    batch = {**data.splits['train'].fetch(np.arange(12)), 'index': np.arange(12)}
-    states = []
-    for most, size in ((600 * 64, 0), (200 * 64, 4)):
-        monkeypatch.setattr(vae, 'MICRO_LOGITS', most)
-        experiment = vae.build(config, data)
-        assert experiment.micro_batch == size
-        state = experiment.init(jax.random.key(0))
-        step = jax.jit(experiment.train_step)
-        states.append(step(state, batch, jax.random.key(1)))
-    for one, other in zip(*map(jax.tree.leaves, states), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-
-
 def test_manifold_needs_two_units_with_a_normal_prior():
     """Catch a grid through quantiles of N(0, I) where the prior is another one."""
     def decode(z):
