@@ -326,6 +326,14 @@ def _trained(name: str, workdir: str, argv: list[str], place: Place) -> str:
         small['--classifier'] = _trained(
             'classifier', f'{workdir}_classifier', [f'--dataset={dataset}'], place
         )
+    if '--begin_with' in given:
+        # What the page has trained, or else the same network.
+        of_page = place.directory / given['--begin_with'].strip('/').replace('/', '_')
+        small['--begin_with'] = str(of_page) if str(of_page) in place.trained else (
+            _trained(name, f'{workdir}_beginning', [
+                word for word in argv if not word.startswith('--begin_with=')
+            ], place)
+        )
     words = [word for word in argv if word.partition('=')[0] not in small | _DROPPED]
     words += [f'{key}={value}' for key, value in small.items()]
     known = [where for where, what in place.trained.items() if what == [name, *words]]
