@@ -121,8 +121,8 @@ def _binarized(data: ImageSet, how: str) -> ImageSet:
         return data
     if data.num_values == 2:
         raise UserError(
-            f'{data.name} is binary already: --binarize={how} would change nothing; '
-            f'leave the flag out.'
+            f'{data.name} is binary already, so that --binarize={how} would change '
+            f'nothing: pass --binarize=none.'
         )
     splits, num_values = dict(data.splits), data.num_values
     for name, split in data.splits.items():

@@ -73,7 +73,7 @@ def test_stored_bits_are_bits(tfds_set, images):
     parts = {key: [(bits, np.zeros(40))] for key in ('train', 'test')}
     path = tfds_set('binarized_mnist', parts, image_shape=(6, 5, 1), num_classes=0)
     assert load(path, 'binarized_mnist').num_values == 2
-    with pytest.raises(UserError, match='binary already: --binarize=static'):
+    with pytest.raises(UserError, match='binary already, so that --binarize=static'):
         load(path, 'binarized_mnist', binarize='static')
     parts = {key: [(255 * bits, np.zeros(40))] for key in ('train', 'test')}
     path = tfds_set('binarized_mnist', parts, image_shape=(6, 5, 1), num_classes=0)
