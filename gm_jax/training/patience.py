@@ -30,9 +30,12 @@ def choose_chunks(evaluation: ByExample, allowed: float, each: float) -> int:
     Args:
         evaluation: what is evaluated.
         allowed: seconds.
-        each: seconds that a chunk takes here; that of the primary process counts.
+        each: seconds that a chunk takes.
+
+    Each process has clocks of its own: what the primary one has measured counts.
     """
-    each = float(processes.from_primary(np.array(each, np.float32)))
+    measured = processes.from_primary(np.array([allowed, each], np.float32))
+    allowed, each = measured.tolist()
     most, size = evaluation.test_chunks, evaluation.chunk_size
     choices = (most, *evaluation.fewer_chunks)
     num = next((n for n in choices if n * each <= allowed), choices[-1])

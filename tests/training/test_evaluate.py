@@ -77,6 +77,19 @@ def test_as_many_chunks_as_fit(fits, chosen, monkeypatch, capsys):
     assert (f'{5 * chosen} samples' in told) == (chosen < 6)
 
 
+def test_processes_choose_alike(monkeypatch):
+    """Catch processes that wait for each other: each has a clock of its own."""
+    of_primary = []
+    monkeypatch.setattr(
+        patience.processes, 'from_primary',
+        lambda array: (of_primary.append(array) or of_primary)[0],
+    )
+    by_example = ByExample(None, None, dict, 200, (100, 1), chunk_size=5)
+    for allowed, each in ((700.0, 3.5), (700.1, 3.5), (699.0, 3.6)):
+        assert patience.choose_chunks(by_example, allowed, each) == 200
+    assert len(of_primary) == 3
+
+
 def test_a_long_evaluation_is_announced(capsys):
     """Catch hours without a word of how many they are, and a word at every batch."""
     for allowed in (0.0, 1e9):
