@@ -125,7 +125,10 @@ def test_numbers_are_of_the_arrays_beside_them(trained, tmp_path):
     results = json.loads((copy / 'results.json').read_text())
     (copy / 'results.json').write_text(json.dumps({**results, 'step': 1}))
     config = json.loads((copy / 'config.json').read_text())
-    (copy / 'config.json').write_text(json.dumps({**config, 'data_dir': '/home/me'}))
+    (copy / 'config.json').write_text(json.dumps({
+        **config, 'data_dir': '/home/me',
+        **({'classifier': '/home/me/it'} if 'classifier' in config else {}),
+    }))
     loading.export(copy, tmp_path / 'without')
     assert not (tmp_path / 'without' / 'results.json').exists()
     assert '/home/me' not in (tmp_path / 'without' / 'config.json').read_text()

@@ -186,7 +186,7 @@ def _write(path: str, text: str) -> None:
 def _settings(workdir: str) -> dict[str, Any]:
     """Return the settings without what lies on one machine only."""
     found = files.read_object(os.path.join(workdir, 'config.json'), 'a config')
-    local = 'data_dir', 'given', 'first_layer'
+    local = 'data_dir', 'given', 'first_layer', 'classifier', 'inception'
     found |= {name: '' for name in local if name in found}
     if str(found.get('module', '')).endswith('.py'):
         found['module'] = ''
