@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -108,11 +109,13 @@ def _end(number: int, frame: Any) -> None:
 
 @contextlib.contextmanager
 def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    old = {
-        number: signal.signal(number, handler) for number in _NUMBERS
-        # nohup ignores SIGHUP, and so does the run.
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
+    old = {}
+    if threading.current_thread() is threading.main_thread():  # others get no signals
+        old = {
+            number: signal.signal(number, handler) for number in _NUMBERS
+            # nohup ignores SIGHUP, and so does the run.
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
     try:
         yield
     finally:

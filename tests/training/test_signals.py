@@ -1,5 +1,6 @@
 """Signals: none is lost, and none is taken for an error."""
 
+import concurrent.futures
 import gc
 import signal
 
@@ -63,6 +64,14 @@ def test_evaluation_ends_although_the_exception_was_lost(
     assert vae.main([f'--workdir={tmp_path}', '--mode=eval']) == 128 + number
     error = capfd.readouterr().err
     assert 'told to stop' in error and error.count('\n') == 1
+
+
+def test_a_run_in_a_thread(tmp_path):
+    """Catch a traceback outside the main thread, which is the one that gets signals."""
+    before = {number: signal.getsignal(number) for number in signals._NUMBERS}
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        assert threads.submit(vae.main, [f'--workdir={tmp_path}', *TINY]).result() == 0
+    assert {number: signal.getsignal(number) for number in before} == before
 
 
 def test_nohup_is_respected(tmp_path, monkeypatch):
