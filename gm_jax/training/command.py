@@ -95,12 +95,8 @@ class Command(NamedTuple, Generic[ConfigT]):
                 config, os.path.join(run.workdir, 'config.json')
             )
             if run.mode == 'train':  # what is evaluated does not depend on it
-                if config.cpu_devices not in (0, settled.cpu_devices):
-                    print(
-                        f'WARNING: --cpu_devices={config.cpu_devices} cannot be had: '
-                        f'JAX has {settled.cpu_devices} devices here already.',
-                        file=sys.stderr,
-                    )
+                if told := cpu_devices.warning(config, settled):
+                    print(f'WARNING: {told}', file=sys.stderr)
                 config = settled
             parallel.check_devices()
             try:

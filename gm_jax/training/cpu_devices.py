@@ -12,9 +12,9 @@ import jax
 
 from gm_jax.data import files
 from gm_jax.errors import UserError
-from gm_jax.training.settings import ConfigT
+from gm_jax.training.settings import Config, ConfigT
 
-__all__ = ['most', 'settle']
+__all__ = ['most', 'settle', 'warning']
 
 # The gain was measured on two cores. Every device has a copy of the parameters.
 _MOST = 8
@@ -27,18 +27,17 @@ def settle(config: ConfigT, config_path: str) -> ConfigT:
 
     A resumed run keeps the number that it began with, also on another machine, since
     the last bits of its sums depend on it. A number that the environment names, or an
-    earlier run of this process, stays, and is the one of the config. Nothing is changed
-    if several processes share the run, or if JAX is in use already.
+    earlier run of this process, stays, and is the one of the config; so does that of a
+    program that uses JAX already. Nothing is changed if several processes share a run.
 
     Args:
         config: the settings.
         config_path: config.json of the work directory, which may be missing.
     """
-    flags = os.environ.get('XLA_FLAGS', '')
-    if jax.distributed.is_initialized() or (
-        'xla_force_host_platform_device_count' in flags
-    ):
+    if jax.distributed.is_initialized():
         return config
+    if 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
+        return dataclasses.replace(config, cpu_devices=_present())
     if (named := jax.config.values[_SETTING]) != _LEFT_TO_JAX:
         return dataclasses.replace(config, cpu_devices=named)
     num = config.cpu_devices or _begun_with(config_path)
@@ -48,8 +47,26 @@ def settle(config: ConfigT, config_path: str) -> ConfigT:
     try:
         jax.config.update(_SETTING, num)
     except RuntimeError:  # inside a program that uses JAX already
-        return config
+        num = _present()
     return dataclasses.replace(config, cpu_devices=num)
+
+
+def warning(config: Config, settled: Config) -> str:
+    """Return a sentence on a number that cannot be had; '' where there is no need.
+
+    Args:
+        config: the settings as they were given.
+        settled: the same with the number of devices that JAX has.
+    """
+    asked, found = config.cpu_devices, settled.cpu_devices
+    if asked and jax.distributed.is_initialized():
+        return (
+            f'--cpu_devices={asked} is for a run of one process: set '
+            f'JAX_NUM_CPU_DEVICES={asked} for each of several.'
+        )
+    if asked in (0, found):
+        return ''
+    return f'--cpu_devices={asked} cannot be had: JAX has {found} devices here already.'
 
 
 def most(batch_size: int, share: int, cores: int) -> int:
@@ -64,6 +81,11 @@ def most(batch_size: int, share: int, cores: int) -> int:
         n for n in range(1, max(min(cores, _MOST), 1) + 1)
         if n == 1 or batch_size % (n * share) == 0
     )
+
+
+def _present() -> int:
+    """Return the number of devices of the CPU that JAX has made."""
+    return len(jax.local_devices(backend='cpu'))
 
 
 def _cores() -> int:

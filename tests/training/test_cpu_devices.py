@@ -49,6 +49,25 @@ def test_another_number_is_told_in_training_and_no_matter_after_it(tmp_path, cap
     assert 'cannot be had' not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('by', ['use', 'flags'])
+def test_a_program_that_uses_jax_already(by, tmp_path, monkeypatch):
+    """Catch a number that is not JAX's, with which the run would go on elsewhere."""
+    assert jax.local_device_count() == 8
+    monkeypatch.setitem(jax.config.values, 'jax_num_cpu_devices', -1)
+    if by == 'flags':
+        flags = '--xla_force_host_platform_device_count=8'
+        monkeypatch.setenv('XLA_FLAGS', flags)
+    path = str(tmp_path / 'config.json')
+    for config in (nade.Config(), nade.Config(cpu_devices=4)):
+        settled = cpu_devices.settle(config, path)
+        assert settled.cpu_devices == 8
+        told = cpu_devices.warning(config, settled)
+        assert ('cannot be had' in told) == (config.cpu_devices == 4)
+    monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: True)
+    assert cpu_devices.settle(config, path) == config
+    assert 'for a run of one process' in cpu_devices.warning(config, config)
+
+
 def _run(workdir, cores, *flags):
     """Run NADE in a process of its own on some cores; return its number of devices."""
     start = (
