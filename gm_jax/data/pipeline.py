@@ -59,8 +59,10 @@ def example_order(
 @functools.lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     # NumPy keeps the raw stream of a bit generator the same in all versions, but not
-    # Generator.permutation.
-    bits = np.random.Philox(np.random.SeedSequence((seed, epoch)))
+    # Generator.permutation. A SeedSequence has words of 32 bits and adds zeros: that of
+    # (2^32, 0) has the words 0, 1, 0, as (0, 1) does.
+    high, low = divmod(seed, 2**32)
+    bits = np.random.Philox(np.random.SeedSequence((low, epoch, high)))
     return np.argsort(bits.random_raw(num_examples), kind='stable')
 
 

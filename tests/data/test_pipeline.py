@@ -46,6 +46,8 @@ def test_order_depends_on_seed_and_epoch_only():
     assert len(set(map(tuple, orders))) == 4
     # Sums such as seed + epoch would make these two the same.
     assert epoch(0, 1) != epoch(1, 0)
+    # A run that went back has a seed from 2^32 on.
+    assert epoch(2**32, 0) not in [epoch(0, number) for number in range(3)]
     assert epoch(0, 0) == first
 
 
