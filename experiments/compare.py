@@ -27,6 +27,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, NoReturn
@@ -41,7 +42,7 @@ from gm_jax.families import classifier, scores
 from gm_jax.families.scores import Features
 from gm_jax.keys import Stream, stream
 from gm_jax.survey import Entry
-from gm_jax.training import pace, parallel, runs, screen, settings
+from gm_jax.training import cpu_devices, pace, parallel, runs, screen, settings
 from gm_jax.training.command import Command
 from gm_jax.training.writers import without_nan, write_atomically
 
@@ -174,8 +175,9 @@ def _survey(args: argparse.Namespace) -> int:
         f'are done; the others take about {_span(seconds)}.', flush=True,
     )
     failed = 0
-    for which in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(which, _stop)
+    if threading.current_thread() is threading.main_thread():  # others get no signals
+        for which in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(which, _stop)
     for number, entry in enumerate(left, 1):
         started = time.monotonic()
         error = _one(args, entry)
@@ -204,6 +206,15 @@ def _load(args: argparse.Namespace) -> ImageSet:
         args.dataset, data_dir=args.data_dir, image_size=args.image_size,
         background=args.background, binarize=args.binarize, validation=args.validation,
     )
+
+
+def _readable(args: argparse.Namespace) -> bool:
+    """Return whether the images are there."""
+    try:
+        _load(args)
+    except UserError:
+        return False
+    return True
 
 
 def _stop(number: int, frame: Any) -> NoReturn:
@@ -270,7 +281,8 @@ def _one(args: argparse.Namespace, entry: Entry) -> str:
             error = (told.strip().splitlines() or ['no message'])[-1]
             error = error.partition(': ')[2] or error  # without the name of the part
             row = {'name': entry.name, 'branch': entry.branch, 'error': error}
-            if status == 2 and part == 'pace':  # such images cannot have the model
+            # Such images cannot have the model, unless they have only gone away.
+            if status == 2 and part == 'pace' and _readable(args):
                 write_atomically(_row_path(args, entry), json.dumps(row) + '\n')
             return error
     return ''
@@ -350,6 +362,7 @@ def _pace(args: argparse.Namespace, entry: Entry) -> None:
     config = dataclasses.replace(
         config, num_steps=10**6, **{k: types[k](v) for k, v in fields.items()}
     )
+    config = cpu_devices.settle(config, '')  # as the training will have them
     data = _load(args)
     experiment = command.build(config, data)
     state = parallel.replicate(
@@ -379,6 +392,8 @@ def _machine() -> str:
 
 def _assess(args: argparse.Namespace, entry: Entry) -> None:
     """Measure a trained model, and write its row and its samples."""
+    path = os.path.join(_run(args, entry), 'config.json')
+    cpu_devices.settle(settings.load(path, _command(entry).config_class), path)
     run = gm_jax.load(_run(args, entry), checkpoint='best')
     if not run.results:  # of an older version, which evaluated it apart
         raise UserError(

@@ -11,6 +11,7 @@ import pytest
 
 from experiments import NAMES, compare
 from gm_jax import survey
+from gm_jax.errors import UserError
 from tests import test_html
 
 FLAGS = ('--budget_minutes=0.005', '--models=NADE,RBM', '--binarize=none')
@@ -101,6 +102,36 @@ def test_what_a_survey_asks_of_a_run(tmp_path, monkeypatch):
         )
     assert '--classifier=there' in flags['GAN']
     assert '--classifier=there' not in flags['NADE']
+
+
+@pytest.mark.parametrize('readable', [True, False])
+def test_a_model_that_fails(readable, tmp_path, monkeypatch):
+    """Catch images that are away for a while and a model that is left out for ever."""
+    args = compare._parse([f'--workdir={tmp_path}'])
+    args.validation = False
+    monkeypatch.setattr(compare, '_readable', lambda args: readable)
+    monkeypatch.setattr(compare, '_finish', lambda *_: (2, 'compare: it cannot be.\n'))
+    entry = survey.TREE[0]
+    assert compare._one(args, entry) == 'it cannot be.'
+    assert (tmp_path / 'nade' / 'compare.json').exists() == readable
+
+
+def test_the_pace_is_that_of_the_training(tmp_path, monkeypatch):
+    """Catch a step that is timed on other devices than the model trains on."""
+    settled = []
+    monkeypatch.setattr(
+        compare.cpu_devices, 'settle', lambda c, path: settled.append(path) or c
+    )
+    args = compare._parse([f'--workdir={tmp_path}', '--budget_minutes=0.001'])
+    args.validation = False
+    entry = survey.TREE[0]
+    config = tmp_path / 'nade' / 'run' / 'config.json'
+    config.parent.mkdir(parents=True)
+    compare._pace(args, entry)
+    config.write_text(json.dumps({'experiment': 'nade'}))
+    with pytest.raises(UserError):  # nothing has been trained
+        compare._assess(args, entry)
+    assert settled == ['', str(config)]
 
 
 @pytest.mark.long
