@@ -26,6 +26,7 @@ if __name__ == '__main__':
 
 import dataclasses
 import functools
+import os
 import sys
 
 import jax
@@ -39,7 +40,7 @@ from gm_jax.families.boltzmann import Machine
 from gm_jax.losses.energy import RBM
 from gm_jax.models import dbm
 from gm_jax.models.dbm import DBM
-from gm_jax.training import command, settings
+from gm_jax.training import command, settings, workdir
 from gm_jax.training.contracts import Experiment
 from gm_jax.training.settings import Sizes, field
 from gm_jax.training.train_state import Params
@@ -114,11 +115,10 @@ def _first_layer(config: Config, data: ImageSet) -> dict[str, Params]:
             f'--first_layer={config.first_layer} is a run of {run.command.name}, not '
             f'of rbm.'
         )
-    seen, wanted = image_set.description(run.data), image_set.description(data)
-    if seen != wanted:
-        raise UserError(
-            f'--first_layer={config.first_layer} is an RBM of {seen}, not of {wanted}.'
-        )
+    image_set.check_same_images(
+        workdir.facts_path(os.path.expanduser(config.first_layer)), data,
+        f'--first_layer={config.first_layer} is an RBM',
+    )
     rbm = RBM(**run.variables['params'])
     if rbm.weights.shape[1] != config.hidden[0]:
         raise UserError(

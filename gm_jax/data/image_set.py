@@ -16,9 +16,9 @@ import numpy as np
 from gm_jax.errors import UserError
 
 __all__ = [
-    'ArrayExamples', 'check_facts', 'class_number', 'classes', 'description',
-    'Examples', 'facts', 'FetchFn', 'ImageSet', 'kind', 'labels', 'num_bytes',
-    'read_all', 'read_facts', 'select', 'SPECS', 'StreamedExamples',
+    'ArrayExamples', 'check_facts', 'check_same_images', 'class_number', 'classes',
+    'description', 'Examples', 'facts', 'FetchFn', 'ImageSet', 'kind', 'labels',
+    'num_bytes', 'read_all', 'read_facts', 'select', 'SPECS', 'StreamedExamples',
 ]
 
 # Images read at a time when a whole split is read.
@@ -196,9 +196,35 @@ def facts(data: ImageSet) -> str:
     return json.dumps(found, indent=2) + '\n'
 
 
+def check_same_images(path: str, data: ImageSet, what: str) -> None:
+    """Check that the model of another run is one of the images of this set.
+
+    The files may have moved, and either run may have held out validation images.
+
+    Args:
+        path: the file that has what `facts` returned for the other run.
+        data: the set, with its splits.
+        what: the start of a sentence about the other model: 'DIR holds a classifier'.
+
+    Raises:
+        UserError: it is a model of other images.
+    """
+    other, contents = _read_facts(path)
+    seen, wanted = description(other), description(data)
+    if seen != wanted:
+        raise UserError(f'{what} of {seen}, not of {wanted}.')
+    if 'test' in contents and 'test' in data.splits:
+        test = data.splits['test']
+        if contents['test'] != (len(test), _digest(test)):
+            raise UserError(
+                f'{what} of other images: the test split of {data.name} is not the one '
+                f'that it had.'
+            )
+
+
 def description(data: ImageSet) -> str:
     """Say what a model of these images expects: the set, the shape and the values."""
-    return f'{data.name} {data.image_shape} with --binarize={data.binarize}'
+    return f'{kind(data.name)} {data.image_shape} with --binarize={data.binarize}'
 
 
 def _digest(examples: Examples) -> str:

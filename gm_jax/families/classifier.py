@@ -96,10 +96,9 @@ def check(workdir: str, data: ImageSet) -> Config:
             f'{workdir} holds no run: train the experiment `classifier` there first.'
         )
     config = settings.load(path, Config, 'classifier')
-    facts = image_set.read_facts(os.path.join(workdir, 'data.json'))
-    seen, wanted = image_set.description(facts), image_set.description(data)
-    if seen != wanted:
-        raise UserError(f'{workdir} holds a classifier of {seen}, not of {wanted}.')
+    image_set.check_same_images(
+        os.path.join(workdir, 'data.json'), data, f'{workdir} holds a classifier'
+    )
     if not (exporting.is_exported(workdir) or checkpoints.last_step(workdir)):
         raise UserError(f'{workdir} has no checkpoint yet: train there first.')
     return config

@@ -49,6 +49,35 @@ def test_names_are_facts(tmp_path, data):
         image_set.check_facts(str(path), image_set.facts(renamed))
 
 
+def test_images_of_another_run(tmp_path, data, images, labels):
+    """Catch a file that has moved, and other images in its place."""
+    path = tmp_path / 'data.json'
+    data = dataclasses.replace(data, splits={
+        'train': ArrayExamples(images, labels),
+        'test': ArrayExamples(images[:9], labels[:9]),
+    })
+    path.write_text(image_set.facts(data))
+    held_out = {
+        'train': ArrayExamples(images[5:], labels[5:]), 'test': data.splits['test'],
+        'validation': ArrayExamples(images[:5], labels[:5]),
+    }
+    moved = dataclasses.replace(data, name='npz:/there/set', splits=held_out)
+    image_set.check_same_images(str(path), moved, 'it is a model')
+    for name, changed in (
+        ('idx:set', data), ('mnist', data),
+        ('npz:set', dataclasses.replace(data, binarize='dynamic')),
+    ):
+        with pytest.raises(UserError, match=r'it is a model of npz \(6, 5, 3\)'):
+            image_set.check_same_images(
+                str(path), dataclasses.replace(changed, name=name), 'it is a model'
+            )
+    for other in (ArrayExamples(images[1:10], labels[1:10]),
+                  ArrayExamples(images[:9], labels[1:10])):
+        changed = dataclasses.replace(data, splits={**data.splits, 'test': other})
+        with pytest.raises(UserError, match='it is a model of other images'):
+            image_set.check_same_images(str(path), changed, 'it is a model')
+
+
 def test_runs_of_older_versions_go_on(tmp_path, data):
     """Catch a run that cannot be resumed for want of names."""
     path = tmp_path / 'data.json'
