@@ -285,8 +285,9 @@ def measure(case: Case, num_turns: int, max_load: float) -> dict[str, Any]:
         row[what] = _compare(one, other, multiple, num_turns, max_load)
     flops, rate = count_flops(theirs), matrix_rate()
     seconds = row['train']['seconds']
+    per_step = case.config.batch_size * max(experiment.minibatches, 1)
     return {
-        **row, 'images_per_s': round(case.config.batch_size / seconds, 1),
+        **row, 'images_per_s': round(per_step / seconds, 1),
         'steps_per_dispatch': ours.num, 'devices': jax.local_device_count(),
         'flops': flops, 'matrix_rate': round(rate),
         'matrix_share': round(flops / seconds / rate, 3),

@@ -337,7 +337,7 @@ def _train_from(
     train_many = parallel.train_many(experiment.train_step, per_dispatch)
     evaluator = _evaluator(job)
     rng = stream(config.seed, Stream.TRAIN, rollbacks=note.rollbacks)
-    # Seeds are below 2^32, so no other run has this order.
+    # Seeds of users are below 2^32, so no other run has this order.
     feed = dispatch.make_feed(
         config, job.data.splits['train'], config.seed + 2**32 * note.rollbacks, step,
         per_dispatch, experiment.minibatches,
@@ -350,7 +350,8 @@ def _train_from(
             state = _first_state(job, beginning.shapes, train_many, *arguments)
             dispatches = itertools.chain([first], dispatches)
         recorder = Recorder(
-            writers, step, config.num_steps, config.batch_size, note,
+            writers, step, config.num_steps,
+            config.batch_size * max(experiment.minibatches, 1), note,
             experiment.alarms, learning_rate=optimizer.learning_rate(config),
             loss_unit=experiment.loss_unit,
         )
@@ -360,7 +361,12 @@ def _train_from(
                 state, values = train_many(state, feed.resident, batches, num, rng)
                 step += int(num)
                 recorder.add(step, int(num), values)
-                loss = _write(job, evaluator, recorder, step, state)
+                try:
+                    loss = _write(job, evaluator, recorder, step, state)
+                except _Diverged:
+                    if not processes.all_agree(not received):
+                        raise _stopped(job, received) from None
+                    raise
                 stopping = stop.ask(bool(received))
                 if loss is not None or stopping or step % config.checkpoint_every == 0:
                     _save(job, step, state, recorder.settle(), loss)

@@ -74,7 +74,9 @@ def test(
     for writer in writers:
         writer.final(int(state.step), numbers, pictures)
     path = job.path(f'results{own}.json')
-    results = _results(job, state, numbers, seconds, len(examples))
+    # Samples are compared with some of the images.
+    num_examples = numbers.get('num_real', len(examples))
+    results = _results(job, state, numbers, seconds, num_examples)
     text = json.dumps(results, indent=2, allow_nan=False)
     if not own:  # before results.json, which says that the run has ended
         report.write(job.run.workdir, results)

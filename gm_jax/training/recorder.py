@@ -71,7 +71,7 @@ class Recorder:
         writers: Sequence[MetricWriter],
         step: int,
         num_steps: int,
-        batch_size: int,
+        per_step: int,
         note: Note,
         alarms: Alarms | None = None,
         *,
@@ -84,7 +84,7 @@ class Recorder:
             writers: where lines and pictures go; they stay open.
             step: the step from which the run goes on.
             num_steps: the last step.
-            batch_size: examples per step.
+            per_step: examples of a step, in all of its minibatches.
             note: the note of the checkpoint.
             alarms: called with the split and the metrics of each line.
             learning_rate: the learning rate of the update after a number of steps.
@@ -94,7 +94,7 @@ class Recorder:
         self._alarms: Alarms = alarms or (lambda split, scalars: [])
         self._pending: list[tuple[int, Metrics]] = []
         self._learning_rate, self._loss_unit = learning_rate, loss_unit
-        self._num_steps, self._batch_size = num_steps, batch_size
+        self._num_steps, self._per_step = num_steps, per_step
         self._writers = writers
         self._bar = Progress(num_steps, step)
         self._start = time.monotonic() - note.seconds
@@ -143,7 +143,7 @@ class Recorder:
         skipped = Skipped(note.longest, note.skipped / (note.skipped + note.count))
         note.sums, note.count, note.skipped, note.longest = {}, 0, 0, 0
         now = time.monotonic()
-        rate = (step - self._clock_step) * self._batch_size / (now - self._clock)
+        rate = (step - self._clock_step) * self._per_step / (now - self._clock)
         self.restart_clock(step)
         line = dict(scalars, skipped_steps=skipped_total)
         if self._learning_rate is not None:  # of the last update
@@ -153,7 +153,7 @@ class Recorder:
         alarms = self._alarms('train', scalars) if scalars else []
         for writer in self._writers:
             writer.write(step, 'train', line, alarms, images_per_s=rate)
-        left = (self._num_steps - step) * self._batch_size / rate
+        left = (self._num_steps - step) * self._per_step / rate
         losses = ''.join(
             self._told(name, value) + '  '
             for name, value in scalars.items() if name.endswith('loss')

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest import mock
 
 import chex
 import jax
@@ -13,7 +14,7 @@ from PIL import Image
 from experiments import dcgan, gan, wgan
 from gm_jax.data import sources
 from gm_jax.families import adversarial
-from gm_jax.training import game, parallel
+from gm_jax.training import game, loop, parallel
 from tests.training import tiny
 
 TINY = (
@@ -32,17 +33,25 @@ CONVOLUTIONS = ('--features=4,8',)
     (wgan, ('--network=dense', '--features=8,4', '--dataset=synthetic:grid25')),
     (wgan, (*CONVOLUTIONS, '--lipschitz=clip', '--k=2', '--ema=0.9')),
 ])
-def test_run_goes_on_with_the_same_bits(module, flags, tmp_path):
-    """Catch a player, a moment or a minibatch that a checkpoint does not hold."""
+def test_run_goes_on_with_the_same_bits(module, flags, tmp_path, monkeypatch):
+    """Catch a player, a moment or a minibatch that a checkpoint does not hold.
+
+    The speed of training is of all minibatches of a step.
+    """
     whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+    make = mock.Mock(wraps=loop.Recorder)
+    monkeypatch.setattr(loop, 'Recorder', make)
     assert module.main([f'--workdir={whole}', *TINY, *flags]) == 0
+    k = json.loads((whole / 'config.json').read_text())['k']
+    assert make.call_args.args[3] == 16 * k and (k == 2) == ('--k=2' in flags)
     shutil.copytree(whole, stopped)
     shutil.rmtree(stopped / 'checkpoints' / '4')
     assert module.main([f'--workdir={stopped}', *TINY, *flags]) == 0
     assert tiny.differences(whole, stopped) == []
-    metrics = json.loads((whole / 'results.json').read_text())['metrics']
+    results = json.loads((whole / 'results.json').read_text())
+    metrics = results['metrics']
     assert metrics['pixel_frechet_distance'] > 0
-    assert metrics['num_real'] == metrics['num_fake'] == 40
+    assert metrics['num_real'] == metrics['num_fake'] == results['num_examples'] == 40
     assert ('modes_covered' in metrics) == ('--dataset=synthetic:grid25' in flags)
     on_grid = '--dataset=synthetic:grid25' in flags
     for name in ['points'] if on_grid else ['interpolations', 'nearest']:

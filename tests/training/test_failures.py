@@ -1,6 +1,7 @@
 """What training does when losses are not finite, or when nothing can be saved."""
 
 import errno
+import signal
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ from orbax.checkpoint._src.serialization import type_handlers
 
 from experiments import vae
 from gm_jax.training import checkpoints, loop
+from gm_jax.training.recorder import Recorder
 from tests.training import tiny
 
 
@@ -63,6 +65,23 @@ def test_run_that_keeps_diverging_ends(tmp_path, monkeypatch, capfd, is_bad):
     assert '--learning_rate' in error
     assert not (tmp_path / 'results.json').exists()
     assert np.isfinite(tiny.final_arrays(tmp_path)['params/output/kernel']).all()
+
+
+def test_a_stop_when_training_diverges(tmp_path, monkeypatch, capfd):
+    """Catch a signal that is forgotten when the run goes back."""
+    starts = _plant(monkeypatch, lambda attempt, step: step >= 20)
+    train_line = Recorder.train_line
+
+    def told(self, step, total):
+        if step == 30:  # too late for the question whether to stop
+            signal.raise_signal(signal.SIGTERM)
+        return train_line(self, step, total)
+
+    monkeypatch.setattr(Recorder, 'train_line', told)
+    argv = [f'--workdir={tmp_path}', *tiny.PLAIN]
+    assert vae.main(argv) == 128 + signal.SIGTERM
+    assert 'told to stop: saved at step 20 of 40' in capfd.readouterr().err
+    assert starts == [0]
 
 
 def test_full_disk_is_a_sentence(tmp_path, monkeypatch, capfd):
