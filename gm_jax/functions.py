@@ -2,13 +2,15 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 
-from gm_jax.keys import fold_in_each, per_example
+from gm_jax.data.image_set import ImageSet
+from gm_jax.keys import check_keys, fold_in_each, per_example
 from gm_jax.training.contracts import ByExample, Experiment, Sample
+from gm_jax.training.settings import Config
 from gm_jax.training.train_state import of_variables
 
 __all__ = ['functions', 'Functions', 'Variables']
@@ -21,13 +23,16 @@ class Functions(NamedTuple):
     """Pure functions of a trained model, for jit, grad, vmap and pmap.
 
     Those that the model does not have are None. Images x are [B, H, W, C] integers, as
-    the image set has them.
+    the image set has them; others raise ValueError.
 
     Attributes:
         log_prob: (variables, rng, x, label=None, chunk=0, index=None) -> [B] nats:
-            log p(x), or the estimate of it that one chunk of samples gives. What all
-            images share, such as log Z, is in variables['shared']. index [B] is the
-            place of each image in a larger set, which keys its noise.
+            log p(x), or the estimate of it that one chunk of samples gives; NaN for an
+            image with a value, or of a class, that there is not. A class-conditional
+            model needs the classes, label [B]; others take none. What all images share,
+            such as log Z, is in variables['shared'] and does not follow the parameters:
+            with it there is no gradient, and `grad` raises ValueError. index [B] is
+            the place of each image in a larger set, which keys its noise.
         sample: (variables, rngs [B], index=None) -> uint8 [B, H, W, C]; index [B]
             chooses the class where these are drawn in turn.
         encode: (variables, rng, x, index=None) -> codes [B, Z]; index as above.
@@ -42,13 +47,22 @@ class Functions(NamedTuple):
     embed: Callable[..., jax.Array] | None
 
 
-def functions(e: Experiment) -> Functions:
-    """Return the functions of an experiment as functions of variables."""
+def functions(e: Experiment, data: ImageSet, config: Config) -> Functions:
+    """Return the functions of an experiment as functions of variables.
+
+    Args:
+        e: the experiment.
+        data: the facts of its image set.
+        config: its settings.
+    """
+    classes = data.num_classes if getattr(config, 'class_conditional', False) else 0
     encode, decode, embed, _ = e.codes
     evaluation = e.evaluation
     has_log_prob = isinstance(evaluation, ByExample) and evaluation.log_prob
     return Functions(
-        log_prob=functools.partial(_pure_log_prob, e) if has_log_prob else None,
+        log_prob=functools.partial(
+            _pure_log_prob, e, data.num_values, classes
+        ) if has_log_prob else None,
         sample=functools.partial(_pure_sample, e.sample) if e.sample else None,
         encode=functools.partial(_pure_of_images, encode) if encode else None,
         decode=functools.partial(_pure_decode, decode) if decode else None,
@@ -57,13 +71,19 @@ def functions(e: Experiment) -> Functions:
 
 
 def _pure_log_prob(
-    e: Experiment, variables: Variables, rng: jax.Array, x: jax.Array,
-    label: jax.Array | None = None, chunk: int | jax.Array = 0,
-    index: jax.Array | None = None,
+    e: Experiment, num_values: int, num_classes: int, variables: Variables,
+    rng: jax.Array, x: jax.Array, label: jax.Array | None = None,
+    chunk: int | jax.Array = 0, index: jax.Array | None = None,
 ) -> jax.Array:
     evaluation = e.evaluation
     if not isinstance(evaluation, ByExample):
         raise ValueError('the model has no likelihood')
+    check_keys(rng)
+    _check_integers(x)
+    if (label is not None) != (num_classes > 0):
+        needs = 'pass label, [B] classes' if num_classes else 'leave out label'
+        kind = 'is' if num_classes else 'is not'
+        raise ValueError(f'the model {kind} class-conditional: {needs}.')
     if evaluation.shared is not None and 'shared' not in variables:
         raise ValueError(
             "variables have no 'shared', which the final evaluation of a run computes: "
@@ -75,7 +95,37 @@ def _pure_log_prob(
         'label': jnp.full_like(index, -1) if label is None else label,
     }
     arrays = evaluation.test_step(of_variables(variables), batch, rng)
-    return arrays[evaluation.log_prob]
+    log_px = arrays[evaluation.log_prob]
+    if evaluation.shared is not None:
+        log_px = _without_gradient(log_px)
+    values = jnp.asarray(x).astype(jnp.int32)
+    known = jnp.all((values >= 0) & (values < num_values), axis=(1, 2, 3))
+    if num_classes:
+        known &= (batch['label'] >= 0) & (batch['label'] < num_classes)
+    return jnp.where(known, log_px, jnp.nan)
+
+
+@jax.custom_jvp
+def _without_gradient(log_px: jax.Array) -> jax.Array:
+    return log_px
+
+
+@_without_gradient.defjvp
+def _refuse(primals: Any, tangents: Any) -> NoReturn:
+    raise ValueError(
+        "log_prob uses variables['shared'], such as log Z, which does not follow the "
+        'parameters: it has no gradient. A Boltzmann machine is trained by '
+        '`gm_jax.losses.energy.contrastive_divergence`.'
+    )
+
+
+def _check_integers(x: jax.Array) -> None:
+    """Raise ValueError for images of real numbers, such as those in [0, 1]."""
+    dtype = jnp.result_type(x)
+    if not (jnp.issubdtype(dtype, jnp.integer) or dtype == jnp.bool_):
+        raise ValueError(
+            f'x is {dtype}, the model takes integers, as the image set has them.'
+        )
 
 
 def _pure_sample(
@@ -91,6 +141,8 @@ def _pure_of_images(
     function: Callable[..., jax.Array], variables: Variables, rng: jax.Array,
     x: jax.Array, index: jax.Array | None = None,
 ) -> jax.Array:
+    check_keys(rng)
+    _check_integers(x)
     rngs = fold_in_each(rng, jnp.arange(len(x)) if index is None else index)
     return function(of_variables(variables), x, rngs)
 

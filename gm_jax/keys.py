@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
-    'derive', 'example_rngs', 'fold_in_each', 'per_example', 'Stream', 'stream',
-    'Use',
+    'check_keys', 'derive', 'example_rngs', 'fold_in_each', 'per_example', 'Stream',
+    'stream', 'Use',
 ]
 
 # The largest number of streams per attempt of a run; a rollback starts another attempt.
@@ -134,6 +134,20 @@ def fold_in_each(rng: jax.Array, index: jax.typing.ArrayLike) -> jax.Array:
     )(rng, index)
 
 
+def check_keys(rng: jax.Array, name: str = 'rng') -> None:
+    """Raise AssertionError for what `jax.random.key` has not made.
+
+    Args:
+        rng: a key, or an array of keys.
+        name: the caller's name of the argument, used in the error.
+    """
+    if not jnp.issubdtype(jnp.result_type(rng), jax.dtypes.prng_key):
+        raise AssertionError(
+            f'{name} must be made by jax.random.key: got '
+            f'{jnp.result_type(rng)}{list(jnp.shape(rng))}'
+        )
+
+
 def per_example(rng: jax.Array, batch: int | None, name: str = 'rng') -> jax.Array:
     """Return one key per example, from one key or from one key per example.
 
@@ -151,11 +165,7 @@ def per_example(rng: jax.Array, batch: int | None, name: str = 'rng') -> jax.Arr
     Raises:
         AssertionError: `rng` is neither [B] keys nor one key with a given B.
     """
-    if not jnp.issubdtype(jnp.result_type(rng), jax.dtypes.prng_key):
-        raise AssertionError(
-            f'{name} must be made by jax.random.key: got '
-            f'{jnp.result_type(rng)}{list(jnp.shape(rng))}'
-        )
+    check_keys(rng, name)
     shape = rng.shape
     if shape == () and batch is not None:
         return fold_in_each(rng, jnp.arange(batch))

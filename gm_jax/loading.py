@@ -57,10 +57,12 @@ def load(
     names = evaluate.shared_names(built.evaluation, found.shapes)
     if shared := _recorded(results, names):
         variables = {**variables, 'shared': shared}
+    variables = jax.tree.map(jnp.asarray, variables)
     return Run(
         command=command, config=found.config, data=found.data, results=results,
-        step=found.step, experiment=built, functions=functions(built),
-        variables=jax.tree.map(jnp.asarray, variables),
+        step=found.step, experiment=built, variables=variables,
+        shared_by=variables['params'] if shared else None,
+        functions=functions(built, found.data, found.config),
     )
 
 

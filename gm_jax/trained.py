@@ -42,6 +42,8 @@ class Run:
         step: the training step of the checkpoint.
         variables: the arrays that evaluation uses, 'params' and other collections;
             'shared' has the numbers that all examples share, if results.json has them.
+        shared_by: the 'params' that 'shared' belongs to; None where there is none.
+            With others `log_prob` computes these numbers anew.
         experiment: the functions that the experiment is made of.
         functions: the same as pure functions of variables.
     """
@@ -52,6 +54,7 @@ class Run:
     results: dict[str, Any]
     step: int
     variables: Variables
+    shared_by: Any
     experiment: Experiment
     functions: Functions
 
@@ -123,8 +126,8 @@ def log_prob(
         x: [N, H, W, C] integers, as the image set has them.
         seed: of the noise of the estimate; None: that of the run. For the test set it
             is that of results.json. An estimate that all images share, such as log Z,
-            is then that of results.json; where there is none, or with another seed, the
-            first call computes it.
+            is then that of results.json; where there is none, or with another seed or
+            other parameters, the first call computes it.
         label: [N] classes, their numbers or names, for a class-conditional model.
         batch_size: images at a time; None: as in evaluation.
 
@@ -195,8 +198,15 @@ def _changes(run: Run, **wanted: Any) -> tuple[tuple[str, Any], ...]:
         if np.ndim(chosen[name]):
             raise ValueError(f'{name}={chosen[name]!r} is not one value.')
         chosen[name] = np.asarray(chosen[name]).item()  # a number of NumPy or JAX
-    if 'label' in chosen:
-        chosen['label'] = str(chosen['label'])
+    if isinstance(chosen.get('label'), int):
+        # Classes may have numbers for names; those of the flag are names first.
+        known = image_set.classes(run.data)
+        if not 0 <= chosen['label'] < len(known):
+            raise ValueError(
+                f'label={chosen["label"]} is not a class: they are 0 to '
+                f'{len(known) - 1}.'
+            )
+        chosen['label'] = known[chosen['label']]
     return tuple(sorted(chosen.items()))
 
 
@@ -352,6 +362,7 @@ def _evaluated(run: Run, seed: int) -> TrainState:
     """Return the state with what all images share."""
     evaluation, state = run.experiment.evaluation, _on_devices(run)
     known = 'shared' in run.variables and seed == run.config.seed
+    known = known and run.variables['params'] is run.shared_by
     if known or not isinstance(evaluation, ByExample):
         return state
     rng = stream(seed, Stream.EVAL)

@@ -1,6 +1,7 @@
 """A trained model in Python gives what the command line gives, without the data."""
 
 import dataclasses
+import functools
 import gc
 import json
 import os
@@ -126,6 +127,10 @@ def test_functions_are_pure(trained):
     x, label = jnp.asarray(DIGITS.images[:3]), jnp.asarray(DIGITS.labels[:3])
     functions = run.functions
     if functions.log_prob is not None:
+        if name != 'made':
+            with pytest.raises(ValueError, match='not class-conditional: leave out'):
+                functions.log_prob(run.variables, rngs[0], x, label)
+            label = None
         nats = jax.jit(functions.log_prob)(run.variables, rngs[0], x, label)
         assert nats.shape == (3,)
         slopes = jax.grad(
@@ -135,8 +140,19 @@ def test_functions_are_pure(trained):
         assert any(bool(jnp.any(leaf != 0)) for leaf in leaves)
         each = jax.vmap(
             lambda x, label: functions.log_prob(run.variables, rngs[0], x, label)
-        )(x[:, None], label[:, None])
+        )(x[:, None], None if label is None else label[:, None])
         assert each.shape == (3, 1)
+        # What is only known when it is computed.
+        unknown = jax.jit(functions.log_prob)(
+            run.variables, rngs[0], x.at[1, 0, 0, 0].set(17), label
+        )
+        assert np.isnan(unknown).tolist() == [False, True, False]
+    for of_images in (functions.log_prob, functions.encode, functions.embed):
+        if of_images is not None:
+            with pytest.raises(ValueError, match='x is float32, the model takes integ'):
+                of_images(run.variables, rngs[0], x / 16)
+            with pytest.raises(AssertionError, match='must be made by jax.random.key'):
+                of_images(run.variables, jax.random.PRNGKey(0), x)
     if functions.sample is not None:
         drawn = jax.jit(functions.sample)(run.variables, rngs)
         assert drawn.shape == (3, 8, 8, 1) and drawn.dtype == jnp.uint8
@@ -162,7 +178,17 @@ def test_what_is_given_is_checked(trained):
         with pytest.raises(ValueError, match='class-conditional: pass label'):
             run.log_prob(images)
         with pytest.raises(UserError, match='12'):
-            run.sample(2, label=12)
+            run.sample(2, label='12')
+        for label in (12, -1, np.int64(10)):
+            with pytest.raises(ValueError, match=f'label={label} is not a class: they'):
+                run.sample(2, label=label)
+        pure = functools.partial(
+            run.functions.log_prob, run.variables, jax.random.key(0), images
+        )
+        with pytest.raises(ValueError, match='class-conditional: pass label'):
+            pure()
+        found = pure(jnp.array([0, -1, 9, 10]))
+        assert np.isnan(found).tolist() == [False, True, False, True]
         for given in ({'given': images}, {'mask': images[0, ..., 0]}):
             with pytest.raises(ValueError, match='given and mask belong together'):
                 run.sample(2, **given)
@@ -197,6 +223,24 @@ def test_what_is_given_is_checked(trained):
     if name == 'gan':
         with pytest.raises(ValueError, match='gan has no temperature'):
             run.sample(2, temperature=0.5)
+
+
+@pytest.mark.parametrize('trained', ['made'], indirect=True)
+def test_classes_with_numbers_for_names(trained):
+    """Catch an integer that is a name here and a number there."""
+    run = gm_jax.load(trained[1])
+    names = tuple(str(number) for number in range(1, 11))
+    named = dataclasses.replace(
+        run, data=dataclasses.replace(run.data, class_names=names)
+    )
+    samples = [run.sample(8, label=label) for label in (1, 2)]
+    assert not np.array_equal(*samples)
+    np.testing.assert_array_equal(named.sample(8, label=1), samples[0])
+    np.testing.assert_array_equal(named.sample(8, label='2'), samples[0])
+    x = DIGITS.images[:2]
+    np.testing.assert_array_equal(
+        named.log_prob(x, label=[1, 1]), named.log_prob(x, label=['2', '2'])
+    )
 
 
 def test_completion_and_choices(tmp_path, monkeypatch):

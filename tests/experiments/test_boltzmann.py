@@ -138,6 +138,19 @@ def test_loaded_machine_has_the_same_numbers(trained, tmp_path, monkeypatch):
     bare = {key: x for key, x in run.variables.items() if key != 'shared'}
     with pytest.raises(ValueError, match="variables have no 'shared'"):
         run.functions.log_prob(bare, jax.random.key(0), images[:5])
+    # Other parameters have another log Z.
+    doubled = jax.tree.map(lambda x: 2 * x, run.variables['params'])
+    changed, anew = (
+        dataclasses.replace(run, variables={**variables, 'params': doubled})
+        for variables in (run.variables, bare)
+    )
+    found = changed.log_prob(images[:5])
+    np.testing.assert_array_equal(found, anew.log_prob(images[:5]))
+    assert found.max() < 0 and abs(found - log_px[:5]).min() > 1e-3
+    with pytest.raises(ValueError, match='it has no gradient'):
+        jax.grad(
+            lambda v: run.functions.log_prob(v, jax.random.key(0), images[:5]).mean()
+        )(run.variables)
     unfinished = dataclasses.replace(run, variables=bare, results={})
     assert unfinished.estimator == run.estimator
     np.testing.assert_allclose(unfinished.log_prob(images[:5]), log_px[:5], rtol=1e-6)

@@ -159,14 +159,13 @@ def _tiny(stages, num_stages):
     )
     experiment = multiscale_pixel_cnn.main.build(config, data)
     _, variables = _make(stages, x.shape[1:], 2, num_stages, features=6)
-    return experiment, x, variables
+    return functions(experiment, data, config), experiment, x, variables
 
 
 @both_kinds
 def test_results_are_exact_and_of_all_pixels(stages):
     """Catch the likelihood of a part of the pixels, or of a mean instead of them."""
-    experiment, x, variables = _tiny(stages, 2)
-    pure = functions(experiment)
+    pure, experiment, x, variables = _tiny(stages, 2)
     log_px = np.float64(jax.jit(pure.log_prob)(variables, jax.random.key(0), x))
     np.testing.assert_allclose(np.exp(log_px).sum(), 1, atol=1e-4)
     numbers = experiment.evaluation.summarize({'log_px': log_px[:, None]})
@@ -179,10 +178,8 @@ def test_results_are_exact_and_of_all_pixels(stages):
 @both_kinds
 def test_each_factor_is_a_distribution(stages):
     """Catch factors that are only together normalised: they mean nothing alone."""
-    experiment, x, variables = _tiny(stages, 1)
-    log_px = np.float64(
-        jax.jit(functions(experiment).log_prob)(variables, jax.random.key(0), x)
-    )
+    pure, _, x, variables = _tiny(stages, 1)
+    log_px = np.float64(jax.jit(pure.log_prob)(variables, jax.random.key(0), x))
     base = GatedPixelCNN(
         (1, 1, 1), 2, features=6, num_layers=1, kernel_sizes=(3,), head=6
     )
@@ -198,8 +195,8 @@ def test_each_factor_is_a_distribution(stages):
 @both_kinds
 def test_samples_are_as_frequent_as_their_probability(stages):
     """Catch a sampler of another model than the one whose likelihood is told."""
-    experiment, x, variables = _tiny(stages, 1)
-    pure, num = functions(experiment), 20_000
+    pure, _, x, variables = _tiny(stages, 1)
+    num = 20_000
     p = np.exp(np.float64(
         jax.jit(pure.log_prob)(variables, jax.random.key(0), x)
     ))
