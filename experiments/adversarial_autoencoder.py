@@ -478,16 +478,16 @@ def given(coder: Coder, index: np.ndarray) -> dict[str, np.ndarray]:
 def finish(
     g: Game, coder: Coder, trained: Trained | None, state: TrainState, seed: int,
     say: Say,
-) -> tuple[dict[str, float], Pictures]:
+) -> tuple[dict[str, Any], Pictures]:
     """Score the clusters as classes, and arithmetic on codes."""
-    numbers: dict[str, float] = {}
+    numbers: dict[str, Any] = {}
     pictures: Pictures = {}
     if g.config.num_clusters and g.data.num_classes:
         rng = stream(seed, Stream.FINISH)
         numbers |= codes.name_clusters(coder, state, rng, g.config.eval_batch, say)
     if trained is not None:
         more, pictures = codes.compare_attributes(coder, trained, state)
-        numbers |= more
+        numbers |= {**more, 'judged_by': trained.name}
     return numbers, pictures
 
 

@@ -91,6 +91,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     about, _, more = (__doc__ or '').partition('\n')
     parser = argparse.ArgumentParser(
         'compare', description=about, epilog=more, allow_abbrev=False,
+        usage=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--workdir', required=True, help='where all runs are written')
@@ -403,7 +404,7 @@ def _assess(args: argparse.Namespace, entry: Entry) -> None:
     features = scores.PIXELS
     if args.classifier:
         trained = classifier.load(args.classifier, data)
-        features = Features('classifier', trained.features)
+        features = Features('classifier', trained.features, trained.digest)
     speed = _read_pace(args, entry)
     row = {
         'name': entry.name, 'branch': entry.branch, 'one_pass': entry.one_pass,

@@ -9,10 +9,16 @@ from typing import Any
 
 from gm_jax.errors import UserError
 
-__all__ = ['find', 'NO_LOCKS', 'read_object', 'replacing']
+__all__ = ['find', 'kind', 'NO_LOCKS', 'read_object', 'replacing']
 
 # What file systems without locks answer.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def kind(spec: str) -> str:
+    """Return what a data set is called wherever its files lie: npz for npz:FILE."""
+    before, colon, _ = spec.partition(':')
+    return before if colon and before in ('idx', 'images', 'npz') else spec
 
 
 def find(path: str, flag: str = '') -> str:

@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import chex
 import numpy as np
 
+from gm_jax.data import files
 from gm_jax.errors import UserError
 
 __all__ = [
     'ArrayExamples', 'check_facts', 'check_same_images', 'class_number', 'classes',
-    'description', 'Examples', 'facts', 'FetchFn', 'ImageSet', 'kind', 'labels',
+    'description', 'Examples', 'facts', 'FetchFn', 'ImageSet', 'labels',
     'num_bytes', 'read_all', 'read_facts', 'select', 'SPECS', 'StreamedExamples',
 ]
 
@@ -176,12 +177,6 @@ def classes(data: ImageSet) -> tuple[str, ...]:
     return data.class_names or tuple(map(str, range(data.num_classes)))
 
 
-def kind(spec: str) -> str:
-    """Return what a data set is called wherever its files lie: npz for npz:FILE."""
-    before, colon, _ = spec.partition(':')
-    return before if colon and before in ('idx', 'images', 'npz') else spec
-
-
 def facts(data: ImageSet) -> str:
     """Return what identifies a set, as JSON for `read_facts`: its facts and content.
 
@@ -224,7 +219,7 @@ def check_same_images(path: str, data: ImageSet, what: str) -> None:
 
 def description(data: ImageSet) -> str:
     """Say what a model of these images expects: the set, the shape and the values."""
-    return f'{kind(data.name)} {data.image_shape} with --binarize={data.binarize}'
+    return f'{files.kind(data.name)} {data.image_shape} with --binarize={data.binarize}'
 
 
 def _digest(examples: Examples) -> str:
@@ -309,7 +304,7 @@ def check_facts(path: str, now: str) -> None:
     for name in _FACTS:
         was, is_now = getattr(old, name), getattr(new, name)
         if name == 'name':
-            was, is_now = kind(was), kind(is_now)
+            was, is_now = files.kind(was), files.kind(is_now)
         if name == 'class_names' and not was:
             continue  # an older version did not write them
         if name == 'entropy' and is_now is None:

@@ -218,11 +218,12 @@ def _judges(config: Config, data: ImageSet) -> tuple[Features, Trained | None]:
     features = scores.PIXELS
     trained = classifier.load_if_given(config.classifier, data)
     if trained is not None:
-        features = Features('classifier', trained.features)
+        features = Features('classifier', trained.features, trained.digest)
     if config.inception and data.splits:
         weights = inception.load(config.inception)
         features = Features(
-            'inception', functools.partial(inception.features, weights)
+            'inception', functools.partial(inception.features, weights),
+            classifier.digest(weights),
         )
     return features, trained
 

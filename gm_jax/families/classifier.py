@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,8 @@ from gm_jax.training.settings import MOST_UNITS, Sizes, field
 from gm_jax.training.train_state import TrainState
 
 __all__ = [
-    'check', 'Config', 'init', 'load', 'load_if_given', 'make_model', 'OfImages',
-    'Trained',
+    'check', 'Config', 'digest', 'init', 'load', 'load_if_given', 'make_model',
+    'OfImages', 'Trained',
 ]
 
 # Images whose features are computed at a time.
@@ -73,10 +74,17 @@ class Trained(NamedTuple):
     Attributes:
         features: images -> [N, F] float32.
         classify: images -> [N] the most likely class of each.
+        digest: a digest of its parameters.
     """
 
     features: OfImages
     classify: OfImages
+    digest: str = ''
+
+    @property
+    def name(self) -> str:
+        """What the results call it."""
+        return f'classifier {self.digest}'.strip()
 
 
 def check(workdir: str, data: ImageSet) -> Config:
@@ -134,7 +142,21 @@ def load(workdir: str, data: ImageSet) -> Trained:
     return Trained(
         _by_batch(lambda x: apply(x, method='features')),
         _by_batch(lambda x: jnp.argmax(apply(x), axis=-1)),
+        digest(variables),
     )
+
+
+def digest(weights: Any) -> str:
+    """Return eight letters that tell the weights of a network from others.
+
+    Args:
+        weights: a tree of arrays.
+    """
+    found = hashlib.sha256()
+    for path, x in jax.tree_util.tree_leaves_with_path(weights):
+        found.update(f'{jax.tree_util.keystr(path)} {np.shape(x)}'.encode())
+        found.update(np.ascontiguousarray(x).tobytes())
+    return found.hexdigest()[:8]
 
 
 def _by_batch(function: Callable[[jax.Array], jax.Array]) -> OfImages:

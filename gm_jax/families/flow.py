@@ -330,6 +330,7 @@ def _finish(
         del label  # z holds all that the image is
         return np.asarray(invert(state, z))
 
-    return attributes.compare(
+    numbers, pictures = attributes.compare(
         code(state, x), decode, trained.classify, s.data.num_classes
     )
+    return {**numbers, 'judged_by': trained.name}, pictures

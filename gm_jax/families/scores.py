@@ -5,7 +5,7 @@ features and comes with the numbers of images and of samples.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,10 +47,17 @@ class Features(NamedTuple):
     Attributes:
         name: the first part of the names of scores.
         compute: uint8 [N, H, W, C] -> [N, F].
+        weights: the digest of the weights of a network; '' without one.
     """
 
     name: str
     compute: Callable[[np.ndarray], np.ndarray]
+    weights: str = ''
+
+    @property
+    def judge(self) -> str:
+        """What the results call them: scores are comparable if it is the same."""
+        return f'{self.name} {self.weights}'.strip()
 
 
 def distance_name(features: Features) -> str:
@@ -129,7 +136,7 @@ def score(
     most: int,
     data: ImageSet,
     features: Features,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Compare samples with the same number of images, a fixed random choice.
 
     Args:
@@ -145,7 +152,7 @@ def score(
         The Frechet distance of the features, under `distance_name`, how many samples
         and images were compared, and their diversity. If the modes are known, also how
         many are covered. With `last`, also the kernel distance, precision, recall,
-        density and coverage.
+        density and coverage, and as 'judged_by' what the features are.
     """
     num = min(most, len(examples))
     rows = pipeline.example_order(0, 0, num, len(examples))
@@ -157,13 +164,14 @@ def score(
     real_features = features.compute(as_seen(examples, np.sort(rows), data))
     fake_features = features.compute(fake)
     distance = frechet.frechet_distance(real_features, fake_features)
-    numbers = {
+    numbers: dict[str, Any] = {
         distance_name(features): distance,
         'num_real': num, 'num_fake': num,
         **alarms.diversity(real_features, fake_features),
     }
     if last:
         numbers |= careful_scores(features.name, real_features, fake_features)
+        numbers['judged_by'] = features.judge
     known = synthetic.modes(data)
     if known is not None:
         points = fake.reshape(num, -1).astype(np.float64)

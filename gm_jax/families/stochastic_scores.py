@@ -148,7 +148,7 @@ def measure_mixing(
     if judge is not None:
         images = plotting.to_uint8(x).reshape(-1, *s.data.image_shape)
         labels = judge.classify(images).reshape(num, _MIXING_STEPS)
-        numbers |= mixing.label_scores(labels)
+        numbers |= {**mixing.label_scores(labels), 'judged_by': judge.name}
     return numbers
 
 

@@ -29,10 +29,12 @@ _PLACES = 'module', 'data_dir'
 # Numbers of runs that differ in one of these are not of the same thing.
 _CONDITIONS = (
     'dataset', 'binarize', 'task', 'given class', 'horizon', 'split', 'test images',
-    'num_examples', 'number of samples', 'estimator', 'choice of the checkpoint',
+    'num_examples', 'number of samples', 'judge', 'estimator',
+    'choice of the checkpoint',
 )
 # They are in columns of their own, or names.
-_NO_NUMBERS = 'estimator', 'task'
+_NO_NUMBERS = 'estimator', 'judged_by', 'task'
+_DISTANCE = '_frechet_distance'
 _ERROR = '_standard_error'
 _GAP = '  '
 
@@ -243,7 +245,8 @@ def _conditions(run: Run) -> dict[str, Any]:
     metrics = run.results.get('metrics', run.last)
     given = 'yes' if run.settings.get('class_conditional') else 'no'
     found = {
-        'dataset': results.get('dataset', run.data.get('name')),
+        # Where the files lie makes no difference; the digest knows what is in them.
+        'dataset': files.kind(str(results.get('dataset', run.data.get('name', '')))),
         'binarize': results.get('binarize', run.settings.get('binarize')),
         'task': _task(run.settings),
         'given class': given if 'nats_per_image' in metrics else None,
@@ -252,13 +255,14 @@ def _conditions(run: Run) -> dict[str, Any]:
         'split': results.get('split'),
         'test images': digest,
         'num_examples': results.get('num_examples'),
+        'judge': _judge(metrics),
         'estimator': metrics.get('estimator'),
         'choice of the checkpoint': (
             'by the test images' if chosen == ('best', 'test') and not last
             else 'not by the test images'
         ) if run.results else None,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in found.items() if value not in (None, '')}
 
 
 def _task(settings: Mapping[str, Any]) -> str:
@@ -266,6 +270,13 @@ def _task(settings: Mapping[str, Any]) -> str:
     task = str(settings.get('task') or 'none')
     detail = {'completion': 'missing', 'super_resolution': 'factor'}.get(task, '')
     return f'{task}, {detail} {settings.get(detail)}' if detail else task
+
+
+def _judge(metrics: Mapping[str, Any]) -> Any:
+    """Return by what images were judged; an older version wrote no digest of it."""
+    names = (name for name in metrics if name.endswith(_DISTANCE))
+    found = next(names, '').removesuffix(_DISTANCE)
+    return metrics.get('judged_by', found)
 
 
 def _unfinished(runs: Sequence[Run]) -> list[str]:

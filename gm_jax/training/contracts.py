@@ -132,7 +132,7 @@ class Score(Protocol):
 
     def __call__(
         self, draw: Draw, examples: Examples, last: bool, /
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         """Compare samples with images.
 
         Args:
@@ -141,7 +141,8 @@ class Score(Protocol):
             last: whether to compute also the numbers that take long.
 
         Returns:
-            Numbers; that of `BySamples.best_by` selects the best checkpoint.
+            Numbers, and with `last` also texts; the number `BySamples.best_by` selects
+            the best checkpoint.
         """
 
 

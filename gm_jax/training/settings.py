@@ -17,7 +17,7 @@ import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from gm_jax.data import files, image_set
+from gm_jax.data import files
 from gm_jax.data.binarize import WAYS
 from gm_jax.data.decoding import background_colour
 from gm_jax.data.image_set import SPECS
@@ -297,7 +297,7 @@ def changed(old: Config, new: Config, mode: str) -> list[str]:
     found = []
     for f in dataclasses.fields(new):
         was, now = (text(getattr(config, f.name)) for config in (old, new))
-        if f.name == 'dataset' and image_set.kind(was) == image_set.kind(now):
+        if f.name == 'dataset' and files.kind(was) == files.kind(now):
             continue  # the content of its files is compared, not where they lie
         fixed = not (f.metadata['free'] or f.name in free) and not (
             f.metadata['evaluation_only'] and mode != 'train'
@@ -319,7 +319,7 @@ def alike(config: Config) -> dict[str, str]:
         f'--{f.name}': text(getattr(config, f.name))
         for f in dataclasses.fields(config) if f.name != 'data_dir'
     }
-    return {**found, '--dataset': image_set.kind(config.dataset)}
+    return {**found, '--dataset': files.kind(config.dataset)}
 
 
 def check_utf8(given: str) -> None:

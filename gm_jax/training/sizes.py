@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from gm_jax.data import image_set
+from gm_jax.data import files
 from gm_jax.data.image_set import ImageSet
 from gm_jax.keys import Stream, stream
 from gm_jax.training import settings
@@ -90,7 +90,7 @@ def _smaller_images(
     if config.binarize == 'none' and data.num_values > 2:
         bits = dataclasses.replace(data, binarize='threshold', num_values=2)
         yield 'binarize', 'threshold', bits
-    kind, (height, width, channels) = image_set.kind(config.dataset), data.image_shape
+    kind, (height, width, channels) = files.kind(config.dataset), data.image_shape
     if kind == 'images' or kind != 'digits' and ':' not in kind + config.dataset:
         shape = -(-height // 2), -(-width // 2), channels
         yield 'image_size', max(shape), dataclasses.replace(data, image_shape=shape)

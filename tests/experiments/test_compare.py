@@ -26,6 +26,15 @@ def test_every_model_is_in_the_tree():
     assert len(set(names)) == len(names)
 
 
+def test_a_flag_of_another_type(capsys):
+    """Catch a page of usage in the place of a sentence."""
+    with pytest.raises(SystemExit) as ended:
+        compare.main(['--workdir=all', '--budget_minutes=x'])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.count('\n') == 1
+    assert "--budget_minutes: invalid float value: 'x'" in error
+
+
 @pytest.mark.parametrize('flags, sentence', [
     (('--models=NODE',), "--models: there is no 'NODE': did you mean NADE?"),
     (('--budget_minutes=0',), '--budget_minutes=0.0 must be a finite number above 0.'),

@@ -138,6 +138,27 @@ def test_other_parts_of_an_image_are_not_comparable(tmp_path, task, name, values
     assert f'other task ({task}, {name} {values[0]}: {values[0]}; ' in note
 
 
+def test_files_that_have_moved_and_other_judges(tmp_path):
+    """Catch the same images called others, and scores by other features beside them."""
+    score = {'pixel_frechet_distance': 3.0, 'precision': 0.5}
+    by_classes = {'classifier_frechet_distance': 3.0, 'precision': 0.5}
+    paths = [
+        _run(tmp_path / name, {'dataset': f'npz:/{name}/set.npz'}, metrics)
+        for name, metrics in (
+            ('here', score), ('there', {**score, 'judged_by': 'pixel'}),
+            ('one', {**by_classes, 'judged_by': 'classifier 1'}),
+            ('two', {**by_classes, 'judged_by': 'classifier 2'}),
+            ('nats', METRICS),
+        )
+    ]
+    assert _table(*paths[:2]).notes == ()
+    assert _table(*paths).notes == (
+        'Not comparable, other judge (pixel: here, there; classifier 1: one; '
+        'classifier 2: two).',
+    )
+    assert 'judged_by' not in _csv(_table(*paths))[0]
+
+
 def test_other_images_of_one_name(tmp_path):
     """Catch two sets npz:FILE that are taken for one."""
     paths = [_run(tmp_path / name, {}, METRICS) for name in ('one', 'other')]
