@@ -9,6 +9,7 @@ lines later.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,8 +25,9 @@ except ImportError:
 
 __all__ = ['make']
 
-# An alarm sends a message; the same one again only after this many seconds.
+# An alarm sends a message; one of the same title again only after this many seconds.
 _ALARM_AGAIN = 3600
+_LONGEST_TITLE = 64
 
 
 def make(workdir: str, settings: Mapping[str, Any], first_step: int) -> MetricWriter:
@@ -73,7 +75,11 @@ class _Logger:
         named = {f'{split}/{name}': x for name, x in {**scalars, **timing}.items()}
         self._run.log({'step': step, **named})
         for sentence in alarms:
-            self._run.alert(f'step {step}', sentence, wait_duration=_ALARM_AGAIN)
+            # What comes after the first clause has numbers, which change.
+            title = re.split('[:,]', sentence)[0][:_LONGEST_TITLE]
+            self._run.alert(
+                title, f'step {step}: {sentence}', wait_duration=_ALARM_AGAIN
+            )
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         self._run.log({'step': step, name: wandb.Image(image)})

@@ -5,6 +5,7 @@ import pathlib
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -45,6 +46,20 @@ def _values(items: Iterable[Any]) -> dict[str, Any]:
         item.key or '.'.join(item.nested_key): json.loads(item.value_json)
         for item in items
     }
+
+
+@pytest.mark.long
+def test_alarms_have_a_title_each():
+    """Catch a lasting alarm that sends a message at every line."""
+    from gm_jax.training import wandb_logger
+
+    run = mock.Mock()
+    logger = wandb_logger._Logger(run)
+    for step in (5, 6):
+        logger.write(step, 'train', {}, [f'it saturates: {step}', f'lost, {step} of 9'])
+    titles = [call.args[0] for call in run.alert.call_args_list]
+    assert titles == ['it saturates', 'lost'] * 2
+    assert run.alert.call_args.args[1] == 'step 6: lost, 6 of 9'
 
 
 @pytest.mark.long
