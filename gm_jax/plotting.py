@@ -275,10 +275,13 @@ def reconstructions(
         [H', W', C] uint8, with rows labelled.
 
     Raises:
-        ValueError: the shapes differ or are not [N, H, W, C].
+        ValueError: the shapes differ or are not [N, H, W, C], or there is no image or
+            no column.
     """
-    if np.shape(x) != np.shape(x_hat) or np.ndim(x) != 4:
+    if np.shape(x) != np.shape(x_hat) or np.ndim(x) != 4 or not len(x):
         raise ValueError(f'need two [N, H, W, C], got {np.shape(x)}, {np.shape(x_hat)}')
+    if columns < 1:
+        raise ValueError(f'need at least 1 column, got {columns}')
     pair = np.stack([to_uint8(image, num_values=num_values) for image in (x, x_hat)])
     columns = min(columns, pair.shape[1])
     blank = -pair.shape[1] % columns

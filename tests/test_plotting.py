@@ -157,6 +157,8 @@ def test_save_png_replaces_in_one_go(tmp_path, monkeypatch):
     lambda: plotting.manifold(np.zeros((4, 2, 2, 1))),
     lambda: plotting.labelled_rows(np.zeros((2, 2, 2, 2, 1)), ['one']),
     lambda: plotting.reconstructions(np.zeros((2, 2, 2, 1)), np.zeros((1, 2, 2, 1))),
+    lambda: plotting.reconstructions(np.zeros((0, 2, 2, 1)), np.zeros((0, 2, 2, 1))),
+    lambda: plotting.reconstructions(*[np.zeros((2, 2, 2, 1))] * 2, columns=0),
     lambda: plotting.save_png('x.png', np.zeros((2, 2, 1))),
     lambda: plotting.save_png('x.png', np.zeros((2, 2), np.uint8)),
     lambda: plotting.save_png('x.png', np.zeros((2, 2, 2), np.uint8)),

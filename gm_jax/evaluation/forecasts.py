@@ -16,7 +16,7 @@ def scores(x: np.ndarray, draws: np.ndarray) -> dict[str, float]:
 
         mean_k |y_k - x| - sum_{j != k} |y_j - y_k| / (2 K (K - 1)),
 
-    which is the absolute error for a forecast that is a single value.
+    which is the absolute error where all draws are one value, or K = 1.
 
     Args:
         x: [N, T] series.
@@ -30,7 +30,8 @@ def scores(x: np.ndarray, draws: np.ndarray) -> dict[str, float]:
         true values between the quantiles that should hold 50 % and 90 % of them.
 
     Raises:
-        AssertionError: the shapes do not fit each other.
+        AssertionError: the shapes do not fit each other; no value is given, or none
+            is drawn.
 
     References:
         Gneiting and Raftery 2007, Strictly Proper Scoring Rules, Prediction, and
@@ -39,10 +40,12 @@ def scores(x: np.ndarray, draws: np.ndarray) -> dict[str, float]:
     chex.assert_rank([x, draws], [2, 3])
     chex.assert_equal_shape_prefix([x, draws], 1)
     num, horizon = draws.shape[1:]
+    chex.assert_scalar_positive(len(x) * num)
+    chex.assert_scalar_in(horizon, 1, x.shape[1] - 1)
     past, truth = x[:, :-horizon].astype(float), x[:, None, -horizon:].astype(float)
     order = np.sort(draws.astype(float), axis=1)
     # The sum of differences of sorted values counts the k-th value 2 k - K + 1 times.
-    weights = (2 * np.arange(num) - num + 1)[:, None] / (num * (num - 1))
+    weights = (2 * np.arange(num) - num + 1)[:, None] / (num * max(num - 1, 1))
     numbers = {
         'crps_levels': (
             np.mean(np.abs(draws - truth)) - np.mean(np.sum(weights * order, 1))

@@ -242,10 +242,11 @@ def features(weights: Weights, images: np.ndarray, batch: int = 50) -> np.ndarra
         [N, 2048] float32.
 
     Raises:
-        AssertionError: images is not uint8 of rank 4, with 1 channel or 3.
+        AssertionError: images is not uint8 of rank 4, with 1 channel or 3, or empty.
     """
     chex.assert_rank(images, 4)
     chex.assert_type(images, np.uint8)
+    chex.assert_scalar_positive(len(images))
     chex.assert_shape(images, (None, None, None, {1, 3}))
     padded = np.concatenate([images, images[:1].repeat(-len(images) % batch, 0)])
     parts = [

@@ -138,12 +138,12 @@ def checked(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
         AssertionError: the arrays are not of rank 2, or of different D.
-        ValueError: b is empty, or a value is not finite.
+        ValueError: b is empty, D is 0, or a value is not finite.
     """
     a, b = (np.asarray(x, np.float64) for x in (a, b))
     chex.assert_rank([a, b], 2)
     chex.assert_equal_shape_suffix([a, b], 1)
-    if not len(b):
+    if not b.size:
         raise ValueError(f'nothing to compare {a.shape} with: {b.shape}')
     for x in (a, b):
         if not np.all(np.isfinite(x)):

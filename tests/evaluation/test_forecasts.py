@@ -1,6 +1,7 @@
 """Scores of forecasts against values worked by hand."""
 
 import numpy as np
+import pytest
 
 from gm_jax.evaluation import forecasts
 
@@ -16,6 +17,15 @@ def test_scores_of_two_draws():
     assert numbers['error_of_the_mean_levels'] == 2
     # The 5 % quantile is 5.2, the 25 % quantile 6.
     assert numbers['share_inside_90_percent'] == numbers['share_inside_50_percent'] == 1
+
+
+def test_what_can_be_scored():
+    """Catch NaN for a single draw, and a forecast of which nothing is known."""
+    x = np.array([[4, 4, 6]])
+    assert forecasts.scores(x, np.array([[[9]]]))['crps_levels'] == 3
+    for draws in (np.zeros((1, 2, 3)), np.zeros((1, 2, 0)), np.zeros((1, 0, 1))):
+        with pytest.raises(AssertionError):
+            forecasts.scores(x, draws)
 
 
 def test_scores_of_the_true_distribution_are_best():
