@@ -189,10 +189,22 @@ def _image_set(
     def decode(data: bytes, where: str) -> np.ndarray:
         return decoding.decode(data, shape, image_size, where, colour)
 
-    splits = {
-        name: _open_split(tfds, builder, name, decode, shape, bool(num_classes))
-        for name in ('train', 'validation', 'test') if name in builder.info.splits
-    }
+    def opened(labelled: bool) -> dict[str, StreamedExamples]:
+        return {
+            name: _open_split(tfds, builder, name, decode, shape, labelled)
+            for name in ('train', 'validation', 'test') if name in builder.info.splits
+        }
+
+    splits = opened(num_classes > 0)
+    for name in splits if num_classes else ():
+        # The labels of a competition's test images are secret: -1 stands for them.
+        if splits[name].fetch(np.zeros(1, np.int64))['label'][0] < 0:
+            print(
+                f'NOTE: the {name} split of {builder.info.full_name} has no labels, so '
+                f'those of the other splits are left out.', file=sys.stderr,
+            )
+            num_classes, names, splits = 0, [], opened(False)
+            break
     return ImageSet(
         name=builder.info.full_name,
         image_shape=shape,

@@ -185,6 +185,7 @@ def _field(number: int, data: bytes) -> bytes:
 
 def _varint(value: int) -> bytes:
     parts = bytearray()
+    value &= 2**64 - 1  # below 0: its two's complement
     while value > 127:
         parts.append(value & 127 | 128)
         value >>= 7

@@ -57,6 +57,16 @@ def test_reading_needs_no_tensorflow(tfds_set):
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
 
+def test_a_split_without_labels(tfds_set, images, labels, capsys):
+    """Catch a class -1, by which a classifier is wrong each time."""
+    parts = {'train': [(images, labels)], 'test': [(images[:3], np.full(3, -1))]}
+    data = load(tfds_set(parts=parts))
+    assert data.num_classes == 0 and data.class_names == ()
+    assert {*data.splits['train'].labels, *data.splits['test'].labels} == {-1}
+    said = capsys.readouterr().err
+    assert 'NOTE: the test split of tiny' in said and said.count('\n') == 1
+
+
 def test_grey_images_without_labels(tfds_set, images):
     """Catch a lost channel axis, and labels made up for a set without any."""
     grey = images[..., :1]
