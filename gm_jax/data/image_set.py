@@ -17,9 +17,10 @@ from gm_jax.data import files
 from gm_jax.errors import UserError
 
 __all__ = [
-    'ArrayExamples', 'check_facts', 'check_same_images', 'class_number', 'classes',
-    'description', 'Examples', 'facts', 'FetchFn', 'ImageSet', 'labels',
-    'num_bytes', 'read_all', 'read_facts', 'select', 'SPECS', 'StreamedExamples',
+    'alike', 'ArrayExamples', 'check_facts', 'check_same_images', 'class_number',
+    'classes', 'description', 'digest', 'Examples', 'facts', 'FetchFn', 'ImageSet',
+    'labels', 'num_bytes', 'read_all', 'read_facts', 'select', 'SPECS',
+    'StreamedExamples',
 ]
 
 # Images read at a time when a whole split is read.
@@ -90,7 +91,8 @@ class StreamedExamples:
     Attributes:
         num_examples: N, the number of examples.
         fetch_fn: reads the examples at indices [n]; returns what `Examples.fetch` does.
-        files: the names and sizes of the files, as text, for the digest.
+        files: the names and sizes of the files, or a digest of the images, as text
+            for the digest of the split.
         labels_fn: reads the labels [N] without the images, -1 where that takes too
             long; None: it always does.
     """
@@ -185,10 +187,26 @@ def facts(data: ImageSet) -> str:
     """
     found: dict[str, Any] = {name: getattr(data, name) for name in _FACTS}
     found['splits'] = {
-        name: {'num_examples': len(examples), 'digest': _digest(examples)}
+        name: {'num_examples': len(examples), 'digest': digest(examples)}
         for name, examples in sorted(data.splits.items())
     }
     return json.dumps(found, indent=2) + '\n'
+
+
+def alike(text: str) -> dict[str, str]:
+    """Return what processes must agree on, by what a sentence calls it.
+
+    The files may lie elsewhere on each host.
+
+    Args:
+        text: what `facts` returned.
+    """
+    data, contents = _parse_facts(text)
+    found = {f'images whose {name} is': str(getattr(data, name)) for name in _FACTS}
+    found['images whose name is'] = files.kind(data.name)
+    for name, (num, digest) in contents.items():
+        found[f'a {name} split of'] = f'{num} images with the digest {digest[:8]}'
+    return found
 
 
 def check_same_images(path: str, data: ImageSet, what: str) -> None:
@@ -210,7 +228,7 @@ def check_same_images(path: str, data: ImageSet, what: str) -> None:
         raise UserError(f'{what} of {seen}, not of {wanted}.')
     if 'test' in contents and 'test' in data.splits:
         test = data.splits['test']
-        if contents['test'] != (len(test), _digest(test)):
+        if contents['test'] != (len(test), digest(test)):
             raise UserError(
                 f'{what} of other images: the test split of {data.name} is not the one '
                 f'that it had.'
@@ -222,18 +240,18 @@ def description(data: ImageSet) -> str:
     return f'{files.kind(data.name)} {data.image_shape} with --binarize={data.binarize}'
 
 
-def _digest(examples: Examples) -> str:
+def digest(examples: Examples) -> str:
     """Digest all images and labels in memory, or files and some images of a stream."""
     if isinstance(examples, ArrayExamples):
         found = {'image': examples.images, 'label': examples.labels}
-        digest = hashlib.sha256()
+        made = hashlib.sha256()
     else:
         num = min(_SAMPLED, len(examples))
         found = examples.fetch(np.arange(num) * len(examples) // num)
-        digest = hashlib.sha256(getattr(examples, 'files', '').encode(errors='replace'))
+        made = hashlib.sha256(getattr(examples, 'files', '').encode(errors='replace'))
     for name in ('image', 'label'):
-        digest.update(np.ascontiguousarray(found[name]).data)
-    return digest.hexdigest()[:32]
+        made.update(np.ascontiguousarray(found[name]).data)
+    return made.hexdigest()[:32]
 
 
 def read_facts(path: str) -> ImageSet:

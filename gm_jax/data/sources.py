@@ -14,7 +14,7 @@ Usage: `data = sources.load('mnist', data_dir='/data')`.
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from gm_jax import memory
 from gm_jax.data import binarize, folder, prepared, readers, synthetic
@@ -24,6 +24,7 @@ from gm_jax.data.image_set import (
     Examples,
     ImageSet,
     StreamedExamples,
+    digest,
     labels,
     num_bytes,
     read_all,
@@ -75,11 +76,16 @@ def load(
     # Several images are read at a time, if only to digest the set.
     size = ' x '.join(map(str, data.image_shape))
     memory.check(f'images of {size} values', 64 * math.prod(data.image_shape))
+    opened = data.splits
     data = _binarized(data, binarize)
-    keep: Callable[[Examples], Examples] = _streamed
     if num_bytes(data) <= memory_limit:
-        keep = _in_memory
-    kept = {name: keep(split) for name, split in data.splits.items()}
+        kept: dict[str, Examples] = {
+            name: _in_memory(split) for name, split in data.splits.items()
+        }
+    else:
+        kept = {
+            name: _streamed(split, opened[name]) for name, split in data.splits.items()
+        }
     if validation:
         kept.update(_divided(kept, spec))
     return dataclasses.replace(data, splits=kept)
@@ -142,9 +148,12 @@ def _in_memory(examples: Examples) -> ArrayExamples:
     return examples if isinstance(examples, ArrayExamples) else read_all(examples)
 
 
-def _streamed(examples: Examples) -> StreamedExamples:
-    if isinstance(examples, StreamedExamples):
-        return examples
-    return StreamedExamples(
-        len(examples), examples.fetch, labels_fn=lambda: labels(examples)
-    )
+def _streamed(examples: Examples, opened: Examples) -> StreamedExamples:
+    """Return examples as a stream; `opened` are the same before they became bits."""
+    if not isinstance(examples, StreamedExamples):
+        examples = StreamedExamples(
+            len(examples), examples.fetch, labels_fn=lambda: labels(opened)
+        )
+    if isinstance(opened, ArrayExamples):  # an npz: its file has no parts to look at
+        examples = dataclasses.replace(examples, files=digest(opened))
+    return examples

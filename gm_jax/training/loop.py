@@ -100,7 +100,7 @@ def start(
             validation=config.validation,
         )
     facts = image_set.facts(data)
-    processes.check_alike({'data': facts})
+    processes.check_alike(image_set.alike(facts))
     experiment = build(config, data)
     if run.mode == 'sample' and experiment.sample is None:
         raise UserError(f'--mode=sample: {experiment.no_sample}')

@@ -63,6 +63,12 @@ def test_images_of_another_run(tmp_path, data, images, labels):
     }
     moved = dataclasses.replace(data, name='npz:/there/set', splits=held_out)
     image_set.check_same_images(str(path), moved, 'it is a model')
+    # Each process of a run may have them elsewhere.
+    there = dataclasses.replace(data, name='npz:/there/set')
+    alike = [image_set.alike(image_set.facts(x)) for x in (data, there, moved)]
+    assert alike[0] == alike[1]
+    other = {name for name in alike[2] if alike[2][name] != alike[0].get(name)}
+    assert other == {'a train split of', 'a validation split of'}
     for name, changed in (
         ('idx:set', data), ('mnist', data),
         ('npz:set', dataclasses.replace(data, binarize='dynamic')),

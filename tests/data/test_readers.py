@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn import datasets
 
-from gm_jax.data import sources
+from gm_jax.data import image_set, sources
 from gm_jax.data.splits import hold_out
 from gm_jax.errors import UserError
 
@@ -337,6 +337,21 @@ def test_binarize(how, num_values):
         np.testing.assert_array_equal(split.labels, plain.splits[name].labels)
         if num_values == 17:
             np.testing.assert_array_equal(split.images, plain.splits[name].images)
+
+
+@pytest.mark.parametrize('how', ['none', 'static', 'dynamic'])
+def test_other_images_in_a_large_file(how, tmp_path):
+    """Catch a run that goes on with other images, of which only some were looked at."""
+    images = np.zeros((200, 2, 2, 1), np.uint8)
+    images[0] = 255
+    facts = []
+    for change in (0, 1):
+        images[1::2, 0, 0] = change
+        np.savez(tmp_path / 'set.npz', train=images, test=images[:10])
+        data = sources.load(f'npz:{tmp_path}/set.npz', binarize=how, memory_limit=0)
+        assert isinstance(data.splits['train'], image_set.StreamedExamples)
+        facts.append(image_set.facts(data))
+    assert facts[0] != facts[1]
 
 
 def test_binarize_that_is_wrong():
