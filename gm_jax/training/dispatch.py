@@ -1,7 +1,8 @@
 """The input of each dispatch of the training loop: data on the devices, and batches.
 
 A set in memory is put on the devices once, and a step gathers its batch by row; a
-larger set is streamed. A dispatch never crosses a step at which the loop has something
+larger set is streamed, and so is one of which the devices of a CPU would hold too many
+copies. A dispatch never crosses a step at which the loop has something
 else to do.
 """
 
@@ -16,6 +17,9 @@ from gm_jax.training import parallel
 from gm_jax.training.settings import Config
 
 __all__ = ['Dispatch', 'Feed', 'make_feed', 'steps_per_dispatch']
+
+# Bytes of a memory that the images on its devices may take.
+_RESIDENT = 2**30
 
 
 def steps_per_dispatch(config: Config, single_steps: bool) -> int:
@@ -78,7 +82,10 @@ def make_feed(
     """
     # The axes before that of the examples, for all batches of a dispatch.
     lead = (per_dispatch, minibatches) if minibatches else (per_dispatch,)
-    if isinstance(examples, image_set.ArrayExamples):
+    _, copies = parallel.device_memory()
+    if isinstance(examples, image_set.ArrayExamples) and (
+        copies * examples.images.nbytes <= _RESIDENT
+    ):
         resident = {'image': examples.images, 'label': examples.labels}
         order = _rows(config, len(examples), seed, first_step, lead)
         return Feed(parallel.replicate(resident), order)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -24,6 +25,17 @@ class _OnDisk:
 
     def fetch(self, rows):
         return self._examples.fetch(rows)
+
+
+def test_copies_of_a_large_set(monkeypatch):
+    """Catch a set in memory that each device of a CPU copies into the same memory."""
+    train = sources.load('digits').splits['train']
+    nbytes, copies = train.images.nbytes, jax.local_device_count()
+    for limit, kept in ((copies * nbytes, True), (copies * nbytes - 1, False)):
+        monkeypatch.setattr(dispatch, '_RESIDENT', limit)
+        feed = dispatch.make_feed(CONFIG, train, 5, 0, 1)
+        feed.dispatches.close()
+        assert bool(feed.resident) == kept
 
 
 @pytest.mark.parametrize('per_dispatch', [1, 4])
