@@ -22,6 +22,7 @@
 set -euo pipefail
 experiment=$1
 shift
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun does not inherit it
 # A process that loses another one ends with status 1; then Slurm ends the step.
 status=0
 srun --kill-on-bad-exit=1 python -m "experiments.$experiment" "$@" || status=$?

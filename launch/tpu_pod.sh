@@ -6,7 +6,9 @@
 #
 # The repository must lie in ~/gm_jax on every host, with its requirements and jax[tpu]
 # installed, and the work directory and the data on storage that all hosts see, such as a
-# bucket mounted with gcsfuse at ~/gm_jax/mnt. JAX finds the hosts by the metadata of the slice.
+# bucket mounted at ~/gm_jax/mnt with gcsfuse --rename-dir-limit=1000, or with a hierarchical
+# namespace: a checkpoint is a directory that is renamed when it is whole. JAX finds the
+# hosts by the metadata of the slice.
 set -euo pipefail
 name=$1 zone=$2 experiment=$3
 shift 3

@@ -162,11 +162,17 @@ def _exit_status(name: str, argv: list[str], act: Callable[[], None]) -> int:
 
 
 def _what_ran_out(error: Exception) -> str | None:
-    """Return a sentence for an error that says that the disk or the memory is full."""
+    """Return a sentence for an error that says that disk, files or memory ran out."""
     if orbax_errors.disk_is_full(error):
         return (
             'there is no space left on the disk: make some, and the same command '
             'resumes from the last checkpoint.'
+        )
+    if orbax_errors.too_many_open(error):
+        return (
+            'too many open files: raise the limit (ulimit -n). A bucket that gcsfuse '
+            'has mounted says the same where it may not rename the directory of a '
+            'checkpoint: mount it with --rename-dir-limit=1000.'
         )
     if memory.is_exhausted(error):
         reason = (str(error).splitlines() or ['MemoryError'])[0].rstrip('.')

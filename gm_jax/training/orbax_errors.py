@@ -8,15 +8,25 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ['disk_is_full', 'quiet_threads']
+__all__ = ['disk_is_full', 'quiet_threads', 'too_many_open']
 
 
 def disk_is_full(error: BaseException | None) -> bool:
     """Return whether an exception, or one of its causes, reports a full disk."""
+    return _reports(error, (errno.ENOSPC, errno.EDQUOT), 'No space left')
+
+
+def too_many_open(error: BaseException | None) -> bool:
+    """Return whether an exception, or one of its causes, reports too many files."""
+    return _reports(error, (errno.EMFILE, errno.ENFILE), 'Too many open files')
+
+
+def _reports(
+    error: BaseException | None, numbers: tuple[int, ...], words: str
+) -> bool:
     while error is not None:
         # Orbax's own errors have no number, only text.
-        number = getattr(error, 'errno', None)
-        if number in (errno.ENOSPC, errno.EDQUOT) or 'No space left' in str(error):
+        if getattr(error, 'errno', None) in numbers or words in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -30,7 +40,7 @@ def quiet_threads() -> Iterator[None]:
     loop that is closed by then.
     """
     def of_thread(args: Any) -> None:
-        if not disk_is_full(args.exc_value):
+        if not (disk_is_full(args.exc_value) or too_many_open(args.exc_value)):
             hooks[0](args)
 
     def of_callback(unraisable: Any) -> None:

@@ -106,6 +106,17 @@ def test_full_disk_is_a_sentence(tmp_path, monkeypatch, capfd):
             vae.main(argv)
 
 
+def test_too_many_files_are_a_sentence(tmp_path, monkeypatch, capfd):
+    """Catch a traceback where a mounted bucket does not rename a directory."""
+    def fail(*args, **kwargs):
+        raise OSError(errno.EMFILE, 'Too many open files')
+
+    monkeypatch.setattr(checkpoints, 'save', fail)
+    assert vae.main([f'--workdir={tmp_path}', *tiny.FLAGS]) == 2
+    error = capfd.readouterr().err
+    assert '--rename-dir-limit' in error and error.count('\n') == 1
+
+
 def test_a_save_that_fails_ends_the_run(tmp_path, monkeypatch, capfd):
     """Catch training that goes on without a checkpoint."""
     write = type_handlers.NumpyHandler._background_serialize
