@@ -198,15 +198,16 @@ def _changes(run: Run, **wanted: Any) -> tuple[tuple[str, Any], ...]:
         if np.ndim(chosen[name]):
             raise ValueError(f'{name}={chosen[name]!r} is not one value.')
         chosen[name] = np.asarray(chosen[name]).item()  # a number of NumPy or JAX
-    if isinstance(chosen.get('label'), int):
+    label, names = chosen.get('label'), image_set.classes(run.data)
+    if names and isinstance(label, int) and not isinstance(label, bool):
         # Classes may have numbers for names; those of the flag are names first.
-        known = image_set.classes(run.data)
-        if not 0 <= chosen['label'] < len(known):
+        if not 0 <= label < len(names):
             raise ValueError(
-                f'label={chosen["label"]} is not a class: they are 0 to '
-                f'{len(known) - 1}.'
+                f'label={label} is not a class: they are 0 to {len(names) - 1}.'
             )
-        chosen['label'] = known[chosen['label']]
+        chosen['label'] = names[label]
+    elif label is not None:
+        chosen['label'] = str(label)
     return tuple(sorted(chosen.items()))
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import numpy as np
@@ -91,16 +91,18 @@ class StreamedExamples:
     Attributes:
         num_examples: N, the number of examples.
         fetch_fn: reads the examples at indices [n]; returns what `Examples.fetch` does.
-        files: the names and sizes of the files, or a digest of the images, as text
-            for the digest of the split.
+        files: the names and sizes of the files, as text, for the digest.
         labels_fn: reads the labels [N] without the images, -1 where that takes too
             long; None: it always does.
+        whole: a digest of all images, where they are in memory although a step reads
+            them from here; '' where nobody has looked at all of them.
     """
 
     num_examples: int
     fetch_fn: FetchFn
     files: str = ''
     labels_fn: Callable[[], np.ndarray] | None = None
+    whole: str = ''
 
     def __repr__(self) -> str:
         """Return what it holds in a few words, not the names of all files."""
@@ -179,6 +181,31 @@ def classes(data: ImageSet) -> tuple[str, ...]:
     return data.class_names or tuple(map(str, range(data.num_classes)))
 
 
+class _Content(NamedTuple):
+    """What tells the images of a split from others.
+
+    Attributes:
+        num_examples: N.
+        digest: that of all images in memory, or of files and some images of a stream.
+        whole: that of all images of a stream; '' where it is not known, as in what an
+            older version wrote.
+    """
+
+    num_examples: int
+    digest: str
+    whole: str = ''
+
+    def is_of(self, other: '_Content') -> bool:
+        """Return whether both are of the same images, as far as is known."""
+        same_whole = not (self.whole and other.whole) or self.whole == other.whole
+        return self[:2] == other[:2] and same_whole
+
+
+def _content(examples: Examples) -> _Content:
+    whole = getattr(examples, 'whole', '')
+    return _Content(len(examples), digest(examples), whole)
+
+
 def facts(data: ImageSet) -> str:
     """Return what identifies a set, as JSON for `read_facts`: its facts and content.
 
@@ -187,7 +214,7 @@ def facts(data: ImageSet) -> str:
     """
     found: dict[str, Any] = {name: getattr(data, name) for name in _FACTS}
     found['splits'] = {
-        name: {'num_examples': len(examples), 'digest': digest(examples)}
+        name: {key: x for key, x in _content(examples)._asdict().items() if x != ''}
         for name, examples in sorted(data.splits.items())
     }
     return json.dumps(found, indent=2) + '\n'
@@ -204,8 +231,9 @@ def alike(text: str) -> dict[str, str]:
     data, contents = _parse_facts(text)
     found = {f'images whose {name} is': str(getattr(data, name)) for name in _FACTS}
     found['images whose name is'] = files.kind(data.name)
-    for name, (num, digest) in contents.items():
-        found[f'a {name} split of'] = f'{num} images with the digest {digest[:8]}'
+    for name, content in contents.items():
+        digests = f'{content.digest[:8]} {content.whole[:8]}'.strip()
+        found[f'a {name} split of'] = f'{content.num_examples} images, digest {digests}'
     return found
 
 
@@ -227,8 +255,7 @@ def check_same_images(path: str, data: ImageSet, what: str) -> None:
     if seen != wanted:
         raise UserError(f'{what} of {seen}, not of {wanted}.')
     if 'test' in contents and 'test' in data.splits:
-        test = data.splits['test']
-        if contents['test'] != (len(test), digest(test)):
+        if not contents['test'].is_of(_content(data.splits['test'])):
             raise UserError(
                 f'{what} of other images: the test split of {data.name} is not the one '
                 f'that it had.'
@@ -263,7 +290,7 @@ def read_facts(path: str) -> ImageSet:
     return _read_facts(path)[0]
 
 
-def _read_facts(path: str) -> tuple[ImageSet, dict[str, tuple[int, str]]]:
+def _read_facts(path: str) -> tuple[ImageSet, dict[str, _Content]]:
     try:
         with open(path, encoding='utf-8') as file:
             return _parse_facts(file.read())
@@ -278,11 +305,14 @@ def _read_facts(path: str) -> tuple[ImageSet, dict[str, tuple[int, str]]]:
         ) from None
 
 
-def _parse_facts(text: str) -> tuple[ImageSet, dict[str, tuple[int, str]]]:
+def _parse_facts(text: str) -> tuple[ImageSet, dict[str, _Content]]:
     """Return the set and the content of its splits, {} from an older version."""
     found = json.loads(text)
     splits = {
-        str(name): (int(split['num_examples']), str(split['digest']))
+        str(name): _Content(
+            int(split['num_examples']), str(split['digest']),
+            str(split.get('whole', '')),
+        )
         for name, split in found.get('splits', {}).items()
     }
     return ImageSet(**_checked(found), splits={}), splits
@@ -335,12 +365,13 @@ def check_facts(path: str, now: str) -> None:
         if name not in contents or name not in found:
             which = 'new' if name in found else 'gone'
             raise _changed(new, f'its {name} split is {which}')
-        (num, digest), (num_now, digest_now) = contents[name], found[name]
-        if num != num_now:
+        was, is_now = contents[name], found[name]
+        if was.num_examples != is_now.num_examples:
             raise _changed(
-                new, f'its {name} split had {num} images and now has {num_now}'
+                new, f'its {name} split had {was.num_examples} images and now has '
+                f'{is_now.num_examples}'
             )
-        if digest != digest_now:
+        if not was.is_of(is_now):
             raise _changed(
                 new, f'the images or labels of its {name} split are others'
             )

@@ -189,22 +189,28 @@ def _image_set(
     def decode(data: bytes, where: str) -> np.ndarray:
         return decoding.decode(data, shape, image_size, where, colour)
 
-    def opened(labelled: bool) -> dict[str, StreamedExamples]:
-        return {
-            name: _open_split(tfds, builder, name, decode, shape, labelled)
-            for name in ('train', 'validation', 'test') if name in builder.info.splits
-        }
-
-    splits = opened(num_classes > 0)
-    for name in splits if num_classes else ():
-        # The labels of a competition's test images are secret: -1 stands for them.
-        if splits[name].fetch(np.zeros(1, np.int64))['label'][0] < 0:
-            print(
-                f'NOTE: the {name} split of {builder.info.full_name} has no labels, so '
-                f'those of the other splits are left out.', file=sys.stderr,
-            )
-            num_classes, names, splits = 0, [], opened(False)
-            break
+    splits = {
+        name: _open_split(tfds, builder, name, decode, shape, bool(num_classes))
+        for name in ('train', 'validation', 'test') if name in builder.info.splits
+    }
+    # The labels of a competition's test images are secret: -1 stands for them.
+    bare = [
+        name for name, split in splits.items()
+        if num_classes and split.fetch(np.zeros(1, np.int64))['label'][0] < 0
+    ]
+    which = f'the {" and the ".join(bare)} split of {builder.info.full_name}'
+    if bare == ['test'] and 'validation' in splits:
+        print(
+            f'NOTE: {which} has no labels: the validation split is the test set.',
+            file=sys.stderr,
+        )
+        del splits['test']
+    elif bare:
+        print(
+            f'NOTE: {which} has no labels: the set counts as one without labels.',
+            file=sys.stderr,
+        )
+        num_classes, names = 0, []
     return ImageSet(
         name=builder.info.full_name,
         image_shape=shape,

@@ -154,6 +154,6 @@ def _streamed(examples: Examples, opened: Examples) -> StreamedExamples:
         examples = StreamedExamples(
             len(examples), examples.fetch, labels_fn=lambda: labels(opened)
         )
-    if isinstance(opened, ArrayExamples):  # an npz: its file has no parts to look at
-        examples = dataclasses.replace(examples, files=digest(opened))
+    if isinstance(opened, ArrayExamples):
+        examples = dataclasses.replace(examples, whole=digest(opened))
     return examples

@@ -221,9 +221,11 @@ def _judges(config: Config, data: ImageSet) -> tuple[Features, Trained | None]:
         features = Features('classifier', trained.features, trained.digest)
     if config.inception and data.splits:
         weights = inception.load(config.inception)
+        digest = classifier.weights_digest(weights)
+        if trained is not None:  # it judges arithmetic
+            digest = f'{digest}, {trained.name}'
         features = Features(
-            'inception', functools.partial(inception.features, weights),
-            classifier.digest(weights),
+            'inception', functools.partial(inception.features, weights), digest
         )
     return features, trained
 

@@ -21,8 +21,8 @@ from gm_jax.training.settings import MOST_UNITS, Sizes, field
 from gm_jax.training.train_state import TrainState
 
 __all__ = [
-    'check', 'Config', 'digest', 'init', 'load', 'load_if_given', 'make_model',
-    'OfImages', 'Trained',
+    'check', 'Config', 'init', 'load', 'load_if_given', 'make_model', 'OfImages',
+    'Trained', 'weights_digest',
 ]
 
 # Images whose features are computed at a time.
@@ -142,11 +142,11 @@ def load(workdir: str, data: ImageSet) -> Trained:
     return Trained(
         _by_batch(lambda x: apply(x, method='features')),
         _by_batch(lambda x: jnp.argmax(apply(x), axis=-1)),
-        digest(variables),
+        weights_digest(variables),
     )
 
 
-def digest(weights: Any) -> str:
+def weights_digest(weights: Any) -> str:
     """Return eight letters that tell the weights of a network from others.
 
     Args:

@@ -34,7 +34,6 @@ _CONDITIONS = (
 )
 # They are in columns of their own, or names.
 _NO_NUMBERS = 'estimator', 'judged_by', 'task'
-_DISTANCE = '_frechet_distance'
 _ERROR = '_standard_error'
 _GAP = '  '
 
@@ -243,10 +242,11 @@ def _conditions(run: Run) -> dict[str, Any]:
     chosen = results.get('checkpoint'), results.get('best_checkpoint_chosen_on')
     last = results.get('step') == results.get('trained_steps')
     metrics = run.results.get('metrics', run.last)
+    dataset = str(results.get('dataset', run.data.get('name', '')))
     given = 'yes' if run.settings.get('class_conditional') else 'no'
     found = {
-        # Where the files lie makes no difference; the digest knows what is in them.
-        'dataset': files.kind(str(results.get('dataset', run.data.get('name', '')))),
+        # Where files lie makes no difference if a digest says what is in them.
+        'dataset': files.kind(dataset) if digest else dataset,
         'binarize': results.get('binarize', run.settings.get('binarize')),
         'task': _task(run.settings),
         'given class': given if 'nats_per_image' in metrics else None,
@@ -254,7 +254,8 @@ def _conditions(run: Run) -> dict[str, Any]:
         'number of samples': metrics.get('num_fake'),
         'split': results.get('split'),
         'test images': digest,
-        'num_examples': results.get('num_examples'),
+        # Samples are compared with as many images.
+        'num_examples': None if 'num_fake' in metrics else results.get('num_examples'),
         'judge': _judge(metrics),
         'estimator': metrics.get('estimator'),
         'choice of the checkpoint': (
@@ -273,10 +274,9 @@ def _task(settings: Mapping[str, Any]) -> str:
 
 
 def _judge(metrics: Mapping[str, Any]) -> Any:
-    """Return by what images were judged; an older version wrote no digest of it."""
-    names = (name for name in metrics if name.endswith(_DISTANCE))
-    found = next(names, '').removesuffix(_DISTANCE)
-    return metrics.get('judged_by', found)
+    """Return by what images were judged, if it is known which network it was."""
+    pixels = 'pixel' if 'pixel_frechet_distance' in metrics else None
+    return metrics.get('judged_by', pixels)
 
 
 def _unfinished(runs: Sequence[Run]) -> list[str]:

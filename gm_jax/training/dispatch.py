@@ -2,8 +2,7 @@
 
 A set in memory is put on the devices once, and a step gathers its batch by row; a
 larger set is streamed, and so is one of which the devices of a CPU would hold too many
-copies. A dispatch never crosses a step at which the loop has something
-else to do.
+copies. A dispatch never crosses a step at which the loop has something else to do.
 """
 
 from collections.abc import Generator

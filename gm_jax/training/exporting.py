@@ -28,11 +28,13 @@ from gm_jax.training import checkpoints
 from gm_jax.training.train_state import TrainState
 
 __all__ = [
-    'ARRAYS', 'checkpoint_of', 'is_exported', 'read', 'results', 'Trained',
+    'ARRAYS', 'checkpoint_of', 'is_exported', 'LOCAL', 'read', 'results', 'Trained',
     'variables', 'write',
 ]
 
 ARRAYS = 'model.safetensors'
+# Settings that name what lies on the machine of a run; they are left out.
+LOCAL = 'data_dir', 'given', 'first_layer', 'classifier', 'inception'
 _CARD = 'README.md'
 _ERROR = '_standard_error'
 # The name of the step among the metadata, by the checkpoint. Older versions had one for
@@ -184,10 +186,9 @@ def _write(path: str, text: str) -> None:
 
 
 def _settings(workdir: str) -> dict[str, Any]:
-    """Return the settings without what lies on one machine only."""
+    """Return the settings without what would be looked for on this machine only."""
     found = files.read_object(os.path.join(workdir, 'config.json'), 'a config')
-    local = 'data_dir', 'given', 'first_layer', 'classifier', 'inception'
-    found |= {name: '' for name in local if name in found}
+    found |= {name: '' for name in LOCAL if name in found}
     if str(found.get('module', '')).endswith('.py'):
         found['module'] = ''
     return found

@@ -439,9 +439,14 @@ def _write_line(recorder: Recorder, step: int, state: TrainState) -> None:
 
 def _stopped(job: Job, received: list[int]) -> Stopped:
     saved, last = checkpoints.last_step(job.run.workdir), job.config.num_steps
+    where = 'told to stop before the first checkpoint: the same command begins anew.'
+    if saved:
+        where = (
+            f'told to stop: saved at step {saved} of {last}. The same command resumes '
+            f'from there.'
+        )
     return Stopped(
-        f'told to stop: saved at step {saved} of {last}. The same command resumes from '
-        f'there.', (*received, signal.SIGTERM)[0], agreed=True,
+        where, (*received, signal.SIGTERM)[0], agreed=True,
     )
 
 

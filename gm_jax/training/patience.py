@@ -29,10 +29,11 @@ def choose_chunks(evaluation: ByExample, allowed: float, each: float) -> int:
 
     Args:
         evaluation: what is evaluated.
-        allowed: seconds.
-        each: seconds that a chunk takes.
+        allowed: seconds, by the clock of this process.
+        each: seconds that a chunk takes, by the same clock.
 
-    Each process has clocks of its own: what the primary one has measured counts.
+    Returns:
+        The number, the same in all processes: the clock of the primary one counts.
     """
     measured = processes.from_primary(np.array([allowed, each], np.float32))
     allowed, each = measured.tolist()

@@ -62,9 +62,15 @@ def test_a_split_without_labels(tfds_set, images, labels, capsys):
     parts = {'train': [(images, labels)], 'test': [(images[:3], np.full(3, -1))]}
     data = load(tfds_set(parts=parts))
     assert data.num_classes == 0 and data.class_names == ()
-    assert {*data.splits['train'].labels, *data.splits['test'].labels} == {-1}
     said = capsys.readouterr().err
     assert 'NOTE: the test split of tiny' in said and said.count('\n') == 1
+    assert 'counts as one without labels' in said
+    # As ImageNet is used.
+    parts['validation'] = [(images[:7], labels[:7])]
+    data = load(tfds_set(parts=parts, version='2.0.0'))
+    assert data.num_classes == 3 and set(data.splits) == {'train', 'test'}
+    np.testing.assert_array_equal(data.splits['test'].labels, labels[:7])
+    assert 'the validation split is the test set' in capsys.readouterr().err
 
 
 def test_grey_images_without_labels(tfds_set, images):

@@ -1,6 +1,7 @@
 """Digits, MNIST's format and NumPy archives."""
 
 import gzip
+import json
 import os
 import struct
 
@@ -346,12 +347,22 @@ def test_other_images_in_a_large_file(how, tmp_path):
     images[0] = 255
     facts = []
     for change in (0, 1):
-        images[1::2, 0, 0] = change
-        np.savez(tmp_path / 'set.npz', train=images, test=images[:10])
+        images[1] = change  # not one that is looked at
+        np.savez(tmp_path / 'set.npz', train=images, test=images[2:10])
         data = sources.load(f'npz:{tmp_path}/set.npz', binarize=how, memory_limit=0)
         assert isinstance(data.splits['train'], image_set.StreamedExamples)
         facts.append(image_set.facts(data))
-    assert facts[0] != facts[1]
+    path = tmp_path / 'data.json'
+    path.write_text(facts[0])
+    image_set.check_facts(str(path), facts[0])
+    with pytest.raises(UserError, match='images or labels of its train split'):
+        image_set.check_facts(str(path), facts[1])
+    # An older version looked at some images only.
+    old = json.loads(facts[0])
+    for split in old['splits'].values():
+        del split['whole']
+    path.write_text(json.dumps(old))
+    image_set.check_facts(str(path), facts[1])
 
 
 def test_binarize_that_is_wrong():

@@ -31,13 +31,14 @@ def test_it_learns_and_its_features_tell_digits_apart(trained, tmp_path):
     with open(f'{trained}/results.json', encoding='utf-8') as file:
         assert json.load(file)['metrics']['accuracy'] > 0.9
     data = sources.load('digits')
-    features, classify = load(trained, data)
+    features, classify, digest = load(trained, data)
     test = data.splits['test']
     images = np.rint(test.images * (255 / (data.num_values - 1))).astype(np.uint8)
     f = features(images)
     assert f.shape == (len(test), 32) and f.min() >= 0
     loading.export(trained, tmp_path / 'model')
-    exported, _ = load(str(tmp_path / 'model'), data)
+    exported, _, same = load(str(tmp_path / 'model'), data)
+    assert digest == same and len(digest) == 8
     np.testing.assert_array_equal(exported(images), f)
     np.testing.assert_allclose(features(images[:7]), f[:7], rtol=1e-4, atol=1e-5)
     assert np.mean(classify(images) == test.labels) > 0.9

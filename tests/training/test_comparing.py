@@ -146,7 +146,7 @@ def test_files_that_have_moved_and_other_judges(tmp_path):
         _run(tmp_path / name, {'dataset': f'npz:/{name}/set.npz'}, metrics)
         for name, metrics in (
             ('here', score), ('there', {**score, 'judged_by': 'pixel'}),
-            ('one', {**by_classes, 'judged_by': 'classifier 1'}),
+            ('old', by_classes), ('one', {**by_classes, 'judged_by': 'classifier 1'}),
             ('two', {**by_classes, 'judged_by': 'classifier 2'}),
             ('nats', METRICS),
         )
@@ -157,6 +157,11 @@ def test_files_that_have_moved_and_other_judges(tmp_path):
         'classifier 2: two).',
     )
     assert 'judged_by' not in _csv(_table(*paths))[0]
+    # Without a digest nobody knows whether they are the same.
+    for name in ('here', 'there'):
+        (tmp_path / name / 'data.json').write_text('{}')
+    note, = _table(*paths[:2]).notes
+    assert note.startswith('Not comparable, other dataset (npz:/here/set.npz: here; ')
 
 
 def test_other_images_of_one_name(tmp_path):

@@ -84,6 +84,21 @@ def test_a_stop_when_training_diverges(tmp_path, monkeypatch, capfd):
     assert starts == [0]
 
 
+def test_a_stop_before_the_first_checkpoint(tmp_path, monkeypatch, capfd):
+    """Catch a checkpoint that is promised and is not there."""
+    _plant(monkeypatch, lambda attempt, step: step >= 0)
+    train_line = Recorder.train_line
+
+    def told(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return train_line(*args)
+
+    monkeypatch.setattr(Recorder, 'train_line', told)
+    argv = [f'--workdir={tmp_path}', *tiny.PLAIN]
+    assert vae.main(argv) == 128 + signal.SIGTERM
+    assert 'before the first checkpoint' in capfd.readouterr().err
+
+
 def test_full_disk_is_a_sentence(tmp_path, monkeypatch, capfd):
     """Catch a traceback where the user has to make space, and a swallowed error.
 
