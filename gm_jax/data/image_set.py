@@ -413,6 +413,7 @@ def select(examples: Examples, rows: np.ndarray) -> Examples:
     return StreamedExamples(
         len(rows), lambda indices: examples.fetch(rows[indices]),
         getattr(examples, 'files', ''), lambda: labels(examples)[rows],
+        getattr(examples, 'whole', ''),
     )
 
 

@@ -340,8 +340,9 @@ def test_binarize(how, num_values):
             np.testing.assert_array_equal(split.images, plain.splits[name].images)
 
 
+@pytest.mark.parametrize('validation', [False, True])
 @pytest.mark.parametrize('how', ['none', 'static', 'dynamic'])
-def test_other_images_in_a_large_file(how, tmp_path):
+def test_other_images_in_a_large_file(how, validation, tmp_path):
     """Catch a run that goes on with other images, of which only some were looked at."""
     images = np.zeros((200, 2, 2, 1), np.uint8)
     images[0] = 255
@@ -349,7 +350,10 @@ def test_other_images_in_a_large_file(how, tmp_path):
     for change in (0, 1):
         images[1] = change  # not one that is looked at
         np.savez(tmp_path / 'set.npz', train=images, test=images[2:10])
-        data = sources.load(f'npz:{tmp_path}/set.npz', binarize=how, memory_limit=0)
+        data = sources.load(
+            f'npz:{tmp_path}/set.npz', binarize=how, memory_limit=0,
+            validation=validation,
+        )
         assert isinstance(data.splits['train'], image_set.StreamedExamples)
         facts.append(image_set.facts(data))
     path = tmp_path / 'data.json'
@@ -357,6 +361,8 @@ def test_other_images_in_a_large_file(how, tmp_path):
     image_set.check_facts(str(path), facts[0])
     with pytest.raises(UserError, match='images or labels of its train split'):
         image_set.check_facts(str(path), facts[1])
+    if validation:
+        return  # other images are looked at
     # An older version looked at some images only.
     old = json.loads(facts[0])
     for split in old['splits'].values():
