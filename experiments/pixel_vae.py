@@ -246,7 +246,7 @@ def chunk_size(s: Setting) -> int:
     height, width, _ = s.data.image_shape
     floats = _FLOATS * s.networks.features * height * width * s.config.eval_batch
     fit = next((n for n in _CHUNKS if 4 * n * floats <= _CHUNK_BYTES), _CHUNKS[-1])
-    return min(fit, s.config.test_samples or fit)
+    return variational.chunk_size(fit, s.config.test_samples)
 
 
 def init(s: Setting, rng: jax.Array) -> Variables:

@@ -69,6 +69,21 @@ class Config(flow.Config):
     )
 
     @property
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing beside the others, and why, by name."""
+        found = super().without_effect
+        if self.whole_scales > len(self.channelwise):
+            found['whole_scales'] = (
+                f'is above the {len(self.channelwise)} scales of --channelwise'
+            )
+        return found
+
+    @property
+    def of_the_network(self) -> tuple[str, ...]:
+        """The settings that change the network, but not the sizes of its arrays."""
+        return ('alpha',)
+
+    @property
     def gains_from_cpu_devices(self) -> bool:
         """Whether a CPU trains the model faster with one virtual device per core."""
         return True

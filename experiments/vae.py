@@ -99,6 +99,11 @@ class Config(settings.Config):
             found['hidden2'] = 'needs two latent layers, such as --latent_dims=100,50'
         return found
 
+    @property
+    def of_the_network(self) -> tuple[str, ...]:
+        """The settings that change the network, but not the sizes of its arrays."""
+        return ('activation',)
+
     def __post_init__(self) -> None:
         """Raise UserError for settings that contradict each other."""
         super().__post_init__()
@@ -224,7 +229,7 @@ def chunk_size(s: Setting) -> int:
     outputs = {'bernoulli': 1, 'gaussian': 2, 'categorical': s.model.num_values}
     logits = math.prod(s.data.image_shape) * outputs[s.model.likelihood]
     fit = next((n for n in TEST_CHUNKS if n * logits <= CHUNK_LOGITS), TEST_CHUNKS[-1])
-    return min(fit, s.config.test_samples or fit)
+    return variational.chunk_size(fit, s.config.test_samples)
 
 
 def init(s: Setting, rng: jax.Array) -> dict[str, Any]:

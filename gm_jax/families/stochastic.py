@@ -73,8 +73,9 @@ class Config(chains.Config):
         high=1_000_000, free=True,
     )
     test_samples: int = field(
-        0, 'states of the chain in the final evaluation of binary images; 0: up to '
-        '10,000, as many as take ten minutes or a tenth of the time of training',
+        0, 'states of the chain in the final evaluation of binary images, rounded up '
+        'to hundreds above 100 and to thousands above 1,000; 0: up to 10,000, as many '
+        'as take ten minutes or a tenth of the time of training',
         low=0, free=True,
     )
     parzen_samples: int = field(
@@ -94,6 +95,11 @@ class Config(chains.Config):
         if len(self.layers) == 1:
             found['hidden_noise'] = 'needs a layer above the first, by --layers'
         return found
+
+    @property
+    def of_the_network(self) -> tuple[str, ...]:
+        """The settings that change the network, but not the sizes of its arrays."""
+        return ('activation',)
 
 
 class Setting(NamedTuple):

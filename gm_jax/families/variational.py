@@ -192,7 +192,9 @@ def log_prob(model: VAE, params: Any, target: jax.Array, num: int) -> jax.Array:
 def mean_image(model: VAE, params: Any) -> jax.Array:
     """Return the mean of p(x|z) as an image in [0, 1], [N, H, W, C]."""
     if model.likelihood == 'gaussian':
-        return jnp.clip(params.mean, 0.0, 1.0)
+        # Of y = (x + u) / V, in which a level x lies at (x + 1/2) / V on average.
+        x = params.mean * model.num_values - 0.5
+        return jnp.clip(x / (model.num_values - 1), 0.0, 1.0)
     if model.likelihood == 'categorical':
         levels = jnp.linspace(0.0, 1.0, model.num_values)
         return jnp.einsum('...v,v->...', jax.nn.softmax(params), levels)
@@ -244,16 +246,28 @@ class Chunks(NamedTuple):
     fewer: tuple[int, ...]
 
 
+def chunk_size(fit: int, wanted: int) -> int:
+    """Return the samples of a chunk: as many as fit and make up the wanted number.
+
+    Args:
+        fit: the most that are decoded together.
+        wanted: --test_samples; 0: any number.
+    """
+    if not wanted:
+        return fit
+    return next(n for n in range(min(fit, wanted), 0, -1) if wanted % n == 0)
+
+
 def chunks(size: int, wanted: int, most: int) -> Chunks:
     """Return how many chunks of samples an evaluation has.
 
     Args:
-        size: samples of a chunk, at most those wanted.
+        size: samples of a chunk, a divisor of those wanted.
         wanted: --test_samples; 0: up to `most`, as many as there is time for.
         most: one of the numbers among which an evaluation chooses.
     """
     if wanted:
-        return Chunks(size, -(-wanted // size), ())
+        return Chunks(size, wanted // size, ())
     fewer = (num for num in _TEST_SAMPLES if num < most and num % size == 0)
     return Chunks(size, -(-most // size), tuple(num // size for num in fewer))
 

@@ -260,9 +260,21 @@ def test_mean_image():
     model, _ = _model((1,), likelihood='bernoulli')
     x = mean_image(model, logits[..., 0])
     np.testing.assert_allclose(x, special.expit(logits[..., 0]), rtol=1e-5)
-    model, _ = _model((1,), likelihood='gaussian')
-    x = mean_image(model, Gaussian(jnp.array([-1.0, 0.3, 2]), jnp.zeros(3)))
-    np.testing.assert_allclose(x, [0, 0.3, 1])
+    # The levels of V = 3 and their means in [0, 1], where noise is added to them.
+    model, _ = _model((1,), likelihood='gaussian', num_values=3)
+    means = jnp.array([-1.0, 0.5 / 3, 1.5 / 3, 2.5 / 3, 2])
+    x = mean_image(model, Gaussian(means, jnp.zeros(5)))
+    np.testing.assert_allclose(x, [0, 0, 0.5, 1, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize('fit, wanted, size', [
+    (25, 0, 25), (25, 5000, 25), (25, 10, 10), (25, 26, 13), (10, 7, 7), (10, 11, 1),
+])
+def test_as_many_samples_as_are_wanted(fit, wanted, size):
+    """Catch a number of importance samples that is rounded up."""
+    assert variational.chunk_size(fit, wanted) == size
+    found = variational.chunks(size, wanted, 5000)
+    assert found.size * found.num == wanted or not wanted
 
 
 @pytest.mark.parametrize('binarize, likelihood, num_values', [

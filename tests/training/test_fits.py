@@ -59,7 +59,7 @@ def test_decays_leave_something():
     (['--batch_size=80000000'], 'with 50 steps per dispatch would take'),
     (['--num_samples=1000000000'], '--num_samples=1000000000 would take at least 192'),
     (['--eval_batch_size=1000000000'], '--eval_batch_size=1000000000 would take'),
-    (['--test_samples=2147483647'], '297 images 85899346 times each would take'),
+    (['--test_samples=2147483600'], '297 images 85899344 times each would take'),
     (['--hidden=1000000,1000000'], 'the network of --hidden=1000000,1000000 would'),
     (['--latent_dims=2', '--hidden=9,1000000,1000000'],
      'the network of --hidden=9,1000000,1000000 --latent_dims=2 would take'),
