@@ -65,6 +65,11 @@ class Config(setting.Config):
     )
 
     @property
+    def of_the_network(self) -> tuple[str, ...]:
+        """The settings that change the network, but not the sizes of its arrays."""
+        return 'order', 'num_masks', 'seed'  # the masks are drawn from the seed
+
+    @property
     def gains_from_cpu_devices(self) -> bool:
         """Whether a CPU trains the model faster with one virtual device per core."""
         return False

@@ -48,6 +48,11 @@ class Config(setting.Config):
         choices=('raster', 'random'),
     )
 
+    @property
+    def of_the_network(self) -> tuple[str, ...]:
+        """The settings that change the network, but not the sizes of its arrays."""
+        return ('order', 'seed') if self.order == 'random' else ('order',)
+
 
 PRESETS = {
     'paper': Config(

@@ -92,14 +92,22 @@ def beginning(
         same shapes.
 
     Raises:
-        UserError: there are none, or the parameters have other names or shapes.
+        UserError: there are none, or they are of another network.
     """
     flag, directory = f'--begin_with={config.begin_with}', config.begin_with
     directory = os.path.expanduser(directory)
     try:
-        found = read_model(directory, name, type(config), build).variables
+        model = read_model(directory, name, type(config), build)
     except UserError as error:
         raise UserError(f'{flag}: {error}') from error
+    for setting in sorted({*config.of_the_network, *model.config.of_the_network}):
+        was, now = (getattr(c, setting) for c in (model.config, config))
+        if was != now:
+            raise UserError(
+                f'{flag} is another network: --{setting} is {was} there, and {now} by '
+                f'the settings of this run.'
+            )
+    found = model.variables
     there, here = (_described(tree) for tree in (found['params'], shapes.params))
     for path in sorted({*there, *here}):
         if there.get(path) != here.get(path):

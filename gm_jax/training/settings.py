@@ -111,7 +111,7 @@ class Config:
     )
     begin_with: str = field(
         '', 'work directory of the same experiment, or its exported model, whose '
-        'parameters training begins with; only the sizes of the network must agree'
+        'parameters training begins with; only the network must be the same'
     )
     num_steps: int = field(1000, 'training steps', low=1)
     batch_size: int = field(
@@ -199,6 +199,14 @@ class Config:
         names = {'sgd': ('adam_b1', 'adam_b2', 'adam_eps'), 'muon': ('adam_eps',)}
         why = f'is not used by --optimizer={self.optimizer}'
         return dict.fromkeys(names.get(self.optimizer, ()), why)
+
+    @property
+    def of_the_network(self) -> tuple[str, ...]:
+        """The settings that change the network, but not the sizes of its arrays.
+
+        --begin_with asks for the same, since it compares the sizes alone.
+        """
+        return ()
 
     @property
     def gains_from_cpu_devices(self) -> bool:

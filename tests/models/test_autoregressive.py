@@ -155,6 +155,18 @@ def test_planted_degrees_are_found(monkeypatch):
     _leaks('made')
 
 
+def test_masks_and_orders_are_those_of_the_seed():
+    """Catch a NumPy that draws others, with which no trained MADE or NADE is right.
+
+    Checkpoints do not hold what is drawn from the seed.
+    """
+    masks = made.draw_masks(np.random.default_rng(0), 12, (6, 5), shuffle=True)
+    assert masks.rank.tolist() == [9, 2, 7, 4, 5, 11, 0, 3, 6, 10, 8, 1]
+    assert [units.tolist() for units in masks.degrees] == [
+        [4, 9, 8, 1, 5, 10], [7, 1, 9, 9, 10]
+    ]
+
+
 def test_several_masks_of_made():
     """Catch masks that are nearly one, of which an average gains nothing."""
     rng = np.random.default_rng(0)

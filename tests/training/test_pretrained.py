@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import gm_jax
-from experiments import autoencoder, dbm, vae
+from experiments import autoencoder, dbm, made, nade, vae
 from gm_jax import loading
 from gm_jax.errors import UserError
 from gm_jax.training import pretrained, processes, train_state
@@ -116,6 +116,28 @@ def test_moments_are_taken_and_chains_of_another_batch_are_not(trained):
     jax.tree.map(np.testing.assert_array_equal, found, model.variables)
     shapes = model.shapes.replace(model_state={'batch_stats': jnp.zeros(2)})
     assert list(pretrained.beginning(config, 'vae', vae.build, shapes)) == ['params']
+
+
+@pytest.mark.parametrize('module, changes, said', [
+    (made, {'seed': 1}, '--seed is 0 there, and 1 by'),
+    (made, {'num_masks': 2}, '--num_masks is 1 there'),
+    (nade, {'order': 'random'}, '--order is raster there, and random by'),
+    (nade, {'seed': 1}, ''),
+    (vae, {'activation': 'tanh'}, '--activation is relu there'),
+])
+def test_a_network_of_the_same_sizes(tmp_path, monkeypatch, module, changes, said):
+    """Catch masks and orders of another seed, by which all weights would be wrong."""
+    name, config = module.main.name, module.Config()
+    model = pretrained.Model(config, None, None, None, {'params': {}}, 0)
+    monkeypatch.setattr(pretrained, 'read_model', lambda *args: model)
+    config = dataclasses.replace(config, begin_with=str(tmp_path), **changes)
+    shapes = train_state.create({}, optax.sgd(0.1))
+    begin = functools.partial(pretrained.beginning, config, name, None, shapes)
+    if not said:
+        assert begin() == {'params': {}}
+        return
+    with pytest.raises(UserError, match=f'is another network: {said}'):
+        begin()
 
 
 @pytest.mark.parametrize('checkpoint', ['last', 'best'])
