@@ -24,6 +24,8 @@ __all__ = ['data_dependent_init', 'directions', 'merge', 'split']
 # so a larger v changes its direction more slowly.
 _SPREAD = 0.05
 _EPS = 1e-10
+# The variance below which an output is constant but for rounding.
+_CONSTANT = 1e-8
 
 
 def _norm(kernel: jax.Array) -> jax.Array:
@@ -104,6 +106,10 @@ def data_dependent_init(module: nn.Module, params: Any, *args: Any) -> Any:
     (sec. 3): kernel <- kernel s / deviation, bias <- (bias - mean) s / deviation, with
     s the layer's `scale`, 1 if it has none. Layers are those with a kernel and a bias.
 
+    An output that is the same everywhere in the batch, as that of the stream above a
+    pixel is in images of one row, has no deviation to divide by: it gets mean 0 and the
+    kernel s.
+
     Args:
         module: the model.
         params: its parameters, such as those from `directions`.
@@ -121,8 +127,9 @@ def data_dependent_init(module: nn.Module, params: Any, *args: Any) -> Any:
         ):
             return y
         axes = tuple(range(y.ndim - 1))
-        mean = jnp.mean(y, axes)
-        factor = getattr(layer, 'scale', 1.0) / jnp.sqrt(jnp.var(y, axes) + _EPS)
+        mean, var = jnp.mean(y, axes), jnp.var(y, axes)
+        scale = getattr(layer, 'scale', 1.0)
+        factor = jnp.where(var > _CONSTANT, scale / jnp.sqrt(var + _EPS), scale)
         changes[layer.path] = mean, factor
         return (y - _last(mean, y.ndim)) * _last(factor, y.ndim)
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from gm_jax.layers import shifted, weight_norm
@@ -37,6 +38,32 @@ def test_outputs_of_the_first_batch():
         out = np.asarray(out).reshape(-1, out.shape[-1])
         np.testing.assert_allclose(out.mean(0), 0, atol=1e-5)
         np.testing.assert_allclose(out.std(0), scale, rtol=1e-4)
+
+
+def test_outputs_that_are_constant():
+    """Catch a division by the rounding of a variance of 0."""
+    x = jnp.full((6, 5, 4, 3), 2.0).at[..., 0].set(
+        jax.random.normal(jax.random.key(1), (6, 5, 4))
+    )
+    layer = nn.Dense(2)
+    params = {'kernel': jnp.eye(3, 2), 'bias': jnp.ones(2)}  # one varies, one does not
+    found = weight_norm.data_dependent_init(layer, params, x)
+    y = layer.apply({'params': found}, x)
+    np.testing.assert_allclose(np.std(y, (0, 1, 2)), [1, 0], atol=1e-5)
+    np.testing.assert_allclose(np.mean(y, (0, 1, 2)), [0, 0], atol=1e-5)
+    np.testing.assert_array_equal(found['kernel'][1], [0, 1])
+
+
+@pytest.mark.parametrize('shape, num_levels', [((1, 6, 1), 2), ((4, 4, 1), 3)])
+def test_pixel_cnn_pp_of_one_row(shape, num_levels):
+    """Catch weights of 1e5, with which the first step diverges."""
+    model = PixelCNNpp(shape, features=4, num_resnets=1, num_levels=num_levels)
+    x = np.random.default_rng(0).integers(0, 256, (16, *shape))
+    params = weight_norm.directions(jax.random.key(0), model, x)
+    params = jax.jit(
+        lambda params, x: weight_norm.data_dependent_init(model, params, x)
+    )(params, x)
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(params)) < 100
 
 
 def test_only_layers_with_a_bias_change():
