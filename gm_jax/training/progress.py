@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,8 +20,15 @@ def say(*parts: Any) -> None:
         print(*parts, flush=True)
 
 
-# The bar that is on the screen, if any; there is only one screen.
+# The bar that is on the screen, if any; there is only one screen. Another thread may
+# have opened it.
 _on_screen: list[progress.Progress] = []
+_of_thread = threading.local()  # .bars: those of `_on_screen` that this thread opened
+
+
+def _shown() -> progress.Progress | None:
+    """Return the bar that is on the screen, if any."""
+    return next(iter(_on_screen[-1:]), None)
 
 
 @contextlib.contextmanager
@@ -32,8 +40,7 @@ def doing(what: str) -> Iterator[None]:
     """
     if not processes.is_primary():
         yield
-    elif _on_screen:
-        bar = _on_screen[-1]
+    elif bar := _shown():
         task = bar.tasks[-1]
         before = task.fields['text']
         bar.update(task.id, text=what, refresh=True)
@@ -70,6 +77,7 @@ class Progress:
             )
             self._bar.start()
             _on_screen.append(self._bar)
+            _opened().append(self._bar)
 
     def update(self, step: float, text: str = '', seconds_left: float = 0.0) -> None:
         """Move to `step`; `text` (if any) is shown, or printed as a line."""
@@ -90,21 +98,34 @@ class Progress:
     def close(self) -> None:
         """Leave the bar on the screen as it is."""
         if self._bar is not None:
-            self._bar.stop()
-            _on_screen.remove(self._bar)
+            _close(self._bar)
             self._bar = None
 
 
 @contextlib.contextmanager
 def closed() -> Iterator[None]:
     """Close the bars that an error or Ctrl-C leaves open, where Python goes on."""
-    num = len(_on_screen)
+    num = len(_opened())
     try:
         yield
     finally:
-        for bar in _on_screen[num:]:
-            bar.stop()
-        del _on_screen[num:]
+        for bar in _opened()[num:]:
+            _close(bar)
+
+
+def _opened() -> list[progress.Progress]:
+    """Return the bars on the screen that this thread has opened."""
+    if not hasattr(_of_thread, 'bars'):
+        _of_thread.bars = []
+    bars: list[progress.Progress] = _of_thread.bars
+    return bars
+
+
+def _close(bar: progress.Progress) -> None:
+    bar.stop()
+    for bars in (_on_screen, _opened()):
+        if bar in bars:
+            bars.remove(bar)
 
 
 def _clock(seconds: float) -> str:
@@ -117,8 +138,8 @@ def reporter(what: str, total: int) -> Callable[[float], None]:
     It shows a bar on a terminal or, if there is one already, a text beside it, and
     elsewhere prints a line every ten seconds. The number done need not be whole.
     """
-    if _on_screen:
-        return _beside_the_bar(what, total)
+    if shown := _shown():
+        return _beside_the_bar(shown, what, total)
     bar, last_line = Progress(total, 0, what), time.monotonic()
     first: tuple[float, float] | None = None  # when it was reported, and what
 
@@ -141,9 +162,10 @@ def reporter(what: str, total: int) -> Callable[[float], None]:
     return report
 
 
-def _beside_the_bar(what: str, total: int) -> Callable[[float], None]:
-    """Return a function that shows in the bar on the screen how many are done."""
-    bar = _on_screen[-1]
+def _beside_the_bar(
+    bar: progress.Progress, what: str, total: int
+) -> Callable[[float], None]:
+    """Return a function that shows in a bar on the screen how many are done."""
     task = bar.tasks[-1]
     before = task.fields['text']
 

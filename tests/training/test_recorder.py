@@ -349,6 +349,27 @@ def test_reporter_is_a_bar_on_a_terminal(monkeypatch, capsys):
     assert 'values drawn' in out and '3/3' in out
 
 
+def test_threads_close_their_own_bars(monkeypatch, capsys):
+    """Catch a thread that closes the bar of another, which then fails."""
+    monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True)
+    monkeypatch.setenv('TERM', 'xterm')
+
+    def other():
+        with progress.closed():
+            progress.reporter('of another thread', 2)(1)
+
+    with progress.closed():
+        bar = progress.Progress(10, 0)
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert progress._on_screen == [bar._bar]
+        bar.close()
+        bar = progress.Progress(10, 0)
+    assert not progress._on_screen
+    bar.close()  # it is closed already
+
+
 def test_reporter_leaves_the_bar_of_training(monkeypatch, capsys):
     """Catch a second bar, which rich refuses, and a text that stays."""
     monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True)
