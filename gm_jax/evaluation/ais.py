@@ -201,12 +201,12 @@ def warnings(
         The sentences; none for an estimate that may be trusted.
     """
     found = []
-    if effective_sample_size < _FEW:
+    if not effective_sample_size >= _FEW:  # also if it is NaN
         found.append(
             f'log Z rests on few chains: the effective sample size is '
             f'{effective_sample_size:.1f} of {num_chains}'
         )
-    if deviation > _WIDE:
+    if not deviation <= _WIDE:
         found.append(
             f'the log weights of log Z are wide: their standard deviation is '
             f'{deviation:.1f} nats'

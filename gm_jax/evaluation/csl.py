@@ -33,7 +33,7 @@ def curve(x: jax.Array, logits: jax.Array, sizes: Sequence[int]) -> jax.Array:
 
     Args:
         x: [N, D] in {0, 1}. A value outside [0, 1] gives NaN.
-        logits: [M, D] log-odds of ones given the states of the chain.
+        logits: [M, D] finite log-odds of ones given the states of the chain.
         sizes: K numbers m, ascending, from 1 to M.
 
     Returns:

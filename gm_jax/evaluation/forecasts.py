@@ -37,6 +37,7 @@ def scores(x: np.ndarray, draws: np.ndarray) -> dict[str, float]:
         Gneiting and Raftery 2007, Strictly Proper Scoring Rules, Prediction, and
         Estimation, eq. 21. https://doi.org/10.1198/016214506000001437
     """
+    x, draws = np.asarray(x), np.asarray(draws)
     chex.assert_rank([x, draws], [2, 3])
     chex.assert_equal_shape_prefix([x, draws], 1)
     num, horizon = draws.shape[1:]

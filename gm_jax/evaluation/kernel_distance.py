@@ -26,7 +26,7 @@ def squared_mmd(real: np.ndarray, fake: np.ndarray) -> float:
 
     Raises:
         AssertionError: the features are not of rank 2, or of different lengths.
-        ValueError: a side has fewer than two samples.
+        ValueError: a side has fewer than two samples, or a value is not finite.
 
     References:
         Gretton et al. 2012, A Kernel Two-Sample Test, eq. 3.
@@ -99,6 +99,8 @@ def _features(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarra
     real, fake = (np.asarray(x, np.float64) for x in (real, fake))
     chex.assert_rank([real, fake], 2)
     chex.assert_equal_shape_suffix([real, fake], 1)
+    if not (np.all(np.isfinite(real)) and np.all(np.isfinite(fake))):
+        raise ValueError('not all features are finite')
     return real, fake
 
 

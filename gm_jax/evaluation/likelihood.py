@@ -26,8 +26,8 @@ def combine(log_w: np.ndarray) -> np.ndarray:
     Raises:
         AssertionError: log_w is not of rank 2.
     """
+    log_w = np.asarray(log_w, np.float64)
     chex.assert_rank(log_w, 2)
-    log_w = log_w.astype(np.float64)
     return special.logsumexp(log_w, axis=1) - np.log(log_w.shape[1])
 
 

@@ -116,6 +116,8 @@ def compare(
 
     if len(train) < 2:
         raise ValueError(f'there must be 2 training images or more, got {len(train)}')
+    if not len(test):
+        raise ValueError('there are no test examples')
     num = min(_VALIDATION, max(len(train) // 5, 1))
     validation, rest = train[:num], train[num:]
     clusters = min(len(samples), max(len(rest) // 2, 1))

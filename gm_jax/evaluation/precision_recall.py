@@ -36,8 +36,11 @@ def precision_recall(
         'precision', 'recall' and 'coverage', in [0, 1], and 'density', which is 0 or
         more and may exceed 1. For two equal sets all four are 1. For two sets from one
         distribution density is 1 on average, but coverage is 1 - 2^-k on average if
-        N = M is large and the sets are independent. Density leaves out data that have k
-        repeats or more, whose balls are points.
+        N = M is large and the sets are independent. Both statements about density need
+        features of which no two pairs are equally far apart. Bits have many such pairs,
+        on the spheres of the balls, and then density is lower: 0.4 to 0.9 for random
+        images of 16 to 784 bits. It leaves out data that have k repeats or more, whose
+        balls are points.
 
     Raises:
         AssertionError: the arrays are not of rank 2, or of different D.

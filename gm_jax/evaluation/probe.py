@@ -74,11 +74,14 @@ def linear_accuracy(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    features, test_features = (
+        np.asarray(x, np.float64) for x in (features, test_features)
+    )
     chex.assert_rank([features, labels, test_features, test_labels], [2, 1, 2, 1])
     chex.assert_equal_shape_prefix([features, labels], 1)
     chex.assert_equal_shape_prefix([test_features, test_labels], 1)
     chex.assert_equal_shape_suffix([features, test_features], 1)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    model.fit(features.astype(np.float64), labels)
-    predicted = model.predict(test_features.astype(np.float64))
+    model.fit(features, labels)
+    predicted = model.predict(test_features)
     return float(np.mean(predicted == test_labels))

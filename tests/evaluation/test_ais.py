@@ -103,3 +103,4 @@ def test_warnings():
     assert ais.warnings(10.0, 2.0, 100) == []
     few, wide = ais.warnings(9.9, 2.1, 100)
     assert 'is 9.9 of 100' in few and 'is 2.1 nats' in wide
+    assert len(ais.warnings(float('nan'), float('nan'), 100)) == 2
