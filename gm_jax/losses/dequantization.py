@@ -29,8 +29,10 @@ from collections.abc import Callable
 
 import chex
 import jax
+import jax.numpy as jnp
 
 from gm_jax.keys import per_example
+from gm_jax.losses.numerics import upcast
 
 __all__ = ['log_prob', 'uniform', 'variational']
 
@@ -106,7 +108,7 @@ def _draw(rng: jax.Array, x: jax.Array) -> jax.Array:
     chex.assert_rank(x, set(range(1, 9)))
     chex.assert_type(x, int)
     rngs = per_example(rng, len(x))
-    return jax.vmap(lambda rng: jax.random.uniform(rng, x.shape[1:]))(rngs)
+    return jax.vmap(lambda rng: jax.random.uniform(rng, x.shape[1:], jnp.float32))(rngs)
 
 
 def log_prob(log_density: jax.Array, num_dims: int, *, num_values: int) -> jax.Array:
@@ -118,7 +120,7 @@ def log_prob(log_density: jax.Array, num_dims: int, *, num_values: int) -> jax.A
         num_values: V.
 
     Returns:
-        [B] in nats.
+        [B] in nats, at least float32.
 
     Raises:
         AssertionError: log_density is not of rank 1.
@@ -132,4 +134,5 @@ def log_prob(log_density: jax.Array, num_dims: int, *, num_values: int) -> jax.A
         [-8.]
     """
     chex.assert_rank(log_density, 1)
+    log_density, = upcast(log_density)
     return log_density - num_dims * math.log(num_values)

@@ -39,7 +39,7 @@ def bernoulli_log_prob(logits: jax.Array, x: jax.Array) -> jax.Array:
     For x strictly between 0 and 1 this is minus the cross-entropy, not a density.
 
     Args:
-        logits: [B, ...] log-odds l of a one.
+        logits: [B, ...] finite log-odds l of a one; an infinite one gives NaN.
         x: [B, ...] in {0, 1}; integer, boolean or float. A value outside [0, 1] gives
             NaN.
 

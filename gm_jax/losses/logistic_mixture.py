@@ -195,7 +195,7 @@ def logistic_mixture_sample(
 
 
 def logistic_mixture_temper(
-    mixture: LogisticMixture, temperature: float
+    mixture: LogisticMixture, temperature: jax.typing.ArrayLike
 ) -> LogisticMixture:
     """Divide the logits by T, multiply the scales by T: sharper samples for T < 1.
 
@@ -218,13 +218,12 @@ def logistic_mixture_temper(
         >>> print(jnp.exp(logistic_mixture_temper(mixture, 0.5).log_scales).ravel())
         [0.5]
     """
-    if temperature <= 0:
-        raise ValueError(f'temperature must be positive, got {temperature}')
+    numerics.check_temperature(temperature)
     mixture = _checked_mixture(mixture)
     log_scales = jnp.maximum(mixture.log_scales, MIN_LOG_SCALE)
     return mixture._replace(
         logits=mixture.logits / temperature,
-        log_scales=log_scales + math.log(temperature),
+        log_scales=log_scales + jnp.log(temperature),
     )
 
 

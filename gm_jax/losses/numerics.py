@@ -4,10 +4,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 __all__ = [
-    'bounded_exp', 'bounded_expm1', 'categorical_quantile', 'flatten_events',
-    'log_sigmoid', 'softplus_parts', 'upcast',
+    'bounded_exp', 'bounded_expm1', 'categorical_quantile', 'check_temperature',
+    'flatten_events', 'log_sigmoid', 'softplus_parts', 'upcast',
 ]
 
 
@@ -26,7 +27,15 @@ def flatten_events(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     XLA on the CPU takes twenty times as long for a sum over axes of 28, 28 and 1, and
     for all the arithmetic that is fused into it, as for a sum over 784.
     """
-    return tuple(a.reshape(a.shape[0], -1) for a in arrays)
+    return tuple(a.reshape(a.shape[0], math.prod(a.shape[1:])) for a in arrays)
+
+
+def check_temperature(temperature: jax.typing.ArrayLike) -> None:
+    """Raise ValueError for a temperature that is not above 0, if it is known."""
+    if isinstance(temperature, jax.core.Tracer):
+        return
+    if not np.all(np.asarray(temperature) > 0):
+        raise ValueError(f'temperature must be positive, got {temperature}')
 
 
 def softplus_parts(t: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -162,7 +162,9 @@ def noise(
         AssertionError: `rng` is neither [B] keys nor one key with `batch`.
     """
     shape = (*image_shape[:2], num)
-    return jax.vmap(lambda rng: jax.random.uniform(rng, shape))(per_example(rng, batch))
+    return jax.vmap(lambda rng: jax.random.uniform(rng, shape, jnp.float32))(
+        per_example(rng, batch)
+    )
 
 
 def ancestral(

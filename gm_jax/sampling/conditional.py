@@ -56,6 +56,7 @@ def completion(x: jax.Array, missing: np.ndarray, *, num_values: int) -> jax.Arr
     """
     chex.assert_rank(x, 4)
     chex.assert_shape(missing, x.shape[1:3])
+    chex.assert_type(missing, bool)
     given = jnp.broadcast_to(~missing[None, ..., None], (*x.shape[:3], 1))
     given = given.astype(jnp.float32)
     return jnp.concatenate([encode(x, num_values) * given, given], axis=-1)

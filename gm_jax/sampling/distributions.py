@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from gm_jax.losses import likelihoods
+from gm_jax.losses import likelihoods, numerics
 
 __all__ = [
     'discrete', 'Distribution', 'logistic_mixture', 'LogProb', 'Quantile', 'Temper',
@@ -40,8 +40,8 @@ class Quantile(Protocol):
 class Temper(Protocol):
     """A change of temperature."""
 
-    def __call__(self, params: Any, temperature: float, /) -> Any:
-        """Return the parameters at a temperature: sharper below 1."""
+    def __call__(self, params: Any, temperature: jax.typing.ArrayLike, /) -> Any:
+        """Return the parameters at a temperature above 0: sharper below 1."""
 
 
 class Distribution(NamedTuple):
@@ -75,9 +75,14 @@ def discrete(num_values: int, channels: int) -> Distribution:
     return Distribution(
         log_prob=log_prob,
         quantile=lambda logits, x, u: quantile(logits, u),
-        temper=lambda logits, temperature: logits / temperature,
+        temper=_temper_logits,
         num_noise=channels,
     )
+
+
+def _temper_logits(logits: jax.Array, temperature: jax.typing.ArrayLike) -> jax.Array:
+    numerics.check_temperature(temperature)
+    return logits / temperature
 
 
 def logistic_mixture(num_values: int, channels: int) -> Distribution:

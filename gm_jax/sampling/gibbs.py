@@ -73,4 +73,4 @@ def uniforms(rngs: jax.Array, num: int) -> jax.Array:
     Returns:
         [B, num] float32.
     """
-    return jax.vmap(lambda rng: jax.random.uniform(rng, (num,)))(rngs)
+    return jax.vmap(lambda rng: jax.random.uniform(rng, (num,), jnp.float32))(rngs)

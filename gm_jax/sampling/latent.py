@@ -176,12 +176,16 @@ def _angle(z0: jax.Array, z1: jax.Array) -> jax.Array:
     It is the arctan2 of difference and sum of the unit vectors: arccos of their product
     loses its precision near pi, where the arc needs it.
     """
-    norms = [jnp.linalg.norm(z, axis=-1, keepdims=True) for z in (z0, z1)]
-    a, b = (z / norm for z, norm in zip((z0, z1), norms))
-    difference = jnp.linalg.norm(a - b, axis=-1, keepdims=True)
-    total = jnp.linalg.norm(a + b, axis=-1, keepdims=True)
-    angle = 2 * jnp.arctan2(difference, total)
+    norms = [_norm(z) for z in (z0, z1)]
+    a, b = (z / jnp.where(norm > 0, norm, 1) for z, norm in zip((z0, z1), norms))
+    angle = 2 * jnp.arctan2(_norm(a - b), _norm(a + b))
     return jnp.where((norms[0] > 0) & (norms[1] > 0), angle, 0)
+
+
+def _norm(z: jax.Array) -> jax.Array:
+    """Return the lengths of the last axes [..., 1], with gradient 0 at 0."""
+    squares = jnp.sum(jnp.square(z), axis=-1, keepdims=True)
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
 
 
 def arithmetic(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:

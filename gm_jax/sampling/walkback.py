@@ -155,8 +155,9 @@ def chain(
     def skip(state: State, first: Any, num_steps: int) -> State:
         if not num_steps:
             return state
+        # Bounds that do not depend on `first`: with others there is no gradient.
         last: State = jax.lax.fori_loop(
-            first, first + num_steps, lambda t, state: step(t, state)[0], state
+            0, num_steps, lambda i, state: step(first + i, state)[0], state
         )
         return last
 

@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy import stats
 
-from gm_jax.losses import likelihoods
+from gm_jax.losses import dequantization, likelihoods
 
 
 def _keys(num, seed=0):
@@ -88,6 +88,12 @@ def test_bfloat16_inputs_are_summed_in_float32(name):
     assert out.dtype == jnp.float32
     rounded = [np.asarray(a, old.dtype) for a, old in zip(narrow, args)]
     np.testing.assert_allclose(out, reference(*rounded), rtol=3e-6)
+
+
+def test_bits_of_a_density_are_not_those_of_bfloat16():
+    """Catch a constant of thousands of nats in 8 bits."""
+    found = dequantization.log_prob(jnp.zeros(1, jnp.bfloat16), 784, num_values=256)
+    np.testing.assert_allclose(found, [-784 * np.log(256)], rtol=1e-6)
 
 
 def test_bernoulli_sums_to_one():
@@ -288,6 +294,13 @@ def test_wrong_shapes_raise(call):
     """Catch silent broadcasting, which gives a number and no error."""
     with pytest.raises(AssertionError):
         call()
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_no_examples(name):
+    """Catch a reshape that divides by the size of an empty batch."""
+    log_prob, _, args = _inputs(name, shape=(2, 2, 2, 1))
+    assert log_prob(*(a[:0] for a in args)).shape == (0,)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -34,6 +34,13 @@ def test_completion_hides_what_is_missing():
     np.testing.assert_array_equal(given[..., 3], np.broadcast_to(~missing, (2, 4, 4)))
 
 
+def test_a_mask_of_numbers_is_refused():
+    """Catch 1 and 0 whose complement are -2 and -1."""
+    missing = conditional.missing_region((4, 4, 3), 'left').astype(int)
+    with pytest.raises(AssertionError, match='bool'):
+        conditional.completion(np.zeros((2, 4, 4, 3), int), missing, num_values=4)
+
+
 def test_colorization_gives_the_brightness():
     """Catch weights that do not add up to one: grey stays what it is."""
     grey = np.repeat(np.arange(256).reshape(1, 16, 16, 1), 3, axis=3)

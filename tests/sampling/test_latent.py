@@ -91,6 +91,10 @@ def test_arc_of_vectors_without_one_is_the_line(z1):
     z0, z1 = jnp.array([3.0, 4.0]), jnp.array(z1)
     out = latent.interpolate(z0, z1, 5, spherical=True)
     np.testing.assert_allclose(out, latent.interpolate(z0, z1, 5), atol=1e-5)
+    slope = jax.grad(
+        lambda z0, z1: latent.interpolate(z0, z1, 5, spherical=True).sum(), (0, 1)
+    )
+    assert np.all(np.isfinite(slope(z0, z1)))
 
 
 @pytest.mark.parametrize('angle', [1e-4, np.pi - 1e-3])

@@ -194,17 +194,19 @@ def test_gradients_flow_through_hidden_states_alone(rng):
         del rngs
         return w * (x + hidden), w * (x + 2 * hidden)
 
-    def total(w, detach):
+    def total(w, detach, every=1):
         def step(rngs, x, hidden):
             if detach:
                 hidden = jax.lax.stop_gradient(hidden)
             return denoise(w, rngs, x, hidden)
 
         start = walkback.State(jnp.ones((2, 4)), jnp.zeros((2, 4)))
-        return walkback.chain(rng, step, start, 3, rate=0.2)[1].sum()
+        return walkback.chain(rng, step, start, 3, rate=0.2, every=every)[1].sum()
 
     full, one = (jax.grad(total)(0.5, detach) for detach in (False, True))
     assert np.isfinite(full) and abs(full - one) > 0.1
+    # Also through the steps between those that are returned.
+    assert abs(jax.grad(total)(0.5, False, 2) - jax.grad(total)(0.5, True, 2)) > 0.1
 
 
 def test_wrong_shapes(rng):
