@@ -23,7 +23,8 @@ class Functions(NamedTuple):
     """Pure functions of a trained model, for jit, grad, vmap and pmap.
 
     Those that the model does not have are None. Images x are [B, H, W, C] integers, as
-    the image set has them; others raise ValueError.
+    the image set has them; other types and shapes raise ValueError, and so do labels
+    and codes.
 
     Attributes:
         log_prob: (variables, rng, x, label=None, chunk=0, index=None) -> [B] nats:
@@ -56,22 +57,22 @@ def functions(e: Experiment, data: ImageSet, config: Config) -> Functions:
         config: its settings.
     """
     classes = data.num_classes if getattr(config, 'class_conditional', False) else 0
-    encode, decode, embed, _ = e.codes
-    evaluation = e.evaluation
+    encode, decode, embed, size = e.codes
+    evaluation, shape = e.evaluation, data.image_shape
     has_log_prob = isinstance(evaluation, ByExample) and evaluation.log_prob
     return Functions(
         log_prob=functools.partial(
-            _pure_log_prob, e, data.num_values, classes
+            _pure_log_prob, e, data, classes
         ) if has_log_prob else None,
         sample=functools.partial(_pure_sample, e.sample) if e.sample else None,
-        encode=functools.partial(_pure_of_images, encode) if encode else None,
-        decode=functools.partial(_pure_decode, decode) if decode else None,
-        embed=functools.partial(_pure_of_images, embed) if embed else None,
+        encode=functools.partial(_pure_of_images, encode, shape) if encode else None,
+        decode=functools.partial(_pure_decode, decode, size) if decode else None,
+        embed=functools.partial(_pure_of_images, embed, shape) if embed else None,
     )
 
 
 def _pure_log_prob(
-    e: Experiment, num_values: int, num_classes: int, variables: Variables,
+    e: Experiment, data: ImageSet, num_classes: int, variables: Variables,
     rng: jax.Array, x: jax.Array, label: jax.Array | None = None,
     chunk: int | jax.Array = 0, index: jax.Array | None = None,
 ) -> jax.Array:
@@ -79,11 +80,8 @@ def _pure_log_prob(
     if not isinstance(evaluation, ByExample):
         raise ValueError('the model has no likelihood')
     check_keys(rng)
-    _check_integers(x)
-    if (label is not None) != (num_classes > 0):
-        needs = 'pass label, [B] classes' if num_classes else 'leave out label'
-        kind = 'is' if num_classes else 'is not'
-        raise ValueError(f'the model {kind} class-conditional: {needs}.')
+    x = _images(x, data.image_shape)
+    label = _labels(label, num_classes, len(x))
     if evaluation.shared is not None and 'shared' not in variables:
         raise ValueError(
             "variables have no 'shared', which the final evaluation of a run computes: "
@@ -92,14 +90,14 @@ def _pure_log_prob(
     index = jnp.arange(len(x), dtype=jnp.int32) if index is None else index
     batch = {
         'image': x, 'index': index, 'chunk': jnp.full_like(index, chunk),
-        'label': jnp.full_like(index, -1) if label is None else label,
+        'label': label,
     }
     arrays = evaluation.test_step(of_variables(variables), batch, rng)
     log_px = arrays[evaluation.log_prob]
     if evaluation.shared is not None:
         log_px = _without_gradient(log_px)
-    values = jnp.asarray(x).astype(jnp.int32)
-    known = jnp.all((values >= 0) & (values < num_values), axis=(1, 2, 3))
+    values = x.astype(jnp.int32)
+    known = jnp.all((values >= 0) & (values < data.num_values), axis=(1, 2, 3))
     if num_classes:
         known &= (batch['label'] >= 0) & (batch['label'] < num_classes)
     return jnp.where(known, log_px, jnp.nan)
@@ -119,13 +117,33 @@ def _refuse(primals: Any, tangents: Any) -> NoReturn:
     )
 
 
-def _check_integers(x: jax.Array) -> None:
-    """Raise ValueError for images of real numbers, such as those in [0, 1]."""
-    dtype = jnp.result_type(x)
-    if not (jnp.issubdtype(dtype, jnp.integer) or dtype == jnp.bool_):
+def _images(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Return x; raise ValueError for another shape, and for images in [0, 1]."""
+    x = jnp.asarray(x)
+    if not (jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == jnp.bool_):
         raise ValueError(
-            f'x is {dtype}, the model takes integers, as the image set has them.'
+            f'x is {x.dtype}, the model takes integers, as the image set has them.'
         )
+    if x.ndim != 4 or x.shape[1:] != shape:
+        wanted = ', '.join(map(str, shape))
+        raise ValueError(f'x is {list(x.shape)}, the model takes [B, {wanted}].')
+    return x
+
+
+def _labels(label: jax.Array | None, num_classes: int, num: int) -> jax.Array:
+    """Return the classes [B]; -1 without any. Raise ValueError for others."""
+    if (label is not None) != (num_classes > 0):
+        needs = 'pass label, [B] classes' if num_classes else 'leave out label'
+        kind = 'is' if num_classes else 'is not'
+        raise ValueError(f'the model {kind} class-conditional: {needs}.')
+    if label is None:
+        return jnp.full(num, -1, jnp.int32)
+    label = jnp.asarray(label)
+    if label.shape != (num,) or not jnp.issubdtype(label.dtype, jnp.integer):
+        raise ValueError(
+            f'label is {label.dtype}{list(label.shape)}, it must be integers [{num}].'
+        )
+    return label
 
 
 def _pure_sample(
@@ -138,16 +156,18 @@ def _pure_sample(
 
 
 def _pure_of_images(
-    function: Callable[..., jax.Array], variables: Variables, rng: jax.Array,
-    x: jax.Array, index: jax.Array | None = None,
+    function: Callable[..., jax.Array], shape: tuple[int, ...], variables: Variables,
+    rng: jax.Array, x: jax.Array, index: jax.Array | None = None,
 ) -> jax.Array:
     check_keys(rng)
-    _check_integers(x)
+    x = _images(x, shape)
     rngs = fold_in_each(rng, jnp.arange(len(x)) if index is None else index)
     return function(of_variables(variables), x, rngs)
 
 
 def _pure_decode(
-    decode: Callable[..., jax.Array], variables: Variables, z: jax.Array
+    decode: Callable[..., jax.Array], size: int, variables: Variables, z: jax.Array
 ) -> jax.Array:
+    if jnp.ndim(z) != 2 or jnp.shape(z)[1] != size:
+        raise ValueError(f'z is {list(jnp.shape(z))}, the model takes [B, {size}].')
     return decode(of_variables(variables), z)

@@ -44,6 +44,10 @@ def load(
     Raises:
         UserError: there is no such run, it is damaged, or it is of another experiment.
     """
+    if experiment is not None and not isinstance(experiment, Command):
+        raise UserError(
+            f'experiment={experiment!r} is not a command: pass the `main` of a module.'
+        )
     workdir = os.path.expanduser(os.fspath(path))
     config_path = pretrained.config_path(workdir)
     if checkpoint not in ('last', 'best'):

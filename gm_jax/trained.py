@@ -2,17 +2,20 @@
 
 import dataclasses
 import functools
+import operator
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gm_jax.data import image_set
 from gm_jax.data.image_set import ArrayExamples, ImageSet
 from gm_jax.evaluation import likelihood
-from gm_jax.functions import Functions, Variables
+from gm_jax.functions import Functions, Variables, functions
 from gm_jax.keys import Stream, stream
 from gm_jax.training import evaluate, parallel, progress
 from gm_jax.training.command import Command
@@ -31,7 +34,9 @@ class Run:
     """A trained model.
 
     It has those of `log_prob`, `sample`, `encode`, `decode` and `embed` that the model
-    has.
+    has. They remember what they made of the variables: give it others by
+    `dataclasses.replace(run, variables=...)`, not by changing these in place. A run can
+    be pickled where its experiment can be imported.
 
     Attributes:
         command: the experiment.
@@ -75,12 +80,20 @@ class Run:
                 f'{self.command.name} has no {name}: this model has '
                 f'{", ".join(self._methods())}.'
             )
-        return functools.partial(_METHODS[name], self)
+        return types.MethodType(_METHODS[name], self)
 
     def __dir__(self) -> list[str]:
         """Name the fields and the methods that this model has."""
         fields = [f.name for f in dataclasses.fields(self)]
         return [*fields, 'estimator', *self._methods()]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what the functions are made from, since closures cannot be."""
+        made = ('experiment', 'functions')
+        return _remade, ({
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self)
+            if f.name not in made
+        },)
 
     def _methods(self) -> list[str]:
         found = self.functions._asdict()
@@ -92,6 +105,15 @@ class Run:
         """What `log_prob` returns: 'exact', 'iwae-5000', ...; '' without one."""
         found = self.results.get('metrics', {}).get('estimator', '')
         return found or (_estimator(self) if self.functions.log_prob else '')
+
+
+def _remade(fields: dict[str, Any]) -> Run:
+    """Return a run from all of its fields but the functions."""
+    config, data = fields['config'], fields['data']
+    experiment = fields['command'].build(config, data)
+    return Run(
+        **fields, experiment=experiment, functions=functions(experiment, data, config)
+    )
 
 
 def _estimator(run: Run) -> str:
@@ -229,23 +251,26 @@ def _complete(run: Run, experiment: Experiment, given: Any, mask: Any) -> Sample
 
 def encode(run: Run, x: Any, *, seed: int | None = None) -> np.ndarray:
     """Return the codes [N, Z] of images x [N, H, W, C] integers."""
-    return _by_batch(run, 'encode', _images(run, x), seed)
+    return _of_images(run, 'encode', x, seed)
 
 
 def embed(run: Run, x: Any, *, seed: int | None = None) -> np.ndarray:
     """Return the features [N, F] of images x [N, H, W, C] integers."""
-    return _by_batch(run, 'embed', _images(run, x), seed)
+    return _of_images(run, 'embed', x, seed)
 
 
 def decode(run: Run, z: Any) -> np.ndarray:
     """Decode codes z [N, Z] to images [N, H, W, C] uint8."""
     z, size = np.asarray(z), run.experiment.codes.size
-    if z.ndim != 2 or z.shape[1] != size or not len(z) or z.dtype.kind not in 'fiu':
+    is_real = any(jnp.issubdtype(z.dtype, kind) for kind in (jnp.floating, jnp.integer))
+    if z.ndim != 2 or z.shape[1] != size or not len(z) or not is_real:
         raise ValueError(
             f'z is {z.dtype}{list(z.shape)}, the model takes numbers [N, {size}].'
         )
     function = _jitted(run, 'decode')
-    return np.asarray(function(run.variables, z.astype(np.float32)))
+    return _by_batch(
+        run, z.astype(np.float32), lambda z, index: function(run.variables, z)
+    )
 
 
 _METHODS: dict[str, Callable[..., np.ndarray]] = {
@@ -254,16 +279,23 @@ _METHODS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def _by_batch(run: Run, name: str, x: np.ndarray, seed: int | None) -> np.ndarray:
-    rng = stream(_seed(run, seed), Stream.EVAL)
-    function, size = _jitted(run, name), run.config.eval_batch
-    parts = []
+def _of_images(run: Run, name: str, x: Any, seed: int | None) -> np.ndarray:
+    rng, function = stream(_seed(run, seed), Stream.EVAL), _jitted(run, name)
+    return _by_batch(
+        run, _images(run, x), lambda x, index: function(run.variables, rng, x, index)
+    )
+
+
+def _by_batch(
+    run: Run, x: np.ndarray, function: Callable[[np.ndarray, np.ndarray], jax.Array]
+) -> np.ndarray:
+    """Apply a function of rows and their indices to a batch at a time."""
+    size, parts = run.config.eval_batch, []
     for first in range(0, len(x), size):
         part = x[first:first + size]
         padded = np.resize(part, (min(size, len(x)), *part.shape[1:]))
         index = np.arange(first, first + len(padded), dtype=np.int32)
-        codes = function(run.variables, rng, padded, index)
-        parts.append(np.asarray(codes)[:len(part)])
+        parts.append(np.asarray(function(padded, index))[:len(part)])
     return np.concatenate(parts)
 
 
@@ -402,7 +434,9 @@ def _labels(run: Run, label: Any, num: int) -> np.ndarray:
     if not conditional:
         raise ValueError('the model is not class-conditional: leave out label.')
     label, most = np.asarray(label), run.data.num_classes - 1
-    if label.dtype.kind == 'U':
+    if label.dtype.kind == 'U' or label.dtype == object and all(
+        isinstance(name, str) for name in label.ravel()  # as pandas has them
+    ):
         numbers = [
             image_set.class_number(run.data, name, 'label') for name in label.ravel()
         ]
@@ -423,12 +457,22 @@ def _seed(run: Run, seed: int | None) -> int:
     """Return the seed of the noise, by default that of the run."""
     if seed is None:
         return run.config.seed
-    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+    number = _integer(seed)
+    if number is None or not 0 <= number < 2**32:
         raise ValueError(f'seed={seed!r} is not an integer from 0 to 2^32 - 1.')
-    return int(seed)
+    return number
 
 
 def _positive(name: str, value: int) -> int:
-    if not isinstance(value, (int, np.integer)) or value < 1:
+    number = _integer(value)
+    if number is None or number < 1:
         raise ValueError(f'{name}={value!r} is not an integer above 0.')
-    return int(value)
+    return number
+
+
+def _integer(value: Any) -> int | None:
+    """Return an integer of Python, NumPy or JAX as one of Python; None for others."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import pathlib
+import pickle
 import re
 import shutil
 import subprocess
@@ -149,6 +150,8 @@ def test_functions_are_pure(trained):
         assert np.isnan(unknown).tolist() == [False, True, False]
     for of_images in (functions.log_prob, functions.encode, functions.embed):
         if of_images is not None:
+            with pytest.raises(ValueError, match=r'x is \[3, 4, 16, 1\], the model'):
+                of_images(run.variables, rngs[0], x.reshape(3, 4, 16, 1))
             with pytest.raises(ValueError, match='x is float32, the model takes integ'):
                 of_images(run.variables, rngs[0], x / 16)
             with pytest.raises(AssertionError, match='must be made by jax.random.key'):
@@ -189,6 +192,10 @@ def test_what_is_given_is_checked(trained):
             pure()
         found = pure(jnp.array([0, -1, 9, 10]))
         assert np.isnan(found).tolist() == [False, True, False, True]
+        np.testing.assert_array_equal(pure([1, 2, 3, 4]), pure(jnp.arange(1, 5)))
+        for wrong in (jnp.ones((4, 1), int), jnp.ones(1, int), jnp.ones(4)):
+            with pytest.raises(ValueError, match=r'it must be integers \[4\]'):
+                pure(wrong)
         for given in ({'given': images}, {'mask': images[0, ..., 0]}):
             with pytest.raises(ValueError, match='given and mask belong together'):
                 run.sample(2, **given)
@@ -205,7 +212,7 @@ def test_what_is_given_is_checked(trained):
             run.log_prob(images, label=[0, 1, 2, 3], batch_size=0)
     if name == 'made':
         np.testing.assert_array_equal(
-            run.log_prob(images, label=['0', '9', '1', '1']),
+            run.log_prob(images, label=np.array(['0', '9', '1', '1'], object)),
             run.log_prob(images, label=[0, 9, 1, 1]),
         )
         with pytest.raises(UserError, match='^label=ten is not a class of'):
@@ -216,6 +223,8 @@ def test_what_is_given_is_checked(trained):
         for z in (np.zeros((2, 4)), np.zeros(3), np.zeros((0, 3)), [['a'] * 3]):
             with pytest.raises(ValueError, match=r'the model takes numbers \[N, 3\]'):
                 run.decode(z)
+        with pytest.raises(ValueError, match=r'z is \[6\], the model takes \[B, 3\]'):
+            run.functions.decode(run.variables, jnp.zeros(6))
     if name != 'classifier':
         for wrong in ({'num': 0}, {'num': 1.5}, {'seed': -1}, {'seed': 'a'}):
             with pytest.raises(ValueError, match='is not an integer'):
@@ -223,6 +232,18 @@ def test_what_is_given_is_checked(trained):
     if name == 'gan':
         with pytest.raises(ValueError, match='gan has no temperature'):
             run.sample(2, temperature=0.5)
+
+
+def test_a_run_is_pickled(trained):
+    """Catch closures, which pickle refuses, and log Z that loses its parameters."""
+    run = gm_jax.load(trained[1])
+    params = run.variables['params']
+    run = dataclasses.replace(run, shared_by=params)
+    found = pickle.loads(pickle.dumps(run))
+    assert repr(found) == repr(run)
+    assert found.shared_by is found.variables['params']
+    jax.tree.map(np.testing.assert_array_equal, found.variables, run.variables)
+    assert found.functions.embed is None or found.embed(DIGITS.images[:2]).ndim == 2
 
 
 @pytest.mark.parametrize('trained', ['made'], indirect=True)
@@ -306,7 +327,11 @@ def test_codes_do_not_depend_on_the_batch(trained):
     config = dataclasses.replace(run.config, eval_batch_size=7)
     other = dataclasses.replace(run, config=config)
     x = DIGITS.images[:20]
-    np.testing.assert_allclose(other.encode(x), run.encode(x), rtol=1e-5, atol=1e-6)
+    z = run.encode(x)
+    np.testing.assert_allclose(other.encode(x), z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(other.decode(z), run.decode(z), atol=1)
+    of_jax = run.decode(jnp.asarray(z, jnp.bfloat16))
+    np.testing.assert_allclose(of_jax, run.decode(z), atol=16)
 
 
 # What docs/tour.md leaves to the reader, before the code of its page.
