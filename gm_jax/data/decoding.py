@@ -188,7 +188,10 @@ def decode(
     except UnidentifiedImageError:
         raise UserError(f'{where} is not a PNG or JPEG.') from None
     except _DAMAGED as error:
-        raise UserError(f'{where} is damaged: {error}. Replace it.') from None
+        raise UserError(
+            f'{where} is damaged: {error}. Replace it; with it the set is another one, '
+            f'for which a run that has begun must begin again.'
+        ) from None
     if image_size and image.size != (image_size, image_size):
         side = min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2

@@ -1,6 +1,7 @@
 """Image sets in a folder of PNG and JPEG files, with sub-folders as labels."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -9,7 +10,13 @@ import numpy as np
 
 from gm_jax.data import decoding
 from gm_jax.data.image_set import ImageSet, StreamedExamples
-from gm_jax.data.splits import hold_out, number_labels, proper_names, with_test
+from gm_jax.data.splits import (
+    SPLIT_NAMES,
+    hold_out,
+    number_labels,
+    proper_names,
+    with_test,
+)
 from gm_jax.errors import UserError
 
 __all__ = ['Entry', 'read']
@@ -17,23 +24,26 @@ __all__ = ['Entry', 'read']
 # The path of a file, and the name of its label, '' without labels.
 Entry = tuple[str, str]
 
-# What sub-folders that are splits are called, in any case.
-_SPLITS = {
-    'train': 'train', 'test': 'test', 'val': 'validation', 'valid': 'validation',
-    'validation': 'validation',
-}
+# Names that are too much like those of splits to be labels, if all are.
+_LIKE_SPLITS = re.compile(
+    r'(.*[_\- ])?(train(ing)?|test(ing)?|val(id)?(ation)?|dev)([_\- ].*)?',
+    re.IGNORECASE,
+)
+# How the names of pictures end that would be read, or refused, within a split.
+_PICTURES = ('.png', '.jpg', '.jpeg', '.gif', '.webp', '.bmp', '.tif', '.tiff')
 
 
 def read(directory: str, image_size: int, background: str) -> ImageSet:
     """Open a folder of images, which are decoded when they are fetched.
 
-    Sub-folders called train, test and val (or valid, or validation) are the splits,
-    with nothing else beside them. Without test, the validation split is tested on; with
-    neither, `splits.hold_out` says which images are. Files in sub-folders (of the
-    split) are labelled with the sub-folder's name, and labels are numbered in the order
-    of their names. Hidden files are ignored; any other file that is not an image is an
-    error. Links are followed, to each folder once. Images are grey if all files are,
-    and RGB otherwise. If some are transparent, a line on the screen says how many.
+    Sub-folders called train, test and validation (or training, testing, val, valid or
+    dev) are the splits, with no other folders or pictures beside them. Without test,
+    the validation split is tested on; with neither, `splits.hold_out` says which images
+    are. Files in sub-folders (of the split) are labelled with the sub-folder's name,
+    and labels are numbered in the order of their names. Hidden files are ignored; any
+    other file in a split that is not an image is an error. Links are followed, to each
+    folder once. Images are grey if all files are, and RGB otherwise. If some are
+    transparent, a line on the screen says how many.
 
     Args:
         directory: the folder.
@@ -92,7 +102,7 @@ def _split_folders(directory: str) -> dict[str, str]:
         _fail(error)
     for name in names:
         path = os.path.join(directory, name)
-        split = _SPLITS.get(name.lower()) if os.path.isdir(path) else None
+        split = SPLIT_NAMES.get(name.lower()) if os.path.isdir(path) else None
         if split in found:
             raise UserError(
                 f'{found[split]} and {path} are both the {split} split: have one.'
@@ -103,7 +113,7 @@ def _split_folders(directory: str) -> dict[str, str]:
             others.append(path)
     for path in others if found else []:
         name, split = os.path.basename(path), next(iter(found.values()))
-        if os.path.isdir(path) or name.lower().endswith(('.png', '.jpg', '.jpeg')):
+        if os.path.isdir(path) or name.lower().endswith(_PICTURES):
             raise UserError(
                 f'{split} is a split by its name, but {path} beside it belongs to no '
                 f'split: move it into one or elsewhere, or, if the two are labels, '
@@ -114,7 +124,30 @@ def _split_folders(directory: str) -> dict[str, str]:
             f'{next(iter(found.values()))} is there but not its counterpart: have a '
             f'folder train beside it, or no folder called like a split.'
         )
+    if not found:
+        _check_labels(list(filter(os.path.isdir, others)))
     return found
+
+
+def _check_labels(folders: list[str]) -> None:
+    """Raise UserError for splits that would be taken for labels."""
+    names = [os.path.basename(path) for path in folders]
+    if len(names) > 1 and all(map(_LIKE_SPLITS.fullmatch, names)):
+        raise UserError(
+            f'{" and ".join(folders)} would be labels, and look like splits: call them '
+            f'train, validation and test.'
+        )
+    if len(folders) != 1:
+        return
+    try:
+        below = os.listdir(folders[0])
+    except OSError as error:
+        _fail(error)
+    if any(SPLIT_NAMES.get(name.lower()) == 'train' for name in below):
+        raise UserError(
+            f'{folders[0]} would be the only label, and holds splits: pass '
+            f'--dataset=images:{folders[0]}'
+        )
 
 
 def _scan(directory: str, seen: set[tuple[int, int]]) -> list[Entry]:
@@ -177,7 +210,8 @@ def _classes(
         path = next((path for path, label in split if not label), None)
         if path is not None:
             raise UserError(
-                f'{path} lies beside sub-folders, which are labels: move it into one.'
+                f'{path} has no label, and others have, by the sub-folders that they '
+                f'lie in: move it into one.'
             )
     found, numbers = number_labels(labels, directory)
     return found.tolist(), numbers

@@ -9,6 +9,7 @@ all images is nearly a tenth of each class anyway.
 """
 
 import contextlib
+import dataclasses
 import fnmatch
 import glob
 import importlib.util
@@ -32,7 +33,7 @@ from gm_jax.data.image_set import (
     select,
 )
 from gm_jax.data.originals import SETS
-from gm_jax.data.splits import hold_out, proper_names, with_test
+from gm_jax.data.splits import SPLIT_NAMES, hold_out, proper_names, with_test
 from gm_jax.errors import UserError, did_you_mean
 
 __all__ = ['read', 'root', 'silence']
@@ -190,8 +191,8 @@ def _image_set(
         return decoding.decode(data, shape, image_size, where, colour)
 
     splits = {
-        name: _open_split(tfds, builder, name, decode, shape, bool(num_classes))
-        for name in ('train', 'validation', 'test') if name in builder.info.splits
+        split: _open_split(tfds, builder, name, decode, shape, bool(num_classes))
+        for split, name in _split_names(builder, directory).items()
     }
     # The labels of a competition's test images are secret: -1 stands for them.
     bare = [
@@ -211,6 +212,11 @@ def _image_set(
             file=sys.stderr,
         )
         num_classes, names = 0, []
+    if num_classes:
+        splits = {
+            name: _with_labels(split, num_classes, f'{directory}, split {name}')
+            for name, split in splits.items()
+        }
     return ImageSet(
         name=builder.info.full_name,
         image_shape=shape,
@@ -221,14 +227,50 @@ def _image_set(
     )
 
 
+def _split_names(builder: Any, directory: str) -> dict[str, str]:
+    """Return what the set calls its splits; those without examples are left out."""
+    found: dict[str, str] = {}
+    known = builder.info.splits
+    for name in sorted(known, key=lambda name: name not in SPLIT_NAMES.values()):
+        split = SPLIT_NAMES.get(name.lower())
+        if split is not None and known[name].num_examples:
+            found.setdefault(split, name)
+    if 'train' not in found:
+        raise UserError(
+            f'{directory} has no split "train" with images, only: '
+            f'{", ".join(sorted(known))}.'
+        )
+    return {name: found[name] for name in ('train', 'validation', 'test')
+            if name in found}
+
+
+def _with_labels(
+    split: StreamedExamples, num_classes: int, where: str
+) -> StreamedExamples:
+    """Return the examples of a split whose labels are checked: all have a class."""
+    def fetch(indices: np.ndarray) -> dict[str, np.ndarray]:
+        found = split.fetch(indices)
+        wrong = (found['label'] < 0) | (found['label'] >= num_classes)
+        if np.any(wrong):
+            row = int(np.argmax(wrong))
+            raise UserError(
+                f'{where}, image {indices[row]} has the label {found["label"][row]}, '
+                f'and classes are 0 to {num_classes - 1}: prepare the set again, '
+                f'without the images that have no class.'
+            )
+        return found
+
+    return dataclasses.replace(split, fetch_fn=fetch)
+
+
 def _image_shape(
     tfds: Any, features: dict[str, Any], directory: str, image_size: int
 ) -> tuple[int, int, int]:
     image = features.get('image')
     if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
+        types = (f'{name} ({kind.np_dtype})' for name, kind in sorted(features.items()))
         raise UserError(
-            f'{directory} has no 8-bit feature "image", only: '
-            f'{", ".join(sorted(features))}.'
+            f'{directory} has no 8-bit feature "image", only: {", ".join(types)}.'
         )
     height, width, num_channels = image.shape
     if num_channels not in (1, 3):

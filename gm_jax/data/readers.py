@@ -93,7 +93,11 @@ def idx(directory: str) -> ImageSet:
 
 
 def _idx_path(directory: str, name: str) -> str | None:
-    paths = [os.path.join(directory, name + ending) for ending in ('', '.gz')]
+    names = (name, name.replace('-idx', '.idx'))  # as mirrors spell it
+    paths = [
+        os.path.join(directory, each + ending) for each in names
+        for ending in ('', '.gz')
+    ]
     path = next(filter(os.path.exists, paths), None)
     return None if path is None else files.find(path, 'dataset')
 
@@ -240,7 +244,10 @@ def read_npz(path: str, flag: str = 'dataset') -> dict[str, np.ndarray]:
     """
     path = files.find(path, flag)
     if not zipfile.is_zipfile(path):
-        raise UserError(f'{path} is not an .npz file, or is cut short: get it again.')
+        raise UserError(
+            f'{path} is not an .npz file, as numpy.savez writes it, or is cut short: '
+            f'get it again.'
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
@@ -311,8 +318,14 @@ def _image_set(
         for name, (images, _) in splits.items()
     }
     if num_values is None:
-        bits = all(split.images.max() <= 1 for split in examples.values())
-        num_values = 2 if bits else 256
+        most = {name: split.images.max() for name, split in examples.items()}
+        num_values = 2 if max(most.values()) <= 1 else 256
+        bits = [name for name, value in most.items() if value == 1]
+        if num_values > 2 and bits:
+            raise UserError(
+                f'{where}: the {" and ".join(bits)} images have values of 0 and 1, and '
+                f'the others more: store all as 0 ... 255, or say num_values.'
+            )
     if 'test' not in examples:
         whole = examples['train']
         examples = {

@@ -7,7 +7,14 @@ import numpy as np
 
 from gm_jax.errors import UserError
 
-__all__ = ['hold_out', 'number_labels', 'proper_names', 'with_test']
+__all__ = ['SPLIT_NAMES', 'hold_out', 'number_labels', 'proper_names', 'with_test']
+
+# What splits are called in folders and in sets of TFDS, in lower case.
+SPLIT_NAMES = {
+    'train': 'train', 'training': 'train', 'test': 'test', 'testing': 'test',
+    'validation': 'validation', 'valid': 'validation', 'val': 'validation',
+    'dev': 'validation',
+}
 
 # The seed of the shuffle by which images are held out.
 _SEED = 0

@@ -72,6 +72,7 @@ def test_a_tenth_of_each_label_tests(tmp_path, save_image, images):
     (('train', 'valid'), {'train': 2, 'test': 2}),
     (('train', 'validation', 'test'), {'train': 2, 'test': 2, 'validation': 2}),
     (('Train',), {'train': 1, 'test': 1}),
+    (('training', 'testing', 'dev'), {'train': 2, 'test': 2, 'validation': 2}),
 ])
 def test_folders_that_are_splits(tmp_path, save_image, images, names, sizes):
     """Catch a split that is taken for a label, or that nothing reads."""
@@ -93,7 +94,12 @@ def test_folders_that_are_splits(tmp_path, save_image, images, names, sizes):
     (['train/a', 'test/a', 'b'], 'test is a split by its name, but .*b.png beside it'),
     (['train/', 'test/a'], 'train holds no images'),
     (['train/a', 'test/'], 'test holds no images'),
-    (['train/a', 'test/b/a'], 'a.png lies beside sub-folders, which are labels'),
+    (['train/a', 'test/b/a'], 'train/a.png has no label, and others have, by'),
+    (['train/a/a', 'test/a'], 'test/a.png has no label, and others have, by'),
+    (['train/a', 'test/a', 'b.webp'], '.*b.webp.png beside it'),
+    (['seg_train/a/0', 'seg_test/a/0'], 'would be labels, and look like splits: call'),
+    (['training_set/a', 'test_set/a', 'val_set/a'], 'and look like splits: call'),
+    (['archive/Train/a/0', 'archive/Test/a/0'], 'splits: pass --dataset=.*archive'),
 ])
 def test_splits_that_are_wrong(tmp_path, save_image, images, files, sentence):
     """Catch a folder that is left out in silence."""
@@ -272,7 +278,7 @@ def cut(tmp_path):
     (lambda path: (path / 'z.png').symlink_to('/dev/zero'), 'z.png is a pipe, a dev'),
     (lambda path: (path / 'z.png').symlink_to('z.png'), 'z.png is .*a link to nothing'),
     (lambda path: ((path / 'a').mkdir(), Image.new('L', (5, 6)).save(path / 'a/z.png')),
-     '0.png lies beside sub-folders, which are labels'),
+     '0.png has no label, and others have, by the sub-folders'),
     (lambda path: [(path / f'{i}.png').unlink() for i in range(3)], 'holds no images'),
     (lambda path: [(path / f'{i}.png').unlink() for i in range(2)],
      'has 1 image.s.: at least 2 are needed'),

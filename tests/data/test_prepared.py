@@ -73,6 +73,26 @@ def test_a_split_without_labels(tfds_set, images, labels, capsys):
     assert 'the validation split is the test set' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('label', [-1, 3])
+def test_a_label_that_is_no_class(tfds_set, images, labels, label):
+    """Catch -1, which is the last class to a loss, where the first label is one."""
+    wrong = np.where(np.arange(40) == 5, label, labels)
+    path = tfds_set(parts={'train': [(images, wrong)], 'test': [(images, labels)]})
+    with pytest.raises(UserError, match=f'image 5 has the label {label}, and classes'):
+        load(path)
+
+
+def test_a_split_without_images(tfds_set, images, labels):
+    """Catch a set that is refused for a split that nothing needs."""
+    path = tfds_set(parts={'train': [(images, labels)], 'test': [(images, labels)]})
+    info = path / 'dataset_info.json'
+    content = json.loads(info.read_text())
+    empty = {**content['splits'][0], 'name': 'validation', 'shardLengths': []}
+    content['splits'].append(empty)
+    info.write_text(json.dumps(content))
+    assert set(load(path.parent).splits) == {'train', 'test'}
+
+
 def test_grey_images_without_labels(tfds_set, images):
     """Catch a lost channel axis, and labels made up for a set without any."""
     grey = images[..., :1]
@@ -122,6 +142,7 @@ def test_images_of_different_sizes_need_a_size(tfds_set, images, labels):
     (('train',), {'train': 36, 'test': 4}),
     (('train', 'validation'), {'train': 40, 'test': 40}),
     (('train', 'validation', 'test'), {'train': 40, 'validation': 40, 'test': 40}),
+    (('train', 'val'), {'train': 40, 'test': 40}),
 ])
 def test_sets_without_a_test_split(
     tfds_set, images, labels, splits, sizes, monkeypatch
@@ -201,7 +222,7 @@ def test_damaged_metadata(tfds_set, name):
 @pytest.mark.parametrize('file,change,sentence', [
     ('features', lambda tree: tree['featuresDict']['features'].update(
         pixels=tree['featuresDict']['features'].pop('image')
-    ), 'has no 8-bit feature "image", only: label, pixels'),
+    ), 'has no 8-bit feature "image", only: label .int64., pixels'),
     ('dataset_info', lambda info: info.update(fileFormat='tfrecord'),
      'is not prepared as array_record'),
     ('dataset_info', lambda info: info['splits'].pop(0), 'has no split "train"'),

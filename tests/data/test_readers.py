@@ -216,6 +216,8 @@ def test_npz_with_names_of_classes(npz, images, labels):
 def test_npz_with_fewer_values(npz, images):
     """Catch V guessed from the images or ignored."""
     assert npz(images=images // 64).num_values == 256
+    with pytest.raises(UserError, match='the test images have values of 0 and 1, '):
+        npz(train=images, test=images // 255)
     assert npz(images=images // 64, num_values=4).num_values == 4
     assert npz(images=images > 99, num_values=2).splits['train'].images.max() == 1
     with pytest.raises(UserError, match='values from 0 to 255, not in 0 ... 3'):
