@@ -199,7 +199,9 @@ class _Events:
         self._file.write(event.SerializeToString())
 
     def scalar(self, step: int, name: str, value: float) -> None:
-        self.write(step, summary=summary.scalar(name, value))
+        # Not by tensorboardX, which warns of each NaN on the screen.
+        number = summary_pb2.Summary.Value(tag=name, simple_value=float(value))
+        self.write(step, summary=summary_pb2.Summary(value=[number]))
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         png = plotting.to_png(image)
