@@ -148,7 +148,7 @@ def _by_batch(
 ) -> float:
     """Return the seconds that a function of a batch takes for `num` examples."""
     compiled, rng = parallel.eval_many(step), stream(config.seed, Stream.EVAL)
-    some = evaluate.first(examples, config.eval_batch)
+    some = evaluate.some(examples, config.eval_batch)
 
     def one() -> Any:
         return evaluate.over_examples(compiled, state, some, rng, config.eval_batch)

@@ -273,8 +273,7 @@ def digest(examples: Examples) -> str:
         found = {'image': examples.images, 'label': examples.labels}
         made = hashlib.sha256()
     else:
-        num = min(_SAMPLED, len(examples))
-        found = examples.fetch(np.arange(num) * len(examples) // num)
+        found = examples.fetch(spread(len(examples), _SAMPLED))
         made = hashlib.sha256(getattr(examples, 'files', '').encode(errors='replace'))
     for name in ('image', 'label'):
         made.update(np.ascontiguousarray(found[name]).data)
@@ -396,6 +395,19 @@ def labels(examples: Examples) -> np.ndarray:
     if isinstance(examples, StreamedExamples) and examples.labels_fn is not None:
         return examples.labels_fn()
     return np.full(len(examples), -1)
+
+
+def spread(total: int, most: int) -> np.ndarray:
+    """Return the rows of at most `most` examples from all over a split, ascending.
+
+    The first ones may all be of one class: files are in the order of their names.
+
+    Args:
+        total: N, how many examples there are.
+        most: the number of rows, if there are as many.
+    """
+    num = min(most, total)
+    return np.arange(num) * total // num
 
 
 def select(examples: Examples, rows: np.ndarray) -> Examples:

@@ -80,7 +80,7 @@ def compare_attributes(
 ) -> tuple[dict[str, float], Pictures]:
     """Do arithmetic on the codes (z, y) of test images; see `attributes.compare`."""
     data = coder.data
-    rows = np.arange(min(len(data.splits['test']), _POPULATION))
+    rows = image_set.spread(len(data.splits['test']), _POPULATION)
     x = scores.as_seen(data.splits['test'], rows, data).astype(np.float32) / 255
     code = jax.jit(coder.encode)(state, x)
     compiled, size = jax.jit(coder.decode), code.z.shape[1]

@@ -25,7 +25,7 @@ import numpy as np
 from flax import linen as nn
 
 from gm_jax import plotting
-from gm_jax.data import binarize
+from gm_jax.data import binarize, image_set
 from gm_jax.data.image_set import ImageSet
 from gm_jax.evaluation import likelihood
 from gm_jax.families import attributes, classifier, density, scores, setting
@@ -321,7 +321,7 @@ def _finish(
     """Do arithmetic on the codes of test images; see `attributes.compare`."""
     del seed, say  # nothing is drawn
     test = s.data.splits['test']
-    rows = np.arange(min(len(test), _POPULATION))
+    rows = image_set.spread(len(test), _POPULATION)
     levels = scores.as_seen(test, rows, s.data)
     x = np.round(levels / 255 * (s.num_values - 1)).astype(np.int32)
     code, invert = (jax.jit(functools.partial(f, s)) for f in (_code, _decode))

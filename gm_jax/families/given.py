@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gm_jax.data import binarize, decoding, files, readers
+from gm_jax.data import binarize, decoding, files, image_set, readers
 from gm_jax.errors import UserError
 from gm_jax.families.setting import Model, Setting
 from gm_jax.keys import Stream, Use, derive, fold_in_each, stream
@@ -109,7 +109,7 @@ def _whole_images(s: Setting) -> np.ndarray | None:
         ).images
     if 'test' in data.splits:
         test = data.splits['test']
-        rows = np.arange(min(config.num_samples, len(test)))
+        rows = image_set.spread(len(test), config.num_samples)
         rngs = fold_in_each(stream(config.seed, Stream.GIVEN), rows)
         x = binarize.integers(derive(rngs, Use.PIXELS), test.fetch(rows)['image'], data)
         return np.asarray(x, np.int32)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from gm_jax.data import pipeline
-from gm_jax.data.image_set import ArrayExamples, Examples, StreamedExamples
+from gm_jax.data import image_set, pipeline
+from gm_jax.data.image_set import Examples
 from gm_jax.keys import Stream, stream
 from gm_jax.training import parallel, processes, signals
 from gm_jax.training.contracts import ByExample, BySamples, SampleMany
@@ -16,17 +16,15 @@ from gm_jax.training.progress import doing
 from gm_jax.training.train_state import TrainState
 
 __all__ = [
-    'first', 'over_examples', 'samples', 'shared', 'shared_names', 'with_shared',
+    'over_examples', 'samples', 'shared', 'shared_names', 'some', 'with_shared',
 ]
 
 
-def first(examples: Examples, num: int) -> Examples:
-    """Return the first `num` examples of a split; 0: all."""
+def some(examples: Examples, num: int) -> Examples:
+    """Return `num` examples from all over a split; 0: all."""
     if not 0 < num < len(examples):
         return examples
-    if isinstance(examples, ArrayExamples):
-        return ArrayExamples(examples.images[:num], examples.labels[:num])
-    return StreamedExamples(num, examples.fetch)
+    return image_set.select(examples, image_set.spread(len(examples), num))
 
 
 def shared(

@@ -469,7 +469,7 @@ def _evaluate(
     split = runs.validation_split(job.data)
     # So that it takes no longer than the training before it.
     most = max(MOST_EVALUATED, job.config.eval_every * job.config.batch_size)
-    examples = evaluate.first(job.data.splits[split], most)
+    examples = evaluate.some(job.data.splits[split], most)
     scalars = evaluator.scalars(state, examples)
     recorder.eval_line(step, split, scalars)
     if evaluator.sample_many is not None:

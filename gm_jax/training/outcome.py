@@ -53,7 +53,7 @@ def test(
     """
     experiment = job.experiment
     started = time.monotonic()
-    examples = evaluate.first(job.data.splits['test'], job.config.test_examples)
+    examples = evaluate.some(job.data.splits['test'], job.config.test_examples)
     allowed = patience.allowed(note.seconds)
     numbers = _test_numbers(job, state, examples, allowed)
     pictures: Pictures = {}

@@ -68,7 +68,7 @@ def warning(
             if seconds > allowed:
                 say(
                     f'the evaluation of {total:,} images takes about '
-                    f'{_duration(seconds)}: --test_examples=N evaluates the first N.'
+                    f'{_duration(seconds)}: --test_examples=N evaluates N of them.'
                 )
 
     return telling

@@ -125,7 +125,7 @@ class Config:
         0, 'examples per evaluation step; 0: the batch size', low=0, free=True
     )
     test_examples: int = field(
-        0, 'examples of the test set in the final evaluation, the first ones; 0: all',
+        0, 'examples from all over the test set in the final evaluation; 0: all',
         low=0, free=True,
     )
     steps_per_dispatch: int = field(

@@ -102,16 +102,18 @@ def test_a_long_evaluation_is_announced(capsys):
         assert told.count('--test_examples=N') == told.count('1,234') == (allowed == 0)
 
 
-@pytest.mark.parametrize('num, expected', [(0, 5), (2, 2), (9, 5)])
-def test_first_examples(num, expected):
-    """Catch a set that is cut where all of it is asked for, and labels that are not."""
+@pytest.mark.parametrize('num, expected', [
+    (0, [0, 1, 2, 3, 4]), (2, [0, 2]), (9, [0, 1, 2, 3, 4])
+])
+def test_some_examples(num, expected):
+    """Catch a set that is cut where all of it is asked for, and one class of many."""
     images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
     held = sources.ArrayExamples(images, np.arange(5, dtype=np.int32))
     for examples in (held, StreamedExamples(5, held.fetch)):
-        few = evaluate.first(examples, num)
-        assert len(few) == expected and type(few) is type(examples)
-        found = few.fetch(np.arange(expected))
-        np.testing.assert_array_equal(found['label'], np.arange(expected))
+        few = evaluate.some(examples, num)
+        assert len(few) == len(expected) and type(few) is type(examples)
+        found = few.fetch(np.arange(len(expected)))
+        np.testing.assert_array_equal(found['label'], expected)
 
 
 def test_image_does_not_depend_on_how_many_or_on_the_batch():
