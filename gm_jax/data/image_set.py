@@ -19,7 +19,7 @@ from gm_jax.errors import UserError
 __all__ = [
     'alike', 'ArrayExamples', 'check_facts', 'check_same_images', 'class_number',
     'classes', 'description', 'digest', 'Examples', 'facts', 'FetchFn', 'ImageSet',
-    'labels', 'num_bytes', 'read_all', 'read_facts', 'select', 'SPECS',
+    'labels', 'num_bytes', 'read_all', 'read_facts', 'select', 'SPECS', 'spread',
     'StreamedExamples',
 ]
 

@@ -37,8 +37,8 @@ from gm_jax.models.vae import VAE, Gaussian
 from gm_jax.training.train_state import Metrics
 
 __all__ = [
-    'Chunks', 'chunks', 'estimates', 'log_prob', 'mean_image', 'negative_elbo',
-    'parts', 'posterior_terms', 'report', 'sampled_terms',
+    'chunk_size', 'Chunks', 'chunks', 'estimates', 'log_prob', 'mean_image',
+    'negative_elbo', 'parts', 'posterior_terms', 'report', 'sampled_terms',
     'standard_normal', 'Terms',
 ]
 
