@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import re
 import shlex
 import shutil
 import textwrap
@@ -140,7 +141,9 @@ def parse(
         if values[f.name].present
     }
     run = Run(
-        workdir=os.path.expanduser(values.workdir), mode=values.mode,
+        # Orbax cannot write to //DIR, which a shell makes of $PREFIX/DIR.
+        workdir=re.sub('^//+', '/', os.path.expanduser(values.workdir)),
+        mode=values.mode,
         checkpoint=values.checkpoint, experiment=origin.experiment,
         module=origin.module,
         command=f'{program} {shlex.join(argv)}',
@@ -172,11 +175,22 @@ def parse(
 
 
 def _check_directory(workdir: str) -> None:
-    """Raise UserError if the whole path cannot be written into a page."""
+    """Raise UserError if the whole path cannot be that of pages and checkpoints."""
+    if '://' in workdir:
+        raise UserError(
+            f'{workdir} is an address, and --workdir is a directory: mount the bucket.'
+        )
     try:
-        settings.check_utf8(os.path.abspath(workdir))
+        path = os.path.abspath(workdir)
     except OSError as error:  # the current directory is gone
         raise UserError(f'{workdir} cannot be written: {error}.') from None
+    settings.check_utf8(path)
+    # Orbax takes [...] for a pattern, and loses arrays; \\ is a slash to it.
+    if re.search(r'\\|\[.+\]', path):
+        raise UserError(
+            f'{path} has [...] or a backslash in it, where checkpoints cannot be '
+            f'written: choose another --workdir.'
+        )
 
 
 def _check_effect(config: Config, given: Mapping[str, Any]) -> None:

@@ -22,6 +22,9 @@ from gm_jax.training.settings import Config
 
 __all__ = ['claimed', 'facts_path', 'has_begun', 'is_finished', 'withdraw']
 
+# What a run writes into, beside its files.
+_DIRECTORIES = ('checkpoints', 'samples', 'train', 'validation', 'test', 'final')
+
 
 def facts_path(workdir: str) -> str:
     """Return the path of data.json."""
@@ -82,6 +85,11 @@ def _check_same_run(run: Run, config: Config, facts: str) -> None:
                 f'{run.workdir} holds another run: {"; ".join(changes)}. Choose '
                 f'another --workdir, or pass the old settings to resume it.'
             )
+    elif _has_checkpoints(run.workdir):
+        raise UserError(
+            f'{path} is missing, which has the settings of the run: put it back, or '
+            f'train in a new --workdir.'
+        )
     if os.path.exists(facts_path(run.workdir)):
         image_set.check_facts(facts_path(run.workdir), facts)
     elif _has_checkpoints(run.workdir):
@@ -89,9 +97,14 @@ def _check_same_run(run: Run, config: Config, facts: str) -> None:
             f'{facts_path(run.workdir)} is missing, which describes the images of the '
             f'run: put it back, or train in a new --workdir.'
         )
-    saved = os.path.join(run.workdir, 'checkpoints')
-    if os.path.lexists(saved) and not os.path.isdir(saved):
-        raise UserError(f'{saved} is not a directory: choose another --workdir.')
+    for name in _DIRECTORIES:
+        saved = os.path.join(run.workdir, name)
+        if os.path.lexists(saved) and not os.path.isdir(saved):
+            raise UserError(f'{saved} is not a directory: choose another --workdir.')
+    for name in ('metrics.jsonl', 'results.json', 'report.html'):
+        saved = os.path.join(run.workdir, name)
+        if os.path.isdir(saved):
+            raise UserError(f'{saved} is a directory: choose another --workdir.')
 
 
 def _has_checkpoints(workdir: str) -> bool:

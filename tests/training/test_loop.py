@@ -21,6 +21,7 @@ from experiments import vae
 from gm_jax.data import sources
 from gm_jax.training import (
     cpu_devices,
+    flags,
     loop,
     parallel,
     patience,
@@ -211,12 +212,44 @@ def test_directory_that_cannot_be_written_is_found_first(
     assert f'{finished} cannot be written' in error and error.count('\n') == 1
 
 
-def test_file_in_place_of_the_checkpoints_is_a_sentence(tmp_path, capfd):
-    """Catch a traceback."""
-    (tmp_path / 'checkpoints').write_text('')
+@pytest.mark.parametrize('name', ['checkpoints', 'train', 'final', 'metrics.jsonl'])
+def test_what_is_in_the_way_is_a_sentence(tmp_path, capfd, name):
+    """Catch a traceback, and one after all training."""
+    path = tmp_path / name
+    path.mkdir() if '.' in name else path.write_text('')
     assert vae.main([f'--workdir={tmp_path}', *tiny.PLAIN]) == 2
     error = capfd.readouterr().err
-    assert 'checkpoints is not a directory' in error and error.count('\n') == 1
+    assert f'{path} is {"" if "." in name else "not "}a directory: choose' in error
+    assert error.count('\n') == 1
+
+
+@pytest.mark.parametrize('name, said', [
+    ('a[1]/b', 'has [...] or a backslash'), ('lr=[0.1] b', 'has [...] or'),
+    ('a\\b', 'has [...] or a backslash'), ('gs://bucket/run', 'is an address, and'),
+])
+def test_directories_that_cannot_hold_checkpoints(tmp_path, monkeypatch, capfd, name,
+                                                  said):
+    """Catch a path that Orbax takes for a pattern: nothing of the arrays is kept."""
+    monkeypatch.chdir(tmp_path)
+    assert vae.main([f'--workdir={name}', *tiny.PLAIN]) == 2
+    error = capfd.readouterr().err
+    assert said in error and error.count('\n') == 1 and not list(tmp_path.iterdir())
+
+
+def test_two_slashes_are_one():
+    """Catch $PREFIX/run with a prefix /, which TensorStore refuses when it saves."""
+    run, _ = flags.parse(
+        ['--workdir=//tmp/a//b'], vae.Config, presets={}, program='vae', about=''
+    )
+    assert run.workdir == '/tmp/a//b'
+
+
+def test_settings_that_are_gone_are_a_sentence(finished, capfd):
+    """Catch a run that goes on with other settings, which then are those of all."""
+    (finished / 'config.json').unlink()
+    assert vae.main([f'--workdir={finished}', *tiny.FLAGS, '--seed=7']) == 2
+    error = capfd.readouterr().err
+    assert 'config.json is missing, which has the settings of the run: put' in error
 
 
 @pytest.mark.parametrize('text', [
