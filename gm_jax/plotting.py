@@ -350,7 +350,7 @@ def curves(
 
     splits: dict[str, list[tuple[float, float]]] = {}
     for row in _read_rows(Path(metrics)):
-        if isinstance(row.get(name), (int, float)):
+        if isinstance(row.get(name), (int, float)) and {'split', 'step'} <= row.keys():
             splits.setdefault(row['split'], []).append((row['step'], row[name]))
     if not splits:
         raise UserError(f'{metrics} has no {name!r}: name a metric that it has.')
@@ -475,7 +475,8 @@ def _read_rows(path: Path) -> list[dict]:
     """Read JSON lines; skip an unfinished last line, which is still being written."""
     try:
         lines = path.read_text().split('\n')[:-1]
-        return [json.loads(line) for line in lines]
+        rows = [json.loads(line) for line in lines if line.strip()]
+        return [row for row in rows if isinstance(row, dict)]
     except OSError as error:
         raise UserError(f'{path} cannot be read: {error.strerror}.') from error
     except ValueError as error:

@@ -189,7 +189,9 @@ def test_curves_draws_each_split(tmp_path):
 def test_curves_ignores_a_line_still_being_written(tmp_path):
     """Catch a plot that fails while the run goes on."""
     rows = [{'step': 0, 'split': 'train', 'loss': 1.0}]
-    _write_rows(tmp_path / 'metrics.jsonl', rows, end='\n{"step": 1, "spl')
+    # Also lines that somebody has put there.
+    rows += [{'step': 1, 'loss': 2.0}, [3]]
+    _write_rows(tmp_path / 'metrics.jsonl', rows, end='\n\n{"step": 1, "spl')
     plotting.curves(tmp_path / 'metrics.jsonl', tmp_path / 'c.png')
     assert (tmp_path / 'c.png').exists()
 

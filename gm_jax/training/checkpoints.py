@@ -234,8 +234,11 @@ def _remove_unfinished(workdir: str) -> None:
     """Remove what a killed process has left half written or half removed."""
     directory = _directory(workdir)
     for name in os.listdir(directory):
-        step, dot, _ = name.partition('.')
-        if dot and step.isdecimal():
+        step, _, ending = name.partition('.')
+        # A copy that somebody keeps, such as 40.backup, is none of these.
+        if step.isdecimal() and (
+            ending == 'removed' or ending.startswith('orbax-checkpoint-tmp')
+        ):
             shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
 
 

@@ -151,7 +151,7 @@ def _act(job: Job, advice: Callable[[], str]) -> None:
                 run.logger, run.workdir, job.settings, beginning.step
             ) as others:
                 _train_and_test(job, beginning, others)
-        except Exception:
+        except (Exception, signals.Stopped, KeyboardInterrupt):
             if not begun:
                 workdir.withdraw(run.workdir)
             raise
@@ -344,10 +344,16 @@ def _train_from(
     )
     with contextlib.closing(feed.dispatches):
         dispatches: Iterator[dispatch.Dispatch] = feed.dispatches
+        # Compiled before the clock of the first line starts.
         if state is None:
             first = next(dispatches)
             arguments = feed.resident, first.batches, first.num, rng
             state = _first_state(job, beginning.shapes, train_many, *arguments)
+            dispatches = itertools.chain([first], dispatches)
+        elif step < config.num_steps and not processes.several():
+            first = next(dispatches)
+            with doing('compiling the training step'):
+                train_many.compile(state, feed.resident, first.batches, first.num, rng)
             dispatches = itertools.chain([first], dispatches)
         recorder = Recorder(
             writers, step, config.num_steps,

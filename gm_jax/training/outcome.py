@@ -14,6 +14,7 @@ import numpy as np
 from gm_jax import plotting
 from gm_jax.data import files, pipeline
 from gm_jax.data.image_set import Examples
+from gm_jax.errors import UserError
 from gm_jax.keys import Stream, stream
 from gm_jax.training import (
     evaluate,
@@ -171,7 +172,10 @@ def _save_pictures(
     unit = experiment.loss_unit
     if job.best_by != 'loss':
         unit = 'squared units of the features, 0 is best'
-    plotting.curves(log, job.picture('loss'), name=job.best_by, unit=unit)
+    try:
+        plotting.curves(log, job.picture('loss'), name=job.best_by, unit=unit)
+    except UserError as error:  # somebody has edited the file
+        say(f'WARNING: there is no curve of the loss: {error}')
     return pictures
 
 

@@ -279,8 +279,9 @@ def test_killed_during_a_write(tmp_path):
     half = shutil.copytree(base / '2', base / '3.orbax-checkpoint-tmp')
     _largest_file(half / 'state').write_bytes(b'')
     shutil.copytree(half, base / '1.removed')
+    shutil.copytree(base / '2', base / '2.backup')  # somebody keeps it
     assert _same(_restore(tmp_path), 2)
     _save(tmp_path, [3])
     assert _same(_restore(tmp_path), 3)
     _save(tmp_path, [4])
-    assert _names(tmp_path) == {'3', '4'}
+    assert _names(tmp_path) == {'2.backup', '3', '4'}

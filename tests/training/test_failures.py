@@ -99,6 +99,18 @@ def test_a_stop_before_the_first_checkpoint(tmp_path, monkeypatch, capfd):
     assert 'before the first checkpoint' in capfd.readouterr().err
 
 
+def test_a_stop_before_the_first_step_leaves_nothing(tmp_path, monkeypatch):
+    """Catch a directory that holds another run, of which nothing has happened."""
+    def stop(*args):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop, '_first_state', stop)
+    workdir = tmp_path / 'run'
+    argv = [f'--workdir={workdir}', *tiny.PLAIN]
+    assert vae.main(argv) == 128 + signal.SIGTERM
+    assert not workdir.exists()
+
+
 def test_full_disk_is_a_sentence(tmp_path, monkeypatch, capfd):
     """Catch a traceback where the user has to make space, and a swallowed error.
 
