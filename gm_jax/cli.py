@@ -313,7 +313,9 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Show what is done: bars on a terminal, a line every ten seconds elsewhere."""
     from rich import progress
 
-    if not sys.stdout.isatty():
+    from gm_jax.training import screen
+
+    if not screen.has_bars():
         last_line = time.monotonic()
 
         def line(what: str, done: int, total: int) -> None:

@@ -1,7 +1,6 @@
 """What a run shows on the screen: sentences, and a progress bar on a terminal."""
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +8,7 @@ from typing import Any
 
 from rich import progress, status
 
-from gm_jax.training import processes, signals
+from gm_jax.training import processes, screen, signals
 
 __all__ = ['closed', 'doing', 'Progress', 'reporter', 'say']
 
@@ -48,7 +47,7 @@ def doing(what: str) -> Iterator[None]:
             yield
         finally:
             bar.update(task.id, text=before)
-    elif sys.stdout.isatty():
+    elif screen.has_bars():
         with status.Status(what):
             yield
     else:
@@ -63,7 +62,7 @@ class Progress:
         """Start at `done` of `total` steps."""
         self._total = total
         self._bar: progress.Progress | None = None
-        self.shown = sys.stdout.isatty() and processes.is_primary()  # as a bar
+        self.shown = screen.has_bars() and processes.is_primary()  # as a bar
         if self.shown:
             self._bar = progress.Progress(
                 progress.TextColumn('{task.description}'),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
-__all__ = ['tolerant']
+__all__ = ['has_bars', 'tolerant']
 
 
 class _Tolerant:
@@ -51,6 +51,11 @@ class _Tolerant:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, cast(IO[str], stream).fileno())
             os.close(nowhere)
+
+
+def has_bars() -> bool:
+    """Return whether the screen can show a bar: a terminal that moves its cursor."""
+    return sys.stdout.isatty() and os.environ.get('TERM') not in ('dumb', 'unknown')
 
 
 @contextlib.contextmanager

@@ -291,9 +291,19 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     assert lines[1] == 'step 50: test loss 2.5000'
 
 
+def test_a_terminal_without_a_cursor_gets_lines(monkeypatch, capsys):
+    """Catch a bar that is drawn only when it is closed."""
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
+    monkeypatch.setenv('TERM', 'dumb')
+    with progress.doing('compiling'):
+        progress.Progress(100, 20).update(60, 'loss 1.0', 3.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ['compiling', 'step 60/100  loss 1.0  0:03 left']
+
+
 def test_bar_on_a_terminal(monkeypatch, capsys):
     """Catch a bar that fails where no other test has a terminal."""
-    monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True)
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
     monkeypatch.setenv('TERM', 'xterm')
     bar = progress.Progress(100, 20)
     bar.update(60, 'loss 1.0', 3.0)
@@ -308,7 +318,7 @@ def test_what_takes_long_is_told(monkeypatch, capsys):
     with progress.doing('compiling the sampler'):
         pass
     assert capsys.readouterr().out == 'compiling the sampler\n'
-    monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True)
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
     with progress.doing('compiling the sampler'):
         pass
     bar = progress.Progress(100, 20)
@@ -340,7 +350,7 @@ def test_reporter_prints_a_line_every_ten_seconds(monkeypatch, capsys):
 
 def test_reporter_is_a_bar_on_a_terminal(monkeypatch, capsys):
     """Catch a bar without its name, and one that is left running."""
-    monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True)
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
     monkeypatch.setenv('TERM', 'xterm')
     report = progress.reporter('values drawn', 3)
     for done in range(1, 4):
@@ -351,7 +361,7 @@ def test_reporter_is_a_bar_on_a_terminal(monkeypatch, capsys):
 
 def test_threads_close_their_own_bars(monkeypatch, capsys):
     """Catch a thread that closes the bar of another, which then fails."""
-    monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True)
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
     monkeypatch.setenv('TERM', 'xterm')
 
     def other():
@@ -372,7 +382,7 @@ def test_threads_close_their_own_bars(monkeypatch, capsys):
 
 def test_reporter_leaves_the_bar_of_training(monkeypatch, capsys):
     """Catch a second bar, which rich refuses, and a text that stays."""
-    monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True)
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
     monkeypatch.setenv('TERM', 'xterm')
     bar = progress.Progress(10, 0)
     bar.update(5, 'loss 1.0')
