@@ -119,7 +119,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         '`classifier`, whose features samples are compared by; by default pixels',
     )
     # Of the processes that a survey starts.
-    parser.add_argument('--part', default='', help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--part', default='', choices=['', *_PARTS], help=argparse.SUPPRESS
+    )
     parser.add_argument('--validation', action='store_true', help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     # A shell leaves the ~ of --workdir=~/all to the program.
@@ -282,8 +284,10 @@ def _one(args: argparse.Namespace, entry: Entry) -> str:
             error = (told.strip().splitlines() or ['no message'])[-1]
             error = error.partition(': ')[2] or error  # without the name of the part
             row = {'name': entry.name, 'branch': entry.branch, 'error': error}
-            # Such images cannot have the model, unless they have only gone away.
-            if status == 2 and part == 'pace' and _readable(args):
+            # Such images cannot have the model, unless they have only gone away, or
+            # another machine has more memory.
+            lasting = part == 'pace' and 'memory' not in error
+            if status == 2 and lasting and _readable(args):
                 write_atomically(_row_path(args, entry), json.dumps(row) + '\n')
             return error
     return ''
@@ -428,8 +432,7 @@ def _write(args: argparse.Namespace) -> None:
     for entry in survey.TREE:
         if not os.path.exists(_row_path(args, entry)):
             continue
-        with open(_row_path(args, entry), encoding='utf-8') as file:
-            rows.append(json.load(file))
+        rows.append(files.read_object(_row_path(args, entry), 'a row of the survey'))
         path = os.path.join(_directory(args, entry), 'samples.png')
         if os.path.exists(path):
             with open(path, 'rb') as picture:

@@ -75,7 +75,9 @@ def replacing(path: str) -> Iterator[str]:
         path: the file to make or to replace.
     """
     directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f'.{name}.{os.getpid()}.tmp')
+    # Processes of two containers may have one number.
+    writer = f'{os.uname().nodename}.{os.getpid()}'
+    temporary = os.path.join(directory, f'.{name}.{writer}.tmp')
     try:
         yield temporary
         os.replace(temporary, path)

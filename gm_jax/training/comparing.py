@@ -36,6 +36,8 @@ _CONDITIONS = (
 _NO_NUMBERS = 'estimator', 'judged_by', 'task'
 _ERROR = '_standard_error'
 _GAP = '  '
+# Digits after the point, at most.
+_MOST_DIGITS = 12
 
 
 class Run(NamedTuple):
@@ -291,7 +293,9 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
                 f'of its metrics.jsonl, step {run.last["step"]} of {last}.'
             )
         elif not run.results:
-            notes.append(f'{run.name} is not finished: it has no numbers yet.')
+            notes.append(
+                f'{run.name} is not finished, or was not evaluated: it has no numbers.'
+            )
         elif _is_number(last) and _is_number(trained) and trained < last:
             notes.append(
                 f'{run.name} is not finished: its numbers are those of step '
@@ -321,7 +325,7 @@ def _cell(value: Any, error: Any = None) -> str:
     """Return a value, and its standard error, as a cell of a table."""
     if _is_number(value) and _is_number(error) and error > 0:
         # Two digits of the error, and the number as exact as that.
-        digits = max(0, 1 - int(f'{error:.1e}'.partition('e')[2]))
+        digits = min(max(0, 1 - int(f'{error:.1e}'.partition('e')[2])), _MOST_DIGITS)
         return f'{value:.{digits}f} ± {error:.{digits}f}'
     if isinstance(value, float):
         return f'{value:.5g}' if abs(value) < 1e5 else f'{value:.0f}'

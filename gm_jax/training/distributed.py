@@ -137,6 +137,8 @@ def _check_flags(address: str, num_processes: int, process_id: int) -> bool:
             '--coordinator_address, --num_processes and --process_id belong together: '
             'pass all three, or none on a cluster that JAX knows.'
         )
+    if num_processes < 1:
+        raise UserError(f'--num_processes={num_processes} must be 1 or more.')
     if not 0 <= process_id < num_processes:
         raise UserError(
             f'--process_id={process_id} must be in 0 ... {num_processes - 1}, below '

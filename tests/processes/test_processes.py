@@ -176,6 +176,7 @@ def test_a_process_that_cannot_start_ends_all(other, sentence, tmp_path):
     (('localhost', 2, 0), 'must be HOST:PORT'),
     (('localhost:99999', 2, 0), 'from 1 to 65535'),
     (('', -3, -1), 'belong together'),
+    (('localhost:1', -1, 0), '--num_processes=-1 must be 1 or more'),
 ])
 def test_flags_that_do_not_fit(given, sentence):
     """Catch a wait for processes that will never come."""

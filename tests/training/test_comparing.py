@@ -190,7 +190,8 @@ def test_a_run_that_has_not_ended(tmp_path):
     assert (row['loss'], row['kl_nats'], row['num_parameters']) == ('', '1.5', '')
     assert table.notes[:3] == (
         'going is not finished: its numbers are those of the last line of its '
-        'metrics.jsonl, step 20 of 100.', 'new is not finished: it has no numbers yet.',
+        'metrics.jsonl, step 20 of 100.',
+        'new is not finished, or was not evaluated: it has no numbers.',
         'longer is not finished: its numbers are those of step 50, and it goes on to '
         '100.',
     )
