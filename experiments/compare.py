@@ -286,7 +286,8 @@ def _one(args: argparse.Namespace, entry: Entry) -> str:
             row = {'name': entry.name, 'branch': entry.branch, 'error': error}
             # Such images cannot have the model, unless they have only gone away, or
             # another machine has more memory.
-            lasting = part == 'pace' and 'memory' not in error
+            short = ' of memory, and there are ', 'there is too little memory'
+            lasting = part == 'pace' and not any(text in error for text in short)
             if status == 2 and lasting and _readable(args):
                 write_atomically(_row_path(args, entry), json.dumps(row) + '\n')
             return error

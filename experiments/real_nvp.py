@@ -74,7 +74,8 @@ class Config(flow.Config):
         found = super().without_effect
         if self.whole_scales > len(self.channelwise):
             found['whole_scales'] = (
-                f'is above the {len(self.channelwise)} scales of --channelwise'
+                f'is above the number of scales of --channelwise, '
+                f'{len(self.channelwise)}'
             )
         return found
 

@@ -24,10 +24,9 @@ __all__ = ['Entry', 'read']
 # The path of a file, and the name of its label, '' without labels.
 Entry = tuple[str, str]
 
-# Names that are too much like those of splits to be labels, if all are.
+# Names like those of splits, such as seg_train, test_set, val2017 and trainA.
 _LIKE_SPLITS = re.compile(
-    r'(.*[_\- ])?(train(ing)?|test(ing)?|val(id)?(ation)?|dev)([_\- ].*)?',
-    re.IGNORECASE,
+    r'(?i:(?:.*[_\- ])?(train|test|val|dev)(?:ing|id|idation)?(?:[_\- ].*|\d+)?)[A-Z]?'
 )
 # How the names of pictures end that would be read, or refused, within a split.
 _PICTURES = ('.png', '.jpg', '.jpeg', '.gif', '.webp', '.bmp', '.tif', '.tiff')
@@ -131,19 +130,24 @@ def _split_folders(directory: str) -> dict[str, str]:
 
 def _check_labels(folders: list[str]) -> None:
     """Raise UserError for splits that would be taken for labels."""
-    names = [os.path.basename(path) for path in folders]
-    if len(names) > 1 and all(map(_LIKE_SPLITS.fullmatch, names)):
+    found = [_LIKE_SPLITS.fullmatch(os.path.basename(path)) for path in folders]
+    kinds = {match[1].lower() for match in found if match}
+    if all(found) and 'train' in kinds and len(kinds) > 1:
         raise UserError(
             f'{" and ".join(folders)} would be labels, and look like splits: call them '
-            f'train, validation and test.'
+            f'train, validation and test or, if they are labels, something else.'
         )
     if len(folders) != 1:
         return
     try:
-        below = os.listdir(folders[0])
+        below = [entry for entry in os.scandir(folders[0]) if entry.is_dir()]
     except OSError as error:
         _fail(error)
-    if any(SPLIT_NAMES.get(name.lower()) == 'train' for name in below):
+    splits = {
+        SPLIT_NAMES.get(entry.name.lower()) for entry in below
+        if not entry.name.startswith('.')
+    }
+    if 'train' in splits and None not in splits:
         raise UserError(
             f'{folders[0]} would be the only label, and holds splits: pass '
             f'--dataset=images:{folders[0]}'

@@ -324,7 +324,7 @@ def _image_set(
         if num_values > 2 and bits:
             raise UserError(
                 f'{where}: the {" and ".join(bits)} images have values of 0 and 1, and '
-                f'the others more: store all as 0 ... 255, or say num_values.'
+                f'the others more: store all as 0 ... 255 (an npz may say num_values).'
             )
     if 'test' not in examples:
         whole = examples['train']

@@ -3,8 +3,8 @@
     digits                 the 8x8 digits embedded in scikit-learn, 17 values
     mnist, lfw, ...        a TFDS name: name[/config][:version], read from `data_dir`
     idx:DIR                files in MNIST's own format
-    images:DIR             a folder of PNG and JPEG files; sub-folders train, test and
-                           val are splits, all others are labels
+    images:DIR             a folder of PNG and JPEG files; sub-folders are splits, if
+                           they are called train, test and val, or labels
     npz:FILE               NumPy arrays
     synthetic:NAME         ising, checkers, grid25 (known true entropy); lorenz
 

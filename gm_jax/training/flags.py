@@ -186,7 +186,7 @@ def _check_directory(workdir: str) -> None:
         raise UserError(f'{workdir} cannot be written: {error}.') from None
     settings.check_utf8(path)
     # Orbax takes [...] for a pattern, and loses arrays; \\ is a slash to it.
-    if re.search(r'\\|\[.+\]', path):
+    if re.search(r'\\|\[[^/]+\]', path):
         raise UserError(
             f'{path} has [...] or a backslash in it, where checkpoints cannot be '
             f'written: choose another --workdir.'

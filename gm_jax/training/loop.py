@@ -118,17 +118,17 @@ def start(
         experiment = pretrained.read(experiment)
     sample = experiment.sample
     sampler = None if sample is None else parallel.sample_many(sample)
-    with workdir.claimed(run, config, facts):
+    with workdir.claimed(run, config, facts) as made:
         _act(
             Job(name, run, config, data, experiment, init, sampler),
-            functools.partial(sizes.advice, config, data, build),
+            functools.partial(sizes.advice, config, data, build), made,
         )
 
 
-def _act(job: Job, advice: Callable[[], str]) -> None:
+def _act(job: Job, advice: Callable[[], str], made: bool) -> None:
     """Do what the run asks, in a directory that is claimed.
 
-    `advice` says how the model would be smaller.
+    `advice` says how the model would be smaller, `made` whether the directory is new.
     """
     run, beginning = job.run, _restore(job)
     if run.mode == 'train':
@@ -153,7 +153,7 @@ def _act(job: Job, advice: Callable[[], str]) -> None:
                 _train_and_test(job, beginning, others)
         except (Exception, signals.Stopped, KeyboardInterrupt):
             if not begun:
-                workdir.withdraw(run.workdir)
+                workdir.withdraw(run.workdir, made=made)
             raise
     elif beginning.state is None:
         raise UserError(f'{run.workdir} has no checkpoint yet: train there first.')

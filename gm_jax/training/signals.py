@@ -43,7 +43,7 @@ def check() -> None:
     """Raise Stopped if a signal has come, whatever became of its exception."""
     if _received:
         raise Stopped(
-            'told to stop: the same command resumes from the last checkpoint.',
+            'told to stop: the same command resumes from the last checkpoint, if any.',
             _received[0],
         )
 

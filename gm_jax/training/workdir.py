@@ -32,7 +32,7 @@ def facts_path(workdir: str) -> str:
 
 
 @contextlib.contextmanager
-def claimed(run: Run, config: Config, facts: str) -> Iterator[None]:
+def claimed(run: Run, config: Config, facts: str) -> Iterator[bool]:
     """Hold the work directory: check whose it is, and in training write that down.
 
     Args:
@@ -40,14 +40,18 @@ def claimed(run: Run, config: Config, facts: str) -> Iterator[None]:
         config: the settings.
         facts: what `image_set.facts` returns.
 
+    Yields:
+        Whether the directory is new.
+
     Raises:
         UserError: it holds another run, is in use, or cannot be written.
     """
     _check_same_run(run, config, facts)
     processes.barrier('checked')
     if not processes.is_primary():
-        yield
+        yield False
         return
+    made = not os.path.exists(run.workdir)
     with contextlib.ExitStack() as held:
         try:
             os.makedirs(os.path.join(run.workdir, 'samples'), exist_ok=True)
@@ -62,7 +66,7 @@ def claimed(run: Run, config: Config, facts: str) -> Iterator[None]:
                 writers.write_atomically(facts_path(run.workdir), facts)
         except OSError as error:
             raise UserError(f'{run.workdir} cannot be written: {error}.') from None
-        yield
+        yield made
 
 
 def _config_path(run: Run) -> str:
@@ -145,10 +149,14 @@ def has_begun(workdir: str) -> bool:
     return lines or _has_checkpoints(workdir)
 
 
-def withdraw(workdir: str) -> None:
+def withdraw(workdir: str, *, made: bool) -> None:
     """Delete what a run has written that failed before it had anything to tell.
 
     It may be too large for the memory: with other settings it is another run.
+
+    Args:
+        workdir: its directory.
+        made: whether the run has made the directory, which is then deleted too.
     """
     if has_begun(workdir) or not processes.is_primary():
         return
@@ -156,7 +164,7 @@ def withdraw(workdir: str) -> None:
     for name in ('config.json', 'data.json', 'metrics.jsonl', '.lock', *events):
         with contextlib.suppress(OSError):
             os.remove(os.path.join(workdir, name))
-    for name in ('samples', 'checkpoints', ''):
+    for name in ('samples', 'checkpoints', *([''] if made else [])):
         with contextlib.suppress(OSError):
             os.rmdir(os.path.join(workdir, name))
 

@@ -99,6 +99,8 @@ def test_folders_that_are_splits(tmp_path, save_image, images, names, sizes):
     (['train/a', 'test/a', 'b.webp'], '.*b.webp.png beside it'),
     (['seg_train/a/0', 'seg_test/a/0'], 'would be labels, and look like splits: call'),
     (['training_set/a', 'test_set/a', 'val_set/a'], 'and look like splits: call'),
+    (['train2017/a', 'val2017/a'], 'and look like splits: call'),
+    (['trainA/a', 'testA/a', 'trainB/a', 'testB/a'], 'and look like splits: call'),
     (['archive/Train/a/0', 'archive/Test/a/0'], 'splits: pass --dataset=.*archive'),
 ])
 def test_splits_that_are_wrong(tmp_path, save_image, images, files, sentence):
@@ -110,6 +112,18 @@ def test_splits_that_are_wrong(tmp_path, save_image, images, files, sentence):
             save_image(f'{name}.png', images[0])
     with pytest.raises(UserError, match=sentence):
         load(tmp_path)
+
+
+@pytest.mark.parametrize('names', [
+    ('bullet_train/0', 'freight_train/0'), ('test_negative/0', 'test_positive/0'),
+    ('contest/0', 'retrain/0'), ('a/train/0', 'a/bus/0'),
+])
+def test_labels_that_are_no_splits(tmp_path, save_image, images, names):
+    """Catch classes that are refused for their names."""
+    for name in names:
+        for i in range(3):
+            save_image(f'{name}{i}.png', images[i])
+    assert load(tmp_path).num_classes == len({name.split('/')[0] for name in names})
 
 
 def test_streamed_is_the_same(tmp_path, save_image, images):

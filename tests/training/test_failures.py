@@ -109,6 +109,10 @@ def test_a_stop_before_the_first_step_leaves_nothing(tmp_path, monkeypatch):
     argv = [f'--workdir={workdir}', *tiny.PLAIN]
     assert vae.main(argv) == 128 + signal.SIGTERM
     assert not workdir.exists()
+    # A directory that was there before stays.
+    workdir.mkdir()
+    assert vae.main(argv) == 128 + signal.SIGTERM
+    assert workdir.exists() and not list(workdir.iterdir())
 
 
 def test_full_disk_is_a_sentence(tmp_path, monkeypatch, capfd):
