@@ -268,7 +268,10 @@ def _image_shape(
 ) -> tuple[int, int, int]:
     image = features.get('image')
     if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
-        types = (f'{name} ({kind.np_dtype})' for name, kind in sorted(features.items()))
+        types = (
+            f'{name} ({np.dtype(kind.np_dtype).name})' if kind.np_dtype else name
+            for name, kind in sorted(features.items())
+        )
         raise UserError(
             f'{directory} has no 8-bit feature "image", only: {", ".join(types)}.'
         )

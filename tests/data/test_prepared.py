@@ -90,7 +90,7 @@ def test_a_split_without_images(tfds_set, images, labels):
     empty = {**content['splits'][0], 'name': 'validation', 'shardLengths': []}
     content['splits'].append(empty)
     info.write_text(json.dumps(content))
-    assert set(load(path.parent).splits) == {'train', 'test'}
+    assert set(load(path).splits) == {'train', 'test'}
 
 
 def test_grey_images_without_labels(tfds_set, images):
