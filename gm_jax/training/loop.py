@@ -65,7 +65,7 @@ __all__ = ['MAX_ROLLBACKS', 'MAX_SKIPPED', 'MOST_EVALUATED', 'start']
 # before it gives up.
 MAX_SKIPPED = 10
 MAX_ROLLBACKS = 2
-# An evaluation during training takes the first examples of a split, this many or as
+# An evaluation during training takes examples from all over a split, this many or as
 # many as were trained on since the last one.
 MOST_EVALUATED = 10_000
 
