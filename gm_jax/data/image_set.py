@@ -27,6 +27,8 @@ __all__ = [
 _CHUNK = 1024
 # Images of a streamed split that its digest is made of.
 _SAMPLED = 64
+# The seed by which a part of a split is drawn.
+_SEED = 0
 # Names of classes in a sentence.
 _SHOWN = 20
 
@@ -273,7 +275,8 @@ def digest(examples: Examples) -> str:
         found = {'image': examples.images, 'label': examples.labels}
         made = hashlib.sha256()
     else:
-        found = examples.fetch(spread(len(examples), _SAMPLED))
+        num = min(_SAMPLED, len(examples))
+        found = examples.fetch(np.arange(num) * len(examples) // num)
         made = hashlib.sha256(getattr(examples, 'files', '').encode(errors='replace'))
     for name in ('image', 'label'):
         made.update(np.ascontiguousarray(found[name]).data)
@@ -400,14 +403,18 @@ def labels(examples: Examples) -> np.ndarray:
 def spread(total: int, most: int) -> np.ndarray:
     """Return the rows of at most `most` examples from all over a split, ascending.
 
-    The first ones may all be of one class: files are in the order of their names.
+    The split is cut into as many equal parts, and a row is drawn from each, always the
+    same: the first rows may all be of one class, as files are in the order of their
+    names, and so may every tenth, where the classes take turns.
 
     Args:
         total: N, how many examples there are.
         most: the number of rows, if there are as many.
     """
     num = min(most, total)
-    return np.arange(num) * total // num
+    ends = np.arange(num + 1) * total // max(num, 1)
+    bits = np.random.Philox(np.random.SeedSequence(_SEED)).random_raw(num)
+    return ends[:-1] + (bits % np.diff(ends).astype(np.uint64)).astype(np.int64)
 
 
 def select(examples: Examples, rows: np.ndarray) -> Examples:

@@ -297,9 +297,9 @@ def first_batch(data: ImageSet, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
     if 'train' not in data.splits:
         return jnp.zeros((1, *data.image_shape), jnp.int32), jnp.zeros(1, jnp.int32)
     train = data.splits['train']
-    rows = image_set.spread(len(train), _FIRST_BATCH)
-    batch = train.fetch(rows)
-    rngs = derive(fold_in_each(rng, np.arange(len(rows))), Use.PIXELS)
+    num = min(_FIRST_BATCH, len(train))
+    batch = train.fetch(np.arange(num) * len(train) // num)
+    rngs = derive(fold_in_each(rng, np.arange(num)), Use.PIXELS)
     x = binarize.integers(rngs, batch['image'], data)
     return x, jnp.asarray(batch['label'])
 
