@@ -187,7 +187,8 @@ def sample(
         run: the model.
         num: N.
         seed: of the noise; None: that of the run.
-        temperature: below 1 likely values become likelier (autoregressive models).
+        temperature: below 1 likely values become likelier (autoregressive models), or
+            latent variables stay nearer to 0 (flows).
         label: the class, by its number or name; None: as in the run.
         given: [M, H, W, C] integers below the number of values of the model, which is
             2 if it binarizes: image i keeps part of given image i mod M.

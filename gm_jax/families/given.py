@@ -33,7 +33,7 @@ def images(s: Setting) -> PartialImages | None:
 
     Without a task they are the images and the mask of --given or, without that flag,
     one image of which nothing is known. With a task they are whole images: those of
-    --given, or the first of the test set; None if there is neither.
+    --given, or some from all over the test set; None if there is neither.
 
     Raises:
         UserError: the file cannot be read, or its arrays do not fit the model.

@@ -8,8 +8,9 @@ causal convolution, N, R and S 1 x 1 convolutions and h the condition of the ima
     b = W_u * u + N a + V_u h         z = tanh(b_1) o sigmoid(b_2)        (eq. 2, 4)
                                       u <- u + R z,  skip <- skip + S z
 
-W_v reaches rows above only and W_u pixels to the left only, so only the colours within
-one pixel need a mask.
+In the first layer W_v reaches rows above only and W_u pixels to the left only; in later
+ones they reach the row and the pixel too, whose features do not depend on x_i. So only
+the colours within one pixel need a mask.
 
     model = GatedPixelCNN(image_shape=(28, 28, 1), num_values=2)
     logits = model.apply(variables, x)  # x integers [B, H, W, C]

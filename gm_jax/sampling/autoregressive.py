@@ -10,8 +10,8 @@ where u_i is fixed for each image and position (`noise`). Three ways to solve it
     ancestral      in the order of i: D network evaluations, the definition
     incremental    in the same order, caching what each layer needs of the past: about
                    one network evaluation
-    fixed_point    all i at once, repeated until nothing changes: D evaluations at most,
-                   usually far fewer (Song et al. 2021, Accelerating Feedforward
+    fixed_point    all i at once, repeated until nothing changes: D + 1 evaluations at
+                   most, usually far fewer (Song et al. 2021, Accelerating Feedforward
                    Computation via Parallel Nonlinear Equation Solving,
                    https://arxiv.org/abs/2002.03629)
 
@@ -21,7 +21,8 @@ known values come first, and in general only then. `ancestral` and `fixed_point`
 one compiled function, so they agree to the last bit. `incremental` sums in another
 order: its logits differ by rounding, and in float32 a draw within rounding of a tie can
 come out the other way. The measured rates (results/bench_samplers_agree.json) for bits
-are none in 10 million for each of a trained NADE, MADE, PixelCNN and Gated PixelCNN.
+are none in 10 million for each of a trained NADE, MADE, PixelCNN, Gated PixelCNN, Row
+LSTM and Diagonal BiLSTM.
 For 256 values, whose edges lie closer, they are none for a Gated PixelCNN, 4 in a
 million for a PixelCNN++ and 7 in a million for a Gated PixelCNN of colour images, each
 within 1e-5 of a tie. In float64 there were none.
