@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gm_jax import plotting
-from gm_jax.data import binarize
+from gm_jax.data import binarize, image_set
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.evaluation import forecasts
@@ -104,11 +104,11 @@ Draw = Callable[[TrainState, jax.Array, int, jax.Array], jax.Array]
 def finish(
     s: Setting, draw: Draw, state: TrainState, seed: int, say: Say
 ) -> tuple[dict[str, float], Pictures]:
-    """Score the forecasts of the first test series."""
+    """Score the forecasts of series from all over the test split."""
     del say
     test = s.data.splits['test']
     rng = stream(seed, Stream.FINISH)
-    x = series(s, test.fetch(np.arange(min(_SERIES, len(test)))), rng)
+    x = series(s, test.fetch(image_set.spread(len(test), _SERIES)), rng)
     draws = draw(state, x, _DRAWS, rng)
     return forecasts.scores(np.asarray(x)[:, 0, :, 0], np.asarray(draws)), {}
 

@@ -42,6 +42,17 @@ def test_run(binarize, least, most, tmp_path):
     assert scores[1]['crps_levels'] != metrics['crps_levels']
 
 
+def test_the_scores_are_of_series_from_all_over_the_test_split(tmp_path):
+    """Catch scores of the first series, where those that change are the last."""
+    x = np.zeros((320, 1, 8, 1), np.uint8)
+    x[300:, :, 1::2] = 200
+    np.savez(tmp_path / 'series.npz', train=x[::8], test=x)
+    flags = (f'--workdir={tmp_path}/w', f'--dataset=npz:{tmp_path}/series.npz')
+    assert time_series.main([*flags, '--horizon=4', *TINY]) == 0
+    metrics = json.loads((tmp_path / 'w' / 'results.json').read_text())['metrics']
+    assert metrics['error_if_nothing_changes_levels'] > 0
+
+
 @pytest.mark.parametrize('dataset,horizon', [('digits', 3), ('npz', 12)])
 def test_what_is_no_time_series(dataset, horizon, tmp_path, capsys):
     """Catch images and too long a horizon, by a sentence."""
