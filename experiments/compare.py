@@ -34,7 +34,7 @@ from typing import IO, Any, NoReturn
 
 import gm_jax
 from gm_jax import survey
-from gm_jax.data import binarize, files, sources
+from gm_jax.data import binarize, files, image_set, sources
 from gm_jax.data.binarize import WAYS
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError, did_you_mean
@@ -168,7 +168,7 @@ def _survey(args: argparse.Namespace) -> int:
     if args.classifier:
         classifier.check(args.classifier, data)
     try:
-        _claim(args)
+        _claim(args, data)
     except OSError as reason:
         raise UserError(f'{args.workdir} cannot be written: {reason}.') from None
     left = [entry for entry in entries if not os.path.exists(_row_path(args, entry))]
@@ -224,7 +224,7 @@ def _stop(number: int, frame: Any) -> NoReturn:
     raise _Stopped(number)
 
 
-def _claim(args: argparse.Namespace) -> None:
+def _claim(args: argparse.Namespace, data: ImageSet) -> None:
     """Write down the protocol, or raise UserError if the directory has another."""
     protocol = {name: getattr(args, name) for name in _PROTOCOL}
     path = os.path.join(args.workdir, 'protocol.json')
@@ -246,7 +246,11 @@ def _claim(args: argparse.Namespace) -> None:
                     f'{args.workdir} has a survey with --{name}={before.get(name)}: '
                     f'use another --workdir for --{name}={value}.'
                 )
+    images, facts = os.path.join(args.workdir, 'data.json'), image_set.facts(data)
+    if os.path.exists(images):  # an older version did not write it
+        image_set.check_facts(images, facts)
     write_atomically(path, json.dumps(protocol, indent=2) + '\n')
+    write_atomically(images, facts)
 
 
 def _directory(args: argparse.Namespace, entry: Entry) -> str:

@@ -86,6 +86,19 @@ def test_a_directory_that_cannot_be_used(content, tmp_path, capsys, monkeypatch)
     assert 'protocol.json cannot be read' in error and error.count('\n') == 1
 
 
+def test_a_survey_of_other_images(tmp_path, capsys, monkeypatch):
+    """Catch a table whose rows are of two sets, when a file has been written anew."""
+    monkeypatch.setattr(compare, '_one', lambda args, entry: '')
+    rng = np.random.default_rng(0)
+    flags = [f'--workdir={tmp_path}/all', f'--dataset=npz:{tmp_path}/x.npz']
+    for status in (0, 2):
+        x = rng.integers(0, 2, (200, 4, 4), dtype=np.uint8)
+        np.savez(tmp_path / 'x.npz', images=x)
+        assert compare.main([*flags, '--models=NADE']) == status
+    error = capsys.readouterr().err
+    assert 'are others' in error and 'new --workdir' in error
+
+
 def test_what_a_survey_asks_of_a_run(tmp_path, monkeypatch):
     """Catch models that are chosen by the test images, or by other features.
 
