@@ -225,7 +225,8 @@ def _compare(paths: list[str], csv_path: str, markdown_path: str) -> str:
     """Write the table of runs to files; return what is shown."""
     from gm_jax.training import comparing
 
-    if csv_path and csv_path == markdown_path:
+    both = {os.path.realpath(os.path.expanduser(x)) for x in (csv_path, markdown_path)}
+    if csv_path and markdown_path and len(both) == 1:
         raise UserError(f'--csv and --markdown are both {csv_path}: name two files.')
     table = comparing.table(comparing.read(paths))
     # A terminal has a width; a pipe has as much as it takes.

@@ -279,6 +279,7 @@ def test_files_and_the_screen(tmp_path, monkeypatch, capsys):
     (['one', '--csv=one/results.json'], 'lies in the run one, which stays as it is'),
     (['one', '--csv=link/new.csv'], 'lies in the run one, which stays as it is'),
     (['one', '--csv=-', '--markdown=-'], '--csv and --markdown are both -: name two'),
+    (['one', '--csv=x', '--markdown=empty/../x'], 'are both x: name two files'),
 ])
 def test_mistakes_are_a_sentence(tmp_path, monkeypatch, capsys, argv, sentence):
     """Catch a traceback, and a file of a run that is replaced."""
