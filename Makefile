@@ -6,7 +6,7 @@ PYTHON ?= python3
 DEMO_DIR ?= demo
 WORKERS ?= 2
 
-VENV := .venv-$(notdir $(PYTHON))
+VENV := .venv-$(subst /,-,$(PYTHON:/%=%))
 BIN := $(VENV)/bin
 WHEEL_CHECK := $(VENV)/wheel-check
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-compile

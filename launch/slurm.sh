@@ -20,6 +20,10 @@
 #SBATCH --open-mode=append
 
 set -euo pipefail
+if [ $# -lt 1 ]; then
+  echo 'usage: sbatch launch/slurm.sh EXPERIMENT FLAGS...' >&2
+  exit 2
+fi
 experiment=$1
 shift
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun does not inherit it

@@ -10,6 +10,10 @@
 # namespace: a checkpoint is a directory that is renamed when it is whole. JAX finds the
 # hosts by the metadata of the slice.
 set -euo pipefail
+if [ $# -lt 3 ]; then
+  echo 'usage: launch/tpu_pod.sh TPU_NAME ZONE EXPERIMENT FLAGS...' >&2
+  exit 2
+fi
 name=$1 zone=$2 experiment=$3
 shift 3
 printf -v flags ' %q' "$@"

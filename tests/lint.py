@@ -7,15 +7,19 @@ offers what a module defines, not what it imports.
 """
 
 import ast
+import io
 import pathlib
 import re
 import sys
+import tokenize
 from collections.abc import Iterator
 
 FOLDERS = 'gm_jax', 'experiments', 'benchmarks', 'tests'
 SECTION = re.compile(
     r'( *)(Args|Attributes|Examples|Raises|References|Returns|Yields):$'
 )
+IGNORED = re.compile(r'#\s*type:\s*ignore')
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 # Third person, such as "Returns"; not "Pass" or "Bias".
 THIRD_PERSON = re.compile(r'[A-Z][a-z]+([^s]s|sses)$')
 
@@ -33,17 +37,17 @@ def main() -> int:
 
 def problems(source: str) -> Iterator[tuple[int, str]]:
     """Yield the lines of a module that are not as they should be, and why."""
-    lines = source.splitlines()
-    for number, line in enumerate(lines, 1):
-        # In two parts, or it would find itself.
-        if '# type:' ' ignore' in line and '#' not in lines[number - 2]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {t.start[0]: t.string for t in tokens if t.type == tokenize.COMMENT}
+    for number, comment in comments.items():
+        if IGNORED.match(comment) and number - 1 not in comments:
             yield number, 'a comment above must say why a type is ignored'
     tree = ast.parse(source)
     exported = _exported(tree)
     for name in _defined(tree) - exported if exported else ():
         yield 1, f'`{name}` needs an underscore or a place in `__all__`'
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        if not isinstance(node, ast.Module | ast.ClassDef | FUNCTIONS):
             continue
         text = ast.get_docstring(node, clean=False)
         if text is None:
@@ -52,7 +56,7 @@ def problems(source: str) -> Iterator[tuple[int, str]]:
         for name in _undescribed(node, text):
             yield first, f'`Attributes:` must say what `{name}` is'
         word, *_ = text.split()
-        if isinstance(node, ast.FunctionDef) and THIRD_PERSON.match(word):
+        if isinstance(node, FUNCTIONS) and THIRD_PERSON.match(word):
             yield first, f'"{word}" must be in imperative mood'
         for number in _wrongly_indented(text.splitlines()):
             yield first + number, 'the lines of a section are indented by 4'
@@ -61,8 +65,11 @@ def problems(source: str) -> Iterator[tuple[int, str]]:
 def _exported(tree: ast.Module) -> set[str]:
     """Return what `__all__` lists, nothing where there is none."""
     for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '__all__':
-            return set(ast.literal_eval(node.value))
+        match node:
+            case ast.Assign([ast.Name('__all__')], value):
+                return set(ast.literal_eval(value))
+            case ast.AnnAssign(ast.Name('__all__'), value=ast.expr() as value):
+                return set(ast.literal_eval(value))
     return set()
 
 
@@ -70,7 +77,7 @@ def _defined(tree: ast.Module) -> set[str]:
     """Return the public functions and classes of a module."""
     definitions = [
         node.name for node in tree.body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        if isinstance(node, FUNCTIONS | ast.ClassDef)
     ]
     return {name for name in definitions if not name.startswith('_')}
 
