@@ -302,8 +302,8 @@ def _compare(
     seconds, _ = turns.timed(one, multiple)
     steps = multiple * max(1, round(1 / seconds))
     if other is None:
-        times = [turns.timed(one, steps)[0] / steps for _ in range(num_turns)]
-        return {'seconds': float(np.median(times)), 'turns': num_turns}
+        median = turns.alone(one, turns=num_turns, num_steps=steps, max_load=max_load)
+        return {'seconds': median, 'turns': num_turns}
     other(1)
     return turns.compare(
         one, other, turns=num_turns, num_steps=steps, max_load=max_load
@@ -364,7 +364,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--out', default='results/bench_cpu.json')
     parser.add_argument('--only', default='', help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    chosen = [_BY_NAME[name] for name in args.names.split(',')]
+    names = rows.chosen(parser, '--names', args.names, _BY_NAME)
+    chosen = [_BY_NAME[name] for name in names]
     if args.only == 'speed':
         print(json.dumps(measure(chosen[0], args.turns, args.max_load)))
         return 0

@@ -6,24 +6,23 @@
 Two parts of a step are timed alone, on the devices and with the parts of a batch that
 the step has: its matrix products and convolutions, and the memory traffic of an update
 of its parameters. What is left, such as activations, losses, random numbers and the
-gathering of batches, counts as nothing. So a ratio to PyTorch above `highest_ratio`
-would need faster products. Rows that are in the file already are not measured again.
+gathering of batches, counts as nothing. A higher ratio to PyTorch than that of
+PyTorch's step to these two parts, "at most" in the table of speeds, would need faster
+products. Rows that are in the file already are not measured again.
 
 Fields of a row:
 
-    seconds, torch_seconds   per step, of results/bench_cpu.json
     products                 matrix products and convolutions of a step
     product_seconds          of all of them, each timed as a program of its own
     traffic_seconds          to read and write as many bytes as an update by Adam at
                              least: four arrays of all parameters, and three; an update
                              by SGD, two and one
-    highest_ratio            torch_seconds / (product_seconds + traffic_seconds)
 """
 
 import argparse
 import collections
+import functools
 import json
-import pathlib
 import platform
 import shlex
 import subprocess
@@ -165,7 +164,6 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--names', default=','.join(case.name for case in CASES))
     parser.add_argument('--turns', type=int, default=5)
-    parser.add_argument('--times', default='results/bench_cpu.json')
     parser.add_argument('--out', default='results/bench_bounds.json')
     parser.add_argument('--here', action='store_true', help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -173,25 +171,15 @@ def main(argv: list[str]) -> int:
         case, = (case for case in CASES if case.name == args.names)
         print(json.dumps(measure(case, args.turns)))
         return 0
-    times = {
-        row['name']: row['train']
-        for row in json.loads(pathlib.Path(args.times).read_text())
-    }
     common = {
         'device': machine.device_name(), 'python': platform.python_version(),
         'jax': jax.__version__,
         'command': shlex.join(['python', '-m', 'benchmarks.bounds', *argv]),
     }
-
-    def row(name: str) -> dict[str, Any]:
-        whole = {key: times[name][key] for key in ('seconds', 'torch_seconds')}
-        found = _in_a_process(name, args.turns)
-        least = found['product_seconds'] + found['traffic_seconds']
-        highest = round(whole['torch_seconds'] / least, 2)
-        return {**whole, **found, 'highest_ratio': highest}
-
-    keys = [{'name': name} for name in args.names.split(',')]
-    return bool(rows.fill(args.out, keys, row, common))
+    names = rows.chosen(parser, '--names', args.names, [case.name for case in CASES])
+    keys = [{'name': name} for name in names]
+    measured = functools.partial(_in_a_process, num_turns=args.turns)
+    return bool(rows.fill(args.out, keys, measured, common))
 
 
 if __name__ == '__main__':

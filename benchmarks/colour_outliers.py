@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.machine import cpu_name
+from benchmarks.rows import write
 from experiments import pixel_cnn_pp
 from gm_jax.data import sources
 from gm_jax.families import autoregressive, conditional
@@ -302,7 +303,7 @@ def main() -> None:
         'machine': cpu_name(), 'num_images': args.images, 'broad_levels': BROAD,
         'rows': rows,
     }
-    pathlib.Path(args.out).write_text(json.dumps(out, indent=1) + '\n')
+    write(args.out, out)
 
 
 if __name__ == '__main__':

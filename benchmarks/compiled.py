@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 
-from benchmarks import start
+from benchmarks import rows, start
 from experiments import NAMES
 
 __all__ = ['main', 'repeated', 'run', 'twice']
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--names', default=','.join(NAMES))
     args = parser.parse_args(argv)
     number = 0
-    for name in args.names.split(','):
+    for name in rows.chosen(parser, '--names', args.names, NAMES):
         found = twice(name)
         number += sum(map(len, found.values()))
         print(f'{name:24} {json.dumps(found)}', flush=True)

@@ -8,10 +8,11 @@ The lines of `QUEUE` are taken from the top. Each has a time limit, after which 
 told to stop and saves a checkpoint; its evaluation follows. What is done is in OUT: a
 line that came to its end is not run again, and one that was stopped goes on. With
 little time left, no line begins that could not train for a minute. summary.json is
-written after each line.
+written after each line. What `--tiny` does is in OUT/tiny.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -24,7 +25,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import rows
 from gm_jax.data import sources
+from gm_jax.errors import UserError
 
 __all__ = ['command', 'Line', 'main', 'pack', 'QUEUE', 'run']
 
@@ -36,6 +39,8 @@ _SETS = {
 # evaluation of a stopped run may take.
 _GRACE, _EVALUATION = 60, 120
 _LEAST = 60
+# Statuses of a command that was told to stop: one that saves, and one that does not.
+_STOPPED = 128 + signal.SIGTERM, -signal.SIGTERM
 
 
 class Line(NamedTuple):
@@ -179,32 +184,46 @@ def run(line: Line, args: argparse.Namespace, seconds: float) -> dict[str, Any]:
     arguments = command(line, pathlib.Path(args.data).absolute(), workdir, args.tiny)
     argv = [sys.executable, *arguments]
     status = _limited(argv, f'{workdir}.log', seconds)
-    if status == 128 + signal.SIGTERM:  # stopped: the number of what there is
+    row = {'name': line.name, 'status': status, 'command': shlex.join(arguments)}
+    if status in _STOPPED:  # the number of what there is
         evaluate = [*argv, '--mode=eval', '--checkpoint=best']
-        _limited(evaluate, f'{workdir}.log', _EVALUATION)
+        row['status_of_evaluation'] = _limited(
+            evaluate, f'{workdir}.log', _EVALUATION
+        )
     found = {}
     for path in sorted(workdir.glob('results*.json')):
         found[path.stem] = json.loads(path.read_text())['metrics']
-    return {
-        'name': line.name, 'status': status, 'command': shlex.join(arguments),
-        'results': found,
-    }
+    return {**row, 'results': found}
 
 
 def _limited(command: list[str], log: str, seconds: float) -> int:
-    """Run a command; after some seconds tell it to stop; return its status."""
+    """Run a command; after some seconds tell it to stop; return its status.
+
+    What the command has started is stopped with it, and would hold the GPU otherwise.
+    """
     with open(log, 'a', encoding='utf-8') as file, subprocess.Popen(
-        command, stdout=file, stderr=subprocess.STDOUT
+        command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
     ) as process:
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.terminate()
-        try:
-            return process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+            return _stop(process)
+        except KeyboardInterrupt:
+            _stop(process)
+            raise
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _stop(process: subprocess.Popen) -> int:
+    """Tell a group of processes to stop, and return the status of the first."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        return process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
 
 
 def main(argv: list[str]) -> int:
@@ -220,11 +239,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--tiny', action='store_true', help='some steps of each line')
     args = parser.parse_args(argv)
     if args.what == 'pack':
-        pack(args.data_dir, pathlib.Path(args.to))
+        try:
+            pack(args.data_dir, pathlib.Path(args.to))
+        except UserError as error:
+            parser.error(str(error))
         return 0
-    names = args.names.split(',')
-    if wrong := set(names) - {line.name for line in QUEUE}:
-        parser.error(f'--names: there is no {", ".join(sorted(wrong))}')
+    names = rows.chosen(parser, '--names', args.names, [x.name for x in QUEUE])
+    if args.tiny:
+        args.out = os.path.join(args.out, 'tiny')
     out, failed = pathlib.Path(args.out), 0
     out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * args.minutes
@@ -240,8 +262,8 @@ def main(argv: list[str]) -> int:
             break
         seconds = 60 * line.minutes if args.tiny else min(60 * line.minutes, left)
         found[line.name] = run(line, args, seconds)
-        failed += found[line.name]['status'] not in (0, 128 + signal.SIGTERM)
-        summary.write_text(json.dumps(found, indent=2) + os.linesep)
+        failed += found[line.name]['status'] not in (0, *_STOPPED)
+        rows.write(str(summary), found)
         print(f'{line.name}: status {found[line.name]["status"]}', flush=True)
     return 1 if failed else 0
 

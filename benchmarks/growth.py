@@ -6,7 +6,8 @@
 For each model, the time per image of a training step at four sizes of the image or of
 the network, and the exponent of a power of the size, fitted by least squares to their
 logarithms. And the memory of a process early and late in training, which shows whether
-anything accumulates. Rows that are in the file already are not measured again.
+anything accumulates. All cores work as one device, whether or not a command would
+divide them. Rows that are in the file already are not measured again.
 
 Fields of a row of times:
 
@@ -30,7 +31,6 @@ import math
 import pathlib
 import platform
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -49,6 +49,7 @@ __all__ = ['exponent', 'main', 'resident_mib', 'seconds_per_image']
 _SIDE = 16  # where the width grows
 _MAPS, _UNITS = (16, 32, 64, 128), (64, 128, 256, 512)
 _SIDES = (8, 12, 16, 24)
+_ALONG = 'pixels', 'width', 'memory'
 
 
 class _Model(NamedTuple):
@@ -125,14 +126,10 @@ def seconds_per_image(case: Case, num_turns: int, max_load: float) -> float:
     ours.train(ours.num)
     once, _ = turns.timed(ours.train, ours.num)
     steps = ours.num * max(1, round(1 / once))
-    quiet: list[float] = []
-    for _ in range(2 * num_turns + 1):
-        seconds, load = turns.timed(ours.train, steps)
-        if load <= max_load:
-            quiet.append(seconds / steps / case.config.batch_size)
-        if len(quiet) == num_turns:
-            return statistics.median(quiet)
-    raise turns.Busy(f'only {len(quiet)} of {2 * num_turns + 1} turns were quiet')
+    seconds = turns.alone(
+        ours.train, turns=num_turns, num_steps=steps, max_load=max_load
+    )
+    return seconds / case.config.batch_size
 
 
 def exponent(sizes: Sequence[float], times: Sequence[float]) -> tuple[float, float]:
@@ -243,7 +240,7 @@ def main(argv: list[str]) -> int:
     """Measure what is not in the file yet, and write the rows; return the status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--names', default=','.join(_MODELS))
-    parser.add_argument('--along', default='pixels,width,memory')
+    parser.add_argument('--along', default=','.join(_ALONG))
     parser.add_argument('--turns', type=int, default=5)
     parser.add_argument(
         '--max_load', type=float, default=0.05,
@@ -262,9 +259,11 @@ def main(argv: list[str]) -> int:
         'jax': jax.__version__,
         'command': shlex.join(['python', '-m', 'benchmarks.growth', *argv]),
     }
+    alongs = rows.chosen(parser, '--along', args.along, _ALONG)
     keys = [
         {'name': name, 'along': along}
-        for name in args.names.split(',') for along in args.along.split(',')
+        for name in rows.chosen(parser, '--names', args.names, _MODELS)
+        for along in alongs
         if along != 'memory' or name in _MEMORY
     ]
     return bool(rows.fill(

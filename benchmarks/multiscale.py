@@ -13,10 +13,8 @@ Usage:
 """
 
 import argparse
-import json
 import math
 import os
-import pathlib
 import shlex
 import statistics
 import sys
@@ -27,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.machine import device_name
+from benchmarks.rows import write
 from benchmarks.sampling import generator, noise, random_images, seconds
 from experiments import gated_pixel_cnn, multiscale_pixel_cnn
 from gm_jax.families.setting import Model, first_batch
@@ -97,9 +96,7 @@ def main(argv: list[str]) -> None:
                 'num_parameters': num_parameters, **common,
             })
             print(f'{side:4} {name:24} {args.batch / taken:10.2f} images/s', flush=True)
-    path = pathlib.Path(args.out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows, indent=2) + '\n')
+        write(args.out, rows)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,6 @@ pixels are in the order of columns, so images are transposed.
 
 import argparse
 import json
-import pathlib
 import sys
 import time
 from typing import Any
@@ -20,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.machine import device_name
+from benchmarks.rows import write
 from gm_jax.data import files, readers, sources
+from gm_jax.errors import UserError
 from gm_jax.evaluation import ais
 from gm_jax.losses import energy
 from gm_jax.losses.energy import RBM
@@ -113,9 +114,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', default='results/rbm_published.json')
     args = parser.parse_args(argv)
-    rbm = read(args.weights)
-    found, seconds = estimate(rbm, rows(args.data_dir, 'train'), args)
-    free = jax.jit(energy.free_energy)(rbm, rows(args.data_dir, 'test'))
+    try:
+        rbm = read(args.weights)
+        train, test = (rows(args.data_dir, split) for split in ('train', 'test'))
+    except UserError as error:
+        parser.error(str(error))
+    found, seconds = estimate(rbm, train, args)
+    free = jax.jit(energy.free_energy)(rbm, test)
     free = np.asarray(free, np.float64)
     nats, log_z = free.mean(), found['log_partition']
     numbers = {
@@ -140,9 +145,8 @@ def main(argv: list[str]) -> None:
         'machine': device_name(),
         'command': command(args),
     }
-    text = json.dumps(row, indent=2) + '\n'
-    pathlib.Path(args.out).write_text(text)
-    print(text)
+    print(json.dumps(row, indent=2))
+    write(args.out, row)
 
 
 if __name__ == '__main__':

@@ -1,15 +1,40 @@
 """The file of a benchmark: rows of JSON, none of which is measured twice."""
 
+import argparse
 import json
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gm_jax.training.writers import write_atomically
 
-__all__ = ['fill']
+__all__ = ['chosen', 'fill', 'write']
+
+
+def chosen(
+    parser: argparse.ArgumentParser, flag: str, text: str, known: Collection[str]
+) -> list[str]:
+    """Return the names of a flag; end with a sentence if there is no such name.
+
+    Args:
+        parser: the one of the flag.
+        flag: how it is called.
+        text: names with commas between them.
+        known: all names that there are.
+    """
+    names = text.split(',')
+    for name in names:
+        if name not in known:
+            parser.error(f'{flag}: {name!r} is none of {", ".join(known)}')
+    return names
+
+
+def write(path: str, content: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> None:
+    """Write rows, or one, to a file; its directory is made."""
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(content, indent=2) + '\n')
 
 
 def fill(
@@ -30,7 +55,6 @@ def fill(
         The number of rows that could not be measured.
     """
     file = pathlib.Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
     failed = 0
     for key in keys:
         rows = json.loads(file.read_text()) if file.exists() else []
@@ -43,6 +67,6 @@ def fill(
             traceback.print_exc()
             failed += 1
             continue
-        write_atomically(path, json.dumps([*rows, {**row, **common}], indent=2) + '\n')
+        write(path, [*rows, {**row, **common}])
         print(json.dumps(row), flush=True)
     return failed

@@ -29,7 +29,6 @@ import argparse
 import dataclasses
 import importlib
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -46,6 +45,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.machine import device_name
+from benchmarks.rows import chosen, write
 from experiments import gated_pixel_cnn, made, nade, pixel_cnn, pixel_cnn_pp, pixel_rnn
 from gm_jax.data import image_set
 from gm_jax.families.autoregressive import generate_and_sweep
@@ -263,27 +263,29 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--num_values', type=int, default=10_000_000)
     parser.add_argument('--out', required=True)
     args = parser.parse_args(argv)
-    rows = []
-    for run in filter(None, args.runs.split(',')):
-        name, workdir = run.split('=')
-        rows += check_run(name, workdir, args.batch, args.num_values)
-    for name in args.models.split(',') if not args.runs else ():
-        (_, width, channels), values = TIMED[name][2]
-        for size in (width // 2, width, 2 * width) if name in GROWING else (width,):
-            shape = (size, size, channels)
-            rows.append(time_sampler(name, shape, values, args.batch, args.turns))
-            print(rows[-1])
-        rows.append(time_compile(name))
-        print(rows[-1])
+    runs = [run.partition('=') for run in args.runs.split(',') if run]
+    if any(not workdir for _, _, workdir in runs):
+        parser.error('--runs must be such as made=DIR,nade=DIR')
+    models = [] if runs else chosen(parser, '--models', args.models, TIMED)
     command = shlex.join(['python', '-m', 'benchmarks.sampling', *argv])
     common = {'device': device_name(), 'devices': jax.device_count(),
               'cores': len(os.sched_getaffinity(0)), 'jax': jax.__version__,
               'command': command}
-    path = pathlib.Path(args.out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps([{**row, **common} for row in rows], indent=2) + '\n'
-    path.write_text(text)
-    print(text)
+    rows: list[dict[str, Any]] = []
+
+    def add(found: list[dict[str, Any]]) -> None:
+        rows.extend({**row, **common} for row in found)
+        write(args.out, rows)
+        print(found, flush=True)
+
+    for name, _, workdir in runs:
+        add(check_run(name, workdir, args.batch, args.num_values))
+    for name in models:
+        (_, width, channels), values = TIMED[name][2]
+        for size in (width // 2, width, 2 * width) if name in GROWING else (width,):
+            shape = (size, size, channels)
+            add([time_sampler(name, shape, values, args.batch, args.turns)])
+        add([time_compile(name)])
 
 
 if __name__ == '__main__':

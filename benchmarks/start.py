@@ -57,8 +57,11 @@ def seconds_to_first_line(name: str, workdir: pathlib.Path, *flags: str) -> floa
         command(name, workdir, *flags),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as process:
-        while not (metrics.exists() and '\n' in metrics.read_text()):
-            if process.poll() is not None and not metrics.exists():
+        while True:
+            ended = process.poll() is not None  # asked first, then the last line counts
+            if metrics.exists() and '\n' in metrics.read_text():
+                break
+            if ended:
                 raise RuntimeError(f'{name} has ended with {process.returncode}')
             time.sleep(0.01)
         seconds = time.perf_counter() - start
@@ -92,7 +95,7 @@ def seconds_to_sample(name: str, workdir: pathlib.Path, *flags: str) -> float:
 
 
 def main(argv: list[str]) -> int:
-    """Time experiments and write the rows; return how many could not be timed."""
+    """Time experiments and write the rows; return the status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--names', default=','.join(NAMES))
     parser.add_argument(
@@ -121,8 +124,9 @@ def main(argv: list[str]) -> int:
             'load_average': round(os.getloadavg()[0], 1),  # over the last minute
         }
 
-    keys = [{'experiment': name} for name in args.names.split(',')]
-    return rows.fill(args.out, keys, measure, common)
+    names = rows.chosen(parser, '--names', args.names, NAMES)
+    keys = [{'experiment': name} for name in names]
+    return bool(rows.fill(args.out, keys, measure, common))
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
 Writes generated 32x32x3 images as a prepared TFDS set of several shards, unless the set
 is there already, and reads them in training order as a run would:
 
-    python -m benchmarks.streaming --num_images=2000000 --dir=/tmp/stream
+    python -m benchmarks.streaming --num_images=2000000 --dir=/tmp/stream --out=FILE
 """
 
 import argparse
@@ -15,10 +15,13 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from benchmarks.rows import write
 from gm_jax.data import pipeline, sources, tfds_writer
+from gm_jax.errors import UserError
 
 NAME = 'generated'
 SHAPE = (32, 32, 3)
@@ -60,11 +63,14 @@ def resident_mb() -> float:
     return int(fields['RssAnon'].split()[0]) / 1024
 
 
-def measure(directory: str, batch_size: int, num_threads: int, seconds: float) -> dict:
+def measure(
+    directory: str, num_images: int, batch_size: int, num_threads: int, seconds: float
+) -> dict[str, Any]:
     """Read one epoch, or as much of it as the time allows, as training would.
 
     Args:
         directory: the data_dir of the set.
+        num_images: how many images it must have.
         batch_size: B.
         num_threads: threads that read and decode.
         seconds: the time after which to stop.
@@ -72,11 +78,21 @@ def measure(directory: str, batch_size: int, num_threads: int, seconds: float) -
     Returns:
         The figures of a row, with `resident_mb` at the start and after each tenth of
         the epoch.
+
+    Raises:
+        UserError: the set has another number of images, or they are fewer than a batch.
     """
     data = sources.load(NAME, data_dir=directory, memory_limit=0)
     examples = data.splits['train']
-    num_steps = len(examples) // batch_size
+    if len(examples) != num_images:
+        raise UserError(
+            f'{directory} has a set of {len(examples)} images already: use another '
+            f'--dir for --num_images={num_images}.'
+        )
+    num_steps = num_images // batch_size
     marks = {round(num_steps * tenth / 10) for tenth in range(1, 11)}
+    if not num_steps:
+        raise UserError(f'--num_images={len(examples)} are fewer than a batch.')
     stream = pipeline.stream_batches(
         examples, seed=0, first_step=0, batch_size=batch_size, num_threads=num_threads
     )
@@ -113,7 +129,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--batch_size', type=int, default=128)
     parser.add_argument('--num_threads', type=int, default=4)
     parser.add_argument('--seconds', type=float, default=600, help='time to read for')
-    parser.add_argument('--out', default='results/bench_streaming.json')
+    parser.add_argument('--out', required=True)
     args = parser.parse_args(argv)
     if not glob.glob(os.path.join(args.dir, NAME, '*', 'dataset_info.json')):
         splits = {
@@ -124,14 +140,16 @@ def main(argv: list[str]) -> None:
             args.dir, NAME, splits, image_shape=SHAPE, num_classes=10
         )
         print(f'wrote the set in {time.perf_counter() - start:.0f} s')
-    row = measure(args.dir, args.batch_size, args.num_threads, args.seconds)
+    try:
+        row = measure(
+            args.dir, args.num_images, args.batch_size, args.num_threads, args.seconds
+        )
+    except UserError as error:
+        parser.error(str(error))
     row['command'] = shlex.join(['python', '-m', 'benchmarks.streaming', *argv])
     row['cpus'] = len(os.sched_getaffinity(0))
     row['load_average'] = round(os.getloadavg()[2], 1)  # over the last 15 minutes
-    os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
-    with open(args.out, 'w') as file:
-        json.dump([row], file, indent=2)
-        file.write('\n')
+    write(args.out, [row])
     print(json.dumps(row))
 
 

@@ -1,8 +1,10 @@
 """How long the defaults of every experiment train and evaluate, by image set.
 
 Each pair is measured in a process of its own on a few steps, batches and samples, and
-extrapolated to the numbers of the defaults. Rows are written as they are measured, and
-pairs that are in the file already are not measured again:
+extrapolated to the numbers of the defaults. All cores work as one device: the models
+for which a command divides them train faster than these seconds say. Rows are written
+as they are measured, and pairs that are in the file already are not measured again; one
+that fails is told and left out, and one that takes too long says what it lacks:
 
     python -m benchmarks.times --data_dir=DIR
     python -m benchmarks.times --data_dir=DIR --names=vae --datasets=digits,mnist
@@ -228,12 +230,17 @@ def _command(argv: Sequence[str], data_dir: str) -> str:
 def _row(
     experiment: str, dataset: str, data_dir: str, limit: float
 ) -> dict[str, Any]:
-    """Measure a pair in a process of its own, for `limit` seconds at most."""
+    """Measure a pair in a process of its own, for `limit` seconds at most.
+
+    Raises:
+        RuntimeError: it has failed.
+    """
     command = [
         sys.executable, '-m', 'benchmarks.times', f'--names={experiment}',
         f'--datasets={dataset}', f'--data_dir={data_dir}', '--here',
     ]
     row: dict[str, Any] = {}
+    late = ''
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -242,12 +249,14 @@ def _row(
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
-            err = f'not measured within {limit:.0f} seconds: all that is missing here'
+            late = f'not measured within {limit:.0f} seconds: all that is missing here'
     for line in out.splitlines():
         if line.startswith('{'):
             row |= json.loads(line)
-    if process.returncode:
-        row['error'] = err.strip().splitlines()[-1:]
+    if late:
+        row['error'] = [late]
+    elif process.returncode:
+        raise RuntimeError(err.strip().splitlines()[-1])
     row['load_average'] = round(os.getloadavg()[0], 1)  # over the last minute
     return row
 
@@ -274,10 +283,10 @@ def main(argv: list[str]) -> int:
         'command': _command(argv, args.data_dir),
     }
     keys = []
-    for name in args.names.split(','):
+    for name in rows.chosen(parser, '--names', args.names, NAMES):
         sets = args.datasets.split(',')
-        if name == 'time_series':
-            sets = ['synthetic:lorenz'] if args.datasets == ','.join(DATASETS) else []
+        if name == 'time_series' and sets == list(DATASETS):  # it takes no images
+            sets = ['synthetic:lorenz']
         keys += [{'experiment': name, 'dataset': dataset} for dataset in sets]
     row = functools.partial(_row, data_dir=args.data_dir, limit=args.limit)
     return bool(rows.fill(args.out, keys, row, common))

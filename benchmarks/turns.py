@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-__all__ = ['Busy', 'compare', 'Runner', 'timed']
+__all__ = ['alone', 'Busy', 'compare', 'Runner', 'timed']
 
 Runner = Callable[[int], None]  # runs this many steps and waits for them
 
@@ -37,6 +37,31 @@ def timed(run: Runner, num_steps: int) -> tuple[float, float]:
     seconds = time.perf_counter() - start
     others = _busy_seconds() - busy - (time.process_time() - own)
     return seconds, min(max(others / seconds / (os.cpu_count() or 1), 0.0), 1.0)
+
+
+def alone(run: Runner, *, turns: int, num_steps: int, max_load: float) -> float:
+    """Time one loop.
+
+    Args:
+        run: the loop.
+        turns: how many quiet turns to time.
+        num_steps: steps per turn.
+        max_load: the share of the cores that others may use in a quiet turn.
+
+    Returns:
+        The median over the quiet turns, in seconds per step.
+
+    Raises:
+        Busy: more than `turns` turns were not quiet.
+    """
+    quiet: list[float] = []
+    for _ in range(2 * turns + 1):
+        seconds, load = timed(run, num_steps)
+        if load <= max_load:
+            quiet.append(seconds / num_steps)
+        if len(quiet) == turns:
+            return statistics.median(quiet)
+    raise Busy(f'only {len(quiet)} of {2 * turns + 1} turns were quiet')
 
 
 def compare(

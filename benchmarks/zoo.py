@@ -128,8 +128,13 @@ class Difference(NamedTuple):
 
     @property
     def relative(self) -> float:
-        """The difference relative to the recorded number; 0 if it may be rounding."""
+        """The difference relative to the recorded number; 0 if it may be rounding.
+
+        Infinity if either is not a number.
+        """
         difference = abs(self.found - self.recorded)
+        if math.isnan(difference):  # missing, or another text
+            return math.inf
         if difference <= 1.01 * self.rounding:
             return 0.0
         return difference / max(abs(self.recorded), 1e-300)
@@ -196,7 +201,12 @@ def check(names: list[str], data_dir: str) -> int:
     status = 0
     for name in names or rows:
         started = time.monotonic()
-        worst = max(evaluate(name, data_dir), key=lambda d: d.relative)
+        try:
+            worst = max(evaluate(name, data_dir), key=lambda d: d.relative)
+        except RuntimeError as error:
+            print(f'{name:<36} FAILED   {str(error).splitlines()[-1]}', flush=True)
+            status = 1
+            continue
         wrong = not worst.relative <= TOLERANCE
         status |= wrong
         print(
@@ -283,9 +293,9 @@ def compare(recorded: dict[str, Any], found: dict[str, Any]) -> list[Difference]
     parts: list[Difference] = []
     for name, value in recorded.items():
         if isinstance(value, dict):
-            parts += compare(value, found[name])
+            parts += compare(value, found.get(name, {}))
         elif isinstance(value, list):
-            several = compare(_numbered(value), _numbered(found[name]))
+            several = compare(_numbered(value), _numbered(found.get(name, [])))
             parts += [part._replace(rounding=_ROUNDING) for part in several]
         elif isinstance(value, (int, float)):
             near = _COUNTED_AWAY if _COUNTED.search(name) else 0.0

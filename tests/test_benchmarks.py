@@ -4,6 +4,9 @@ import dataclasses
 import importlib
 import json
 import pathlib
+import shutil
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +22,7 @@ from benchmarks import (
     start,
     tables,
     times,
+    turns,
 )
 from gm_jax.errors import UserError
 from gm_jax.training import flags
@@ -48,8 +52,9 @@ def test_times(tmp_path, capsys):
         seconds = [row[f'{what}_seconds'] for what in ('train', 'validation', 'test')]
         assert min(seconds) > 0
     assert (nade['num_steps'], nade['validations']) == (600, 2)
-    times.main(['--names=vae', '--datasets=nowhere', f'--out={out}'])
-    assert 'nowhere' in json.loads(out.read_text())[-1]['error'][0]
+    assert times.main(['--names=vae', '--datasets=nowhere', f'--out={out}']) == 1
+    assert "'nowhere'" in capsys.readouterr().err
+    assert len(json.loads(out.read_text())) == 2
 
 
 def test_rows_are_measured_once_and_all(tmp_path, capsys):
@@ -95,13 +100,111 @@ def test_mixture(tmp_path):
     each = numbers['nats_of_each']
     assert numbers['mixture_weights'] == [0.5, 0.5] and found['num_examples'] == 100
     assert min(each) - 1 < numbers['nats_per_image'] < sum(each) / 2
-    runs = [gm_jax.load(f'{kept}/{name}') for name in ('nade', 'rbm')]
+    paths = [f'{kept}/nade', f'{kept}/rbm']
+    runs = [gm_jax.load(path) for path in paths]
     with pytest.raises(UserError, match='models of different images: digits'):
-        mixture.evaluate(runs, '', 10, 10)
+        mixture.images(paths, runs, '')
     dynamic = dataclasses.replace(runs[0].data, binarize='dynamic')
     runs = [dataclasses.replace(runs[0], data=dynamic)] * 2
     with pytest.raises(UserError, match='on bits of its own'):
-        mixture.evaluate(runs, '', 10, 10)
+        mixture.images(paths, runs, '')
+
+
+@pytest.mark.parametrize('name, what', [
+    ('gated_pixel_cnn_completion', 'given a part'), ('gan', 'has no likelihood'),
+])
+def test_what_cannot_be_mixed(name, what, capsys):
+    """Catch a mixture of log p(x) with that of a part of x given the rest."""
+    kept = 'results/models/digits'
+    with pytest.raises(SystemExit, match='2'):
+        mixture.main([f'--runs={kept}/gated_pixel_cnn,{kept}/{name}'])
+    assert what in capsys.readouterr().err
+
+
+def test_a_mixture_of_other_images_or_another_checkpoint(tmp_path):
+    """Catch the numbers of a run by other arrays, and on other images than its own."""
+    kept = shutil.copytree('results/models/digits/nade', tmp_path / 'nade')
+    run = gm_jax.load(kept)
+    mixture.check([str(kept)], [run])
+    with pytest.raises(UserError, match='has no numbers of its checkpoint'):
+        mixture.check([str(kept)], [dataclasses.replace(run, results={})])
+    facts = json.loads((kept / 'data.json').read_text())
+    facts['splits']['test']['digest'] = '0' * 32
+    (kept / 'data.json').write_text(json.dumps(facts))
+    with pytest.raises(UserError, match='holds a model of other images'):
+        mixture.images([str(kept)], [run], '')
+
+
+def test_names_that_there_are_not(capsys):
+    """Catch a traceback, and work that a misspelling leaves out."""
+    for main, flag in (
+        (start.main, '--names=vaee'), (times.main, '--names=nade,vaee'),
+        (compiled.main, '--names=vaee'), (gpu.main, '--names=vaee'),
+    ):
+        with pytest.raises(SystemExit, match='2'):
+            main([*(['run'] if main is gpu.main else []), flag, *(
+                ['--out=x'] if main is start.main else []
+            )])
+        assert "'vaee' is none of " in capsys.readouterr().err
+
+
+def test_a_loop_alone_counts_quiet_turns(monkeypatch):
+    """Catch the time of a turn in which others used the machine."""
+    found = iter([(10.0, 0.9), (4.0, 0.0), (8.0, 0.01), (6.0, 0.0), (90.0, 0.5)])
+    monkeypatch.setattr(turns, 'timed', lambda run, num_steps: next(found))
+    seconds = turns.alone(lambda num: None, turns=3, num_steps=2, max_load=0.05)
+    assert seconds == 3.0
+    found = iter([(1.0, 0.9)] * 9)
+    with pytest.raises(turns.Busy, match='only 0 of 7'):
+        turns.alone(lambda num: None, turns=3, num_steps=2, max_load=0.05)
+
+
+def test_what_the_queue_stops_stops_with_its_children(tmp_path):
+    """Catch a process that holds the GPU beside the next line."""
+    number = tmp_path / 'number'
+    code = (
+        'import subprocess, sys, time; child = subprocess.Popen([sys.executable, "-c", '
+        '"import time; time.sleep(600)"]); open(sys.argv[1], "w").write(str(child.pid))'
+        '; time.sleep(600)'
+    )
+    command = [sys.executable, '-c', code, str(number)]
+    assert gpu._limited(command, str(tmp_path / 'log'), 3) in gpu._STOPPED
+    state = pathlib.Path('/proc', number.read_text(), 'stat')
+    deadline = time.monotonic() + 20
+    while state.exists() and ') Z ' not in state.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_the_queue_tries_is_not_done(tmp_path, monkeypatch):
+    """Catch a real run that is skipped, since its line was tried with some steps."""
+    ran = []
+    monkeypatch.setattr(gpu, '_limited', lambda command, *_: ran.append(command) or 0)
+    for flag in (['--tiny'], [], []):
+        assert gpu.main(['run', f'--out={tmp_path}', '--names=pixel_vae', *flag]) == 0
+    assert len(ran) == 2
+
+
+def test_a_run_that_dies_early_has_no_time(tmp_path, monkeypatch):
+    """Catch an endless wait for the first line of a file that stays empty."""
+    made = f'open({str(tmp_path / "metrics.jsonl")!r}, "w"); raise SystemExit(3)'
+    monkeypatch.setattr(start, 'command', lambda *_: [sys.executable, '-c', made])
+    with pytest.raises(RuntimeError, match='nade has ended with 3'):
+        start.seconds_to_first_line('nade', tmp_path)
+
+
+def test_the_bound_of_a_ratio_is_that_of_its_own_time(tmp_path):
+    """Catch a bound that an older time of PyTorch gave."""
+    (tmp_path / 'speed.json').write_text(json.dumps([{
+        'name': 'vae', 'images_per_s': 1000.0, 'matrix_share': 0.5, 'peak_mib': 1,
+        'torch_peak_mib': 2, 'first_line_seconds': 3,
+        'train': {'ratio': 1.5, 'ratio_range': [1.4, 1.6], 'torch_seconds': 0.9},
+    }]))
+    (tmp_path / 'bounds.json').write_text(json.dumps([
+        {'name': 'vae', 'product_seconds': 0.2, 'traffic_seconds': 0.1},
+    ]))
+    text = tables.render('<!-- speed speed bounds -->', tmp_path)
+    assert '| vae | 1,000 | 1.50 (1.40 to 1.60) | 3.0 |' in text
 
 
 def test_a_run_that_fails_has_no_time(tmp_path):

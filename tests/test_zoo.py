@@ -99,6 +99,19 @@ def test_a_recorded_command_trains_as_long_as_its_row_says():
     assert found == OF_ANOTHER_LENGTH
 
 
+def test_a_number_that_is_missing_differs():
+    """Catch a check that passes over what is not a number."""
+    recorded = {'nats': 3.0, 'each': [1.0], 'estimator': 'exact', 'more': {'a': 1.0}}
+    found = {'nats': 3.0, 'each': [1.0], 'estimator': 'exact', 'more': {'a': 1.0}}
+    assert max(d.relative for d in zoo.compare(recorded, found)) == 0
+    for name in recorded:
+        other = {**found, 'estimator': 'elbo'} if name == 'estimator' else {
+            key: value for key, value in found.items() if key != name
+        }
+        worst = max(zoo.compare(recorded, other), key=lambda d: d.relative)
+        assert worst.relative > zoo.TOLERANCE, name
+
+
 def test_figures_have_their_models():
     """Catch a figure that cannot be drawn again, and one that the README shows so."""
     rows = zoo.recorded()
