@@ -74,6 +74,7 @@ DIGITS = {
 # change when arrays are rounded, so the adversarial models are not among them.
 HALF = {
     'made', 'gated_pixel_cnn_of_classes', 'gated_pixel_cnn_completion',
+    'multiscale_pixel_cnn', 'pixel_cnn_pp',
 }
 
 
