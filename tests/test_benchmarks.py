@@ -53,7 +53,7 @@ def test_times(tmp_path, capsys):
         assert min(seconds) > 0
     assert (nade['num_steps'], nade['validations']) == (600, 2)
     assert times.main(['--names=vae', '--datasets=nowhere', f'--out={out}']) == 1
-    assert "'nowhere'" in capsys.readouterr().err
+    assert 'No prepared TFDS set nowhere' in capsys.readouterr().err
     assert len(json.loads(out.read_text())) == 2
 
 
