@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
-from gm_jax.families import conditional, setting
+from gm_jax.families import conditional, orders, setting
 from gm_jax.models.gated_pixel_cnn import GatedPixelCNN
 from gm_jax.sampling import distributions
 from gm_jax.training import command
@@ -84,7 +84,8 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
         dtype=jnp.dtype(config.dtype),
     )
     pixel = distributions.discrete(num_values, channels)
-    return setting.linen_model(module, pixel)
+    model = setting.linen_model(module, pixel)
+    return orders.apply(config.order, model, data.image_shape)
 
 
 main = command.Command(

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
-from gm_jax.families import conditional, setting
+from gm_jax.families import conditional, orders, setting
 from gm_jax.families.setting import Variables
 from gm_jax.keys import Use, derive, fold_in_each
 from gm_jax.layers import weight_norm
@@ -105,7 +105,8 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
         return setting.linen_network(module, merged(variables), h, by_colour=False)
 
     pixel = distributions.logistic_mixture(num_values, channels)
-    return setting.Model(init, apply, setting.by_rows(network), pixel)
+    model = setting.Model(init, apply, setting.by_rows(network), pixel)
+    return orders.apply(config.order, model, data.image_shape)
 
 
 main = command.Command(

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
-from gm_jax.families import autoregressive, setting
+from gm_jax.families import autoregressive, orders, setting
 from gm_jax.models.pixel_rnn import CELLS, PixelRNN
 from gm_jax.sampling import distributions
 from gm_jax.training import command
@@ -29,7 +29,7 @@ from gm_jax.training.settings import MOST_LAYERS, MOST_SIDE, MOST_UNITS, field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(setting.Config):
+class Config(orders.Config):
     """Settings of the PixelRNN."""
 
     cell: str = field('diagonal_bilstm', 'kind of LSTM layer', choices=tuple(CELLS))
@@ -82,7 +82,8 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
         dtype=jnp.dtype(config.dtype),
     )
     pixel = distributions.discrete(num_values, channels)
-    return setting.linen_model(module, pixel)._replace(micro_batch=4)
+    model = setting.linen_model(module, pixel)._replace(micro_batch=4)
+    return orders.apply(config.order, model, data.image_shape)
 
 
 main = command.Command(

@@ -73,6 +73,8 @@ def build(config: Config, data: ImageSet) -> Experiment:
         )
     if config.class_conditional:
         raise UserError('Forecasts of time series take no --class_conditional.')
+    if config.order != 'raster':
+        raise UserError('Time series are forecast in --order=raster, from the past.')
     s = autoregressive.make_setting(config, data, make_model=pixel_cnn.make_model)
     compiled = jax.jit(functools.partial(draw, s, config.horizon), static_argnums=2)
     return autoregressive.assemble(s)._replace(

@@ -15,7 +15,7 @@ import numpy as np
 from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
-from gm_jax.families import autoregressive, setting, sides
+from gm_jax.families import autoregressive, orders, sides
 from gm_jax.families.autoregressive import MakeModel
 from gm_jax.families.setting import Model, Task, Variables
 from gm_jax.keys import Use, derive
@@ -28,7 +28,7 @@ __all__ = ['build', 'Config', 'make_task', 'observed']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(setting.Config):
+class Config(orders.Config):
     """Settings of every model that can be given part of an image."""
 
     task: str = field(

@@ -86,7 +86,7 @@ def first_half(model: Model, image_shape: tuple[int, int, int]) -> np.ndarray:
     so that the samples of the rest are exact.
     """
     height, width, channels = image_shape
-    num = math.prod(image_shape) // 2
+    num = height * width // 2 * channels
     if model.order is None:
         num = height // 2 * width * channels
     known = np.zeros(math.prod(image_shape), bool)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from gm_jax.data import binarize
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
-from gm_jax.families import setting
+from gm_jax.families import orders, setting
 from gm_jax.models.pixel_cnn import PixelCNN
 from gm_jax.sampling import distributions
 from gm_jax.training.settings import MOST_LAYERS, MOST_SIDE, MOST_UNITS, field
@@ -16,7 +16,7 @@ __all__ = ['Config', 'make_model']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(setting.Config):
+class Config(orders.Config):
     """Settings of the PixelCNN."""
 
     features: int = field(
@@ -51,4 +51,5 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
         dtype=jnp.dtype(config.dtype),
     )
     pixel = distributions.discrete(num_values, channels)
-    return setting.linen_model(module, pixel)
+    model = setting.linen_model(module, pixel)
+    return orders.apply(config.order, model, data.image_shape)

@@ -25,7 +25,10 @@ EXPERIMENTS = {
         pixel_cnn_pp.main,
         ('--features=4', '--num_levels=1', '--num_mixtures=2', '--dropout=0.5'),
     ),
-    'row_lstm': (pixel_rnn.main, ('--cell=row_lstm', '--num_layers=1', *NARROW)),
+    'row_lstm': (
+        pixel_rnn.main,
+        ('--cell=row_lstm', '--num_layers=1', '--order=reversed', *NARROW),
+    ),
     'diagonal_bilstm': (pixel_rnn.main, ('--num_layers=1', *NARROW)),
 }
 V = 256

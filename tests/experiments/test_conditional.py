@@ -19,7 +19,10 @@ EXPERIMENTS = {
     'gated_pixel_cnn': (
         gated_pixel_cnn.main, ('--num_layers=1', '--head=6', '--first_kernel=3')
     ),
-    'pixel_cnn_pp': (pixel_cnn_pp.main, ('--num_levels=1', '--num_mixtures=2')),
+    'pixel_cnn_pp': (
+        pixel_cnn_pp.main,
+        ('--num_levels=1', '--num_mixtures=2', '--order=reversed'),
+    ),
 }
 TASKS = {
     'completion': ('--task=completion', '--missing=center'),
