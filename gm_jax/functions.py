@@ -87,7 +87,7 @@ def _pure_log_prob(
             "variables have no 'shared', which the final evaluation of a run computes: "
             'run.log_prob(x) computes it where there was none.'
         )
-    index = jnp.arange(len(x), dtype=jnp.int32) if index is None else index
+    index = _index(index, len(x))
     batch = {
         'image': x, 'index': index, 'chunk': jnp.full_like(index, chunk),
         'label': label,
@@ -146,12 +146,29 @@ def _labels(label: jax.Array | None, num_classes: int, num: int) -> jax.Array:
     return label
 
 
+def _index(index: jax.Array | None, num: int) -> jax.Array:
+    """Return the places of examples [B], by default 0 to B - 1.
+
+    Raise ValueError for others than integers, and for no example.
+    """
+    if not num:
+        raise ValueError('there is no example: B must be at least 1.')
+    if index is None:
+        return jnp.arange(num, dtype=jnp.int32)
+    index = jnp.asarray(index)
+    if index.shape != (num,) or not jnp.issubdtype(index.dtype, jnp.integer):
+        raise ValueError(
+            f'index is {index.dtype}{list(index.shape)}, it must be integers [{num}].'
+        )
+    return index
+
+
 def _pure_sample(
     sample: Sample, variables: Variables, rngs: jax.Array,
     index: jax.Array | None = None,
 ) -> jax.Array:
     rngs = per_example(rngs, None, 'rngs')
-    index = jnp.arange(len(rngs), dtype=jnp.int32) if index is None else index
+    index = _index(index, len(rngs))
     return sample(of_variables(variables), rngs, index)
 
 
@@ -161,7 +178,7 @@ def _pure_of_images(
 ) -> jax.Array:
     check_keys(rng)
     x = _images(x, shape)
-    rngs = fold_in_each(rng, jnp.arange(len(x)) if index is None else index)
+    rngs = fold_in_each(rng, _index(index, len(x)))
     return function(of_variables(variables), x, rngs)
 
 

@@ -177,7 +177,7 @@ def log_prob(
 
 
 def sample(
-    run: Run, num: int = 1, *, seed: int | None = None,
+    run: Run, num: int | None = None, *, seed: int | None = None,
     temperature: float | None = None, label: int | str | None = None,
     given: Any = None, mask: Any = None,
 ) -> np.ndarray:
@@ -185,7 +185,7 @@ def sample(
 
     Args:
         run: the model.
-        num: N.
+        num: N, at least as many as are given; None: as many, or 1.
         seed: of the noise; None: that of the run.
         temperature: below 1 likely values become likelier (autoregressive models), or
             latent variables stay nearer to 0 (flows).
@@ -204,7 +204,11 @@ def sample(
     else:
         arrays = (None if x is None else _Content.of(x) for x in (given, mask))
         sample_many = _completer(run, changes, *arrays)
-    num, rng = _positive('num', num), stream(_seed(run, seed), Stream.SAMPLE)
+    num_given = 1 if given is None else len(np.asarray(given))
+    num = _positive('num', num_given if num is None else num)
+    if num < num_given:
+        raise ValueError(f'num={num} is less than the {num_given} images given.')
+    rng = stream(_seed(run, seed), Stream.SAMPLE)
     with progress.closed():
         return evaluate.samples(
             sample_many, _on_devices(run), num, rng, run.config.batch_size
@@ -268,10 +272,12 @@ def decode(run: Run, z: Any) -> np.ndarray:
         raise ValueError(
             f'z is {z.dtype}{list(z.shape)}, the model takes numbers [N, {size}].'
         )
+    with np.errstate(over='ignore'):
+        z = z.astype(np.float32)
+    if not np.isfinite(z).all():
+        raise ValueError('z has values that are not finite numbers of float32.')
     function = _jitted(run, 'decode')
-    return _by_batch(
-        run, z.astype(np.float32), lambda z, index: function(run.variables, z)
-    )
+    return _by_batch(run, z, lambda z, index: function(run.variables, z))
 
 
 _METHODS: dict[str, Callable[..., np.ndarray]] = {
@@ -473,6 +479,8 @@ def _positive(name: str, value: int) -> int:
 
 def _integer(value: Any) -> int | None:
     """Return an integer of Python, NumPy or JAX as one of Python; None for others."""
+    if isinstance(value, (bool, np.bool_)):
+        return None
     try:
         return operator.index(value)
     except TypeError:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import pickle
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -156,11 +157,19 @@ def test_functions_are_pure(trained):
                 of_images(run.variables, rngs[0], x / 16)
             with pytest.raises(AssertionError, match='must be made by jax.random.key'):
                 of_images(run.variables, jax.random.PRNGKey(0), x)
+            labelled = label is not None and of_images is functions.log_prob
+            for num, index in ((3, jnp.arange(2)), (3, jnp.arange(3.0)), (0, None)):
+                more = {'label': label[:num]} if labelled else {}
+                sentence = r'it must be integers \[3\]' if num else 'is no example'
+                with pytest.raises(ValueError, match=sentence):
+                    of_images(run.variables, rngs[0], x[:num], index=index, **more)
     if functions.sample is not None:
         drawn = jax.jit(functions.sample)(run.variables, rngs)
         assert drawn.shape == (3, 8, 8, 1) and drawn.dtype == jnp.uint8
         with pytest.raises(AssertionError, match='rngs must be .*per example'):
             functions.sample(run.variables, rngs[0])
+        with pytest.raises(ValueError, match=r'index is int32\[2\], it must be'):
+            functions.sample(run.variables, rngs, jnp.arange(2))
 
 
 def test_what_is_given_is_checked(trained):
@@ -223,10 +232,15 @@ def test_what_is_given_is_checked(trained):
         for z in (np.zeros((2, 4)), np.zeros(3), np.zeros((0, 3)), [['a'] * 3]):
             with pytest.raises(ValueError, match=r'the model takes numbers \[N, 3\]'):
                 run.decode(z)
+        for number in (np.nan, np.inf, 1e300):
+            with pytest.raises(ValueError, match='z has values that are not finite'):
+                run.decode(np.full((2, 3), number))
         with pytest.raises(ValueError, match=r'z is \[6\], the model takes \[B, 3\]'):
             run.functions.decode(run.variables, jnp.zeros(6))
     if name != 'classifier':
-        for wrong in ({'num': 0}, {'num': 1.5}, {'seed': -1}, {'seed': 'a'}):
+        for wrong in (
+            {'num': 0}, {'num': 1.5}, {'num': True}, {'seed': -1}, {'seed': 'a'}
+        ):
             with pytest.raises(ValueError, match='is not an integer'):
                 run.sample(**wrong)
     if name == 'gan':
@@ -291,8 +305,10 @@ def test_completion_and_choices(tmp_path, monkeypatch):
     monkeypatch.undo()
     np.testing.assert_array_equal(
         run.sample(2, temperature=exact, mask=mask, **like),
-        run.sample(2, temperature=0.75, mask=mask, **like),
+        run.sample(temperature=0.75, mask=mask, **like),  # as many as are given
     )
+    with pytest.raises(ValueError, match='num=1 is less than the 2 images given'):
+        run.sample(1, mask=mask, **like)
 
 
 def test_other_experiments_are_refused_by_name(trained, tmp_path, capfd):
@@ -398,6 +414,29 @@ def test_an_experiment_of_other_people(tmp_path):
             gm_jax.load(tmp_path / 'run')
         assert str(path) not in sys.modules
     assert loading.load(tmp_path / 'run', experiment=run.command).step == 2
+
+
+def test_a_script_is_not_run_again(tmp_path, capfd):
+    """Catch a script that trains and loads, and is run by loading once more."""
+    end = (
+        f"main(['--workdir={tmp_path}/WORK', '--num_steps=2', '--num_samples=4'])\n"
+        f"print('loaded', gm_jax.load('{tmp_path}/WORK'))\n"
+    )
+    code, = re.findall(
+        r'```python\n(.*?)```', (ROOT / 'docs/tour.md').read_text(), re.S
+    )
+    flow = HEAD + code + '\nimport gm_jax\n' + end.replace('WORK', 'flow')
+    (tmp_path / 'flow.py').write_text(flow)
+    imported = 'import gm_jax\nfrom experiments.nade import main\n'
+    (tmp_path / 'mine.py').write_text(imported + end.replace('WORK', 'nade'))
+    for script in ('flow', 'mine'):
+        runpy.run_path(str(tmp_path / f'{script}.py'), run_name='__main__')
+        assert capfd.readouterr().out.count('loaded <run of') == 1
+    config = json.loads((tmp_path / 'nade' / 'config.json').read_text())
+    assert config['module'] == 'experiments.nade'
+    # In another process the file is run, and by its own call of `load` not again.
+    gm_jax.load(tmp_path / 'flow')
+    assert capfd.readouterr().out.count('loaded <run of') == 1
 
 
 def test_an_experiment_of_a_notebook(trained, tmp_path, monkeypatch):

@@ -109,18 +109,25 @@ class Command(NamedTuple, Generic[ConfigT]):
 
 
 def _home(command: 'Command[Any]') -> str:
-    """Return the module that has this command, or the path of its file; or ''."""
-    for name, module in list(sys.modules.items()):
-        if getattr(module, 'main', None) is not command:
-            continue
-        spec = getattr(module, '__spec__', None)
-        found = spec.name if name == '__main__' and spec is not None else name
-        # A module outside a package is only found again by its file.
-        if '.' in found:
-            return found
-        file = getattr(module, '__file__', None)  # a notebook has none
-        return os.path.abspath(file) if file else ''
-    return ''
+    """Return the module that made this command, or the path of its file; or ''."""
+    having = [
+        (name, module) for name, module in list(sys.modules.items())
+        if getattr(module, 'main', None) is command
+    ]
+    if not having:
+        return ''
+    # A script that imports the command has it too, and so may other modules: to import
+    # them would run what else they do.
+    name, module = min(having, key=lambda found: (
+        found[1].__doc__ is not command.about, found[0] == '__main__'
+    ))
+    spec = getattr(module, '__spec__', None)
+    found = spec.name if name == '__main__' and spec is not None else name
+    # A module outside a package is only found again by its file.
+    if '.' in found:
+        return found
+    file = getattr(module, '__file__', None)  # a notebook has none
+    return os.path.abspath(file) if file else ''
 
 
 def _module_command(name: str) -> str:
