@@ -5,7 +5,6 @@ import importlib.util
 import os
 import sys
 from types import ModuleType
-from typing import TypeGuard
 
 __all__ = ['load']
 
@@ -25,9 +24,8 @@ def load(name: str) -> ModuleType:
     if not name.endswith('.py'):
         return importlib.import_module(name)
     path = os.path.abspath(os.path.expanduser(name))
-    for running in (sys.modules['__main__'], sys.modules.get(path)):
-        if _runs(running, path):
-            return running
+    if (running := _running(path)) is not None:
+        return running
     spec = importlib.util.spec_from_file_location(path, path)
     if spec is None or spec.loader is None:
         raise ImportError(name)
@@ -44,10 +42,11 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def _runs(module: ModuleType | None, path: str) -> TypeGuard[ModuleType]:
-    """Say whether a module is the script of this file, or `load` is running it."""
-    spec = getattr(module, '__spec__', None)
-    if spec is not None:
-        return spec.origin == path and spec.loader_state == _RUNNING
-    file = getattr(module, '__file__', None)
-    return file is not None and os.path.abspath(file) == path
+def _running(path: str) -> ModuleType | None:
+    """Return the module of a file that is the script, or that `load` is running."""
+    script, loaded = sys.modules['__main__'], sys.modules.get(path)
+    file = getattr(script, '__file__', None)  # a notebook has none
+    if file is not None and os.path.abspath(file) == path:
+        return script
+    spec = getattr(loaded, '__spec__', None)
+    return loaded if spec is not None and spec.loader_state == _RUNNING else None
