@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = attach(__name__, (
     'flow',
     'generation',
     'given',
+    'orders',
     'pixel_cnn',
     'players',
     'probes',
