@@ -23,8 +23,8 @@ class Functions(NamedTuple):
     """Pure functions of a trained model, for jit, grad, vmap and pmap.
 
     Those that the model does not have are None. Images x are [B, H, W, C] integers, as
-    the image set has them; other types and shapes raise ValueError, and so do labels
-    and codes.
+    the image set has them; other types and shapes raise ValueError, and so do those of
+    labels, indices and codes, and no images at all.
 
     Attributes:
         log_prob: (variables, rng, x, label=None, chunk=0, index=None) -> [B] nats:

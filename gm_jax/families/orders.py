@@ -1,9 +1,9 @@
 r"""Models that generate the pixels of an image in another order than raster order.
 
-Every order is another factorisation of the same p(x), so that models of two orders err
-on different images, and their mixture (`evaluation.mixture`) is better than either. The
-reversed order needs no other network: with q a model in raster order, and the image
-turned by 180 degrees,
+Any order factorises the same p(x), and models that were trained in different orders
+err on different images: a reason to mix them (`evaluation.mixture`). The reversed order
+needs no other network: with q a model in raster order, and turn(x) the image turned by
+180 degrees,
 
     p(x) = q(turn(x))
 """
