@@ -13,10 +13,13 @@ import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+import gm_jax
 from experiments import NAMES, compare
 from gm_jax import cli
 from gm_jax.training import flags, settings
@@ -128,10 +131,23 @@ def test_no_help_gives_two_runs_one_work_directory():
 
 @pytest.mark.parametrize('card', CARDS, ids=lambda path: path.parent.name)
 def test_model_cards(card):
-    """Catch a card whose command makes another model, or none."""
+    """Catch a card whose command makes another model, or one that cannot be trained."""
     name, argv = _of_an_experiment(*commands(card.read_text()))
-    kept = settings.load(str(card.parent / 'config.json'), _main(name).config_class)
-    assert settings.changed(kept, _parse(name, argv), 'train') == []
+    run = gm_jax.load(card.parent)
+    assert run.command is _main(name)
+    assert settings.changed(run.config, _parse(name, argv), 'train') == []
+    experiment, size = run.experiment, 8
+    state = jax.eval_shape(experiment.init, jax.random.key(0))
+    many = (experiment.minibatches,) if experiment.minibatches else ()
+    numbers = np.zeros((*many, size), np.int32)
+    batch = {
+        'image': np.zeros((*many, size, *run.data.image_shape), np.uint8),
+        'label': numbers, 'index': numbers,
+    }
+    trained, _ = jax.eval_shape(
+        experiment.train_step, state, batch, jax.random.key(1)
+    )
+    assert jax.tree.map(jnp.shape, trained) == jax.tree.map(jnp.shape, state)
 
 
 def _of_an_experiment(command: str) -> tuple[str, list[str]]:
