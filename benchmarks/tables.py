@@ -153,7 +153,8 @@ def _speed(rows: list[dict[str, Any]], bounds: list[dict[str, Any]]) -> str:
         cells = (
             row['name'], f'{row["images_per_s"]:,.0f}', ratios[0],
             highest, *ratios[1:],
-            '' if drawn is None else f'{drawn:.2g}', f'{row["matrix_share"]:.0%}',
+            '' if drawn is None else f'{drawn:.2g}',
+            f'{row["matrix_share"]:.0%}' if row['flops'] else '',
             f'{row["first_line_seconds"]:.0f}',
             f'{row["peak_mib"]:,}, {row["torch_peak_mib"]:,}',
         )

@@ -6,6 +6,7 @@ sets that must be downloaded are replaced by small ones with the same kind of va
 
 import dataclasses
 import importlib
+import json
 import pathlib
 import re
 import shlex
@@ -108,6 +109,30 @@ def test_recorded_commands(tmp_path):
             _parse(*_of_an_experiment(command))
         else:
             _run(command, Place(tmp_path, tmp_path, {}))
+
+
+@pytest.mark.parametrize(
+    'path', sorted(ROOT.glob('results/*.json')), ids=lambda path: path.stem
+)
+def test_commands_of_a_file(path, tmp_path):
+    """Catch a command beside a number that its program refuses."""
+    for string in re.findall(r'"python -m (?:[^"\\]|\\.)*"', path.read_text()):
+        for part in json.loads(string).split(' && '):
+            module, argv = _of_an_experiment(part)
+            if module in NAMES:
+                _parse(module, argv)
+            elif module.startswith('benchmarks.'):
+                _run(part, Place(tmp_path, tmp_path, {}))
+                given = {word.partition('=')[0] for word in argv}
+                assert _required(module) <= given, part
+
+
+def _required(module: str) -> set[str]:
+    """Return the flags that a benchmark does not run without."""
+    return set(re.findall(
+        r"add_argument\(\s*'(--\w+)'[^()]*\brequired=True",
+        _text(f'{module.replace(".", "/")}.py'),
+    ))
 
 
 def test_no_help_gives_two_runs_one_work_directory():

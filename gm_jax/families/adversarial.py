@@ -182,7 +182,7 @@ def build(
         make_losses: makes the losses from the settings.
     """
     if config.class_conditional and not data.num_classes:
-        raise UserError(f'--class_conditional needs labels, and {data.name} has none.')
+        raise UserError(f'--class_conditional needs labels; {data.name} has none.')
     scores.check_splits(data, config.test_examples)
     g = Game(config, data, make_networks(config, data), make_losses(config))
     turns = make_turns(g)

@@ -1,7 +1,7 @@
 """Scores that compare the samples of a generator with images.
 
-They compare features: those of a classifier, or the pixels. A score is named after its
-features and comes with the numbers of images and of samples.
+They compare features: those of a classifier or of Inception, or the pixels. A score is
+named after its features and comes with the numbers of images and of samples.
 """
 
 from collections.abc import Callable

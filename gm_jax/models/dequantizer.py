@@ -1,4 +1,4 @@
-"""A small conditional flow that learns the noise of dequantization, q(u|x).
+"""A small conditional flow that learns the noise of dequantization, q(v|x).
 
 Ho et al. 2019, Flow++: Improving Flow-Based Generative Models with Variational
 Dequantization and Architecture Design, sec. 3.1, https://arxiv.org/abs/1902.00275.

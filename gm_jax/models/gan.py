@@ -59,7 +59,7 @@ class Maxout(nn.Module):
     """The largest of several linear maps for each unit: max_p (W_p x + b_p).
 
     References:
-        Goodfellow et al. 2013, Maxout Networks, sec. 2. https://arxiv.org/abs/1302.4389
+        Goodfellow et al. 2013, Maxout Networks, sec. 3. https://arxiv.org/abs/1302.4389
     """
 
     features: int

@@ -172,7 +172,7 @@ class PixelCNN(nn.Module):
             features: for each block, [B, W, h] row r - 1.
             x: [B, H, W, C] integers, of which the rows above matter.
             r: the row.
-            h: [B, E] the condition.
+            h: the condition, as in `__call__`.
 
         Returns:
             The next state, and the contribution to each masked convolution, [B, W, G].

@@ -13,7 +13,8 @@ K_ss, a cell is (eq. 3)
     [o, f, i] = sigmoid(K_ss * h' + K_is * x)_1..3   g = tanh(K_ss * h' + K_is * x)_4
     c = f c' + i g                                     h = o tanh(c)
 
-with products of entries, where h', c' are the previous states:
+with products of entries, where h', c' are the previous states. (1 is added to the input
+of f, so that it is open at first.)
 
     Row LSTM          the states of the row above; K_ss and K_is reach k columns
     Diagonal BiLSTM   h' of the pixels to the left and above and c' of the pixel to the
