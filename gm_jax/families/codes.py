@@ -24,8 +24,8 @@ from gm_jax.training.contracts import HostBatch, Pictures, Say
 from gm_jax.training.train_state import Batch, TrainState
 
 __all__ = [
-    'Coder', 'compare_attributes', 'draw_integers', 'draw_mixture', 'make_pictures',
-    'name_clusters',
+    'Coder', 'compare_attributes', 'draw_integers', 'draw_mixture', 'log_odds',
+    'make_pictures', 'name_clusters',
 ]
 
 # The mixture prior: Gaussians on a ring.
@@ -94,6 +94,28 @@ def compare_attributes(
     return attributes.compare(codes, decode, trained.classify, data.num_classes)
 
 
+def log_odds(logits: jax.Array) -> jax.Array:
+    """Compute log q / (1 - q) of each category, q = softmax(logits).
+
+    It orders images where q itself cannot: above 1 - 2^-25, q is 1 in float32.
+
+    Args:
+        logits: [B, K].
+
+    Returns:
+        [B, K], infinite if K = 1.
+    """
+    chex.assert_rank(logits, 2)
+    log_q = jax.nn.log_softmax(logits)
+    likeliest = jax.nn.one_hot(jnp.argmax(logits, axis=1), logits.shape[1], dtype=bool)
+    # Of the likeliest category, 1 - q is the sum of the others; elsewhere q <= 1/2.
+    others = jax.nn.logsumexp(
+        log_q, axis=1, keepdims=True, b=1.0 - likeliest.astype(log_q.dtype)
+    )
+    log_rest = jnp.log1p(-jnp.exp(jnp.where(likeliest, -jnp.inf, log_q)))
+    return log_q - jnp.where(likeliest, others, log_rest)
+
+
 def name_clusters(
     coder: Coder, state: TrainState, rng: jax.Array, batch_size: int, say: Say
 ) -> dict[str, float]:
@@ -116,28 +138,28 @@ def name_clusters(
     """
     def step(state: TrainState, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
         code = coder.encode(state, coder.observe(batch, rng))
-        return {'y': code.y, 'label': batch['label']}
+        return {'log_odds': log_odds(code.logits), 'label': batch['label']}
 
     compiled = parallel.eval_many(step, 'the encoder')
 
     def categories(
         examples: Examples, rng: jax.Array
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return q(y|x) [N, K] and the labels [N]."""
+        """Return the log odds of q(y|x) [N, K] and the labels [N]."""
         found = evaluate.over_examples(compiled, state, examples, rng, batch_size)
-        return found['y'], found['label'][:, 0]
+        return found['log_odds'], found['label'][:, 0]
 
     train = coder.data.splits['train']
     some = pipeline.example_order(0, 0, min(len(train), _NAMED_BY), len(train))
     batch = train.fetch(np.sort(some))
-    y, labels = categories(
+    odds, labels = categories(
         image_set.ArrayExamples(batch['image'], batch['label']),
         derive(rng, Use.TRAINING_IMAGES),
     )
-    names = labels[np.argmax(y, axis=0)]
-    y, labels = categories(coder.data.splits['test'], rng)
-    cluster = np.argmax(y, axis=1)
-    counts = np.zeros((y.shape[1], coder.data.num_classes), int)
+    names = labels[np.argmax(odds, axis=0)]
+    odds, labels = categories(coder.data.splits['test'], rng)
+    cluster = np.argmax(odds, axis=1)
+    counts = np.zeros((odds.shape[1], coder.data.num_classes), int)
     np.add.at(counts, (cluster, labels), 1)
     say(f'  the clusters are named {names.tolist()}')
     return {
