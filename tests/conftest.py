@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import os
 import pathlib
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,6 +74,16 @@ def forgotten_programs(compiled_once: dict[Any, Any]) -> Iterator[None]:
         compiled_once.clear()
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def heeded_signals() -> Iterator[None]:
+    """Undo what nohup and shells do to work in the background: it ignores signals."""
+    numbers = signal.SIGHUP, signal.SIGINT, signal.SIGTERM
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

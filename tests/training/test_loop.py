@@ -135,6 +135,7 @@ def test_results(whole):
     assert f'{results["num_parameters"]:,} parameters' in page and '<img' in page
 
 
+@pytest.mark.usefixtures('heeded_signals')
 def test_stopped_twice_ends_with_the_same_bits(whole, tmp_path, monkeypatch, capfd):
     """Catch a state that is not saved whole, and data or noise that starts anew."""
     add = recorder.Recorder.add

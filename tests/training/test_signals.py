@@ -9,6 +9,7 @@ import pytest
 from experiments import vae
 from gm_jax.training import evaluate, signals
 
+pytestmark = pytest.mark.usefixtures('heeded_signals')
 TINY = ('--num_steps=1', '--hidden=4', '--latent_dims=2', '--test_samples=1',
         '--num_samples=4')
 
