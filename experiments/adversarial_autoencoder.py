@@ -7,7 +7,7 @@ Makhzani et al. 2015, Adversarial Autoencoders.
         --prior=mixture
     python -m experiments.adversarial_autoencoder --workdir=/tmp/few --num_labels=100
     python -m experiments.adversarial_autoencoder --workdir=/tmp/clusters \
-        --num_clusters=16 --category_noise=0.3 --batch_norm
+        --num_clusters=16 --category_noise=0.3 --image_noise=0.3 --batch_norm
 
 A step follows the paper: the autoencoder reconstructs a minibatch, discriminators learn
 to tell its codes from draws of the prior, and the encoder learns to fool them. With
@@ -17,6 +17,7 @@ labels, 1.60 % with 1000; clustering 9.55 % with 16 clusters, 4.10 % with 30.
 
 NOTE: the paper trains by gradient descent with momentum and falling learning rates;
 here the optimizer is Adam. The paper has no noise on the categories (--category_noise).
+With --ema the evaluated parameters are averaged, but not BatchNorm's running averages.
 """
 
 if __name__ == '__main__':
@@ -35,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gm_jax.data import binarize
+from gm_jax.data import binarize, image_set
 from gm_jax.data.image_set import ImageSet
 from gm_jax.errors import UserError
 from gm_jax.evaluation import probe
@@ -131,6 +132,11 @@ class Config(settings.Config):
                 '--num_labels and --num_clusters do not go together: with labels the '
                 'categories are the classes.'
             )
+        if self.batch_norm and self.batch_size == 1:
+            raise UserError(
+                '--batch_norm needs a --batch_size of 2 or more: one image has no '
+                'variance to divide by.'
+            )
 
 
 _MNIST = Config(
@@ -143,8 +149,13 @@ PRESETS = {
     'mnist_ring': dataclasses.replace(_MNIST, latent_dim=2, prior='mixture'),
     'mnist_100_labels': dataclasses.replace(_FEW, num_labels=100),
     'mnist_1000_labels': dataclasses.replace(_FEW, num_labels=1000),
+    # Clusters are purer with noise on the images, with a stronger adversary, and with
+    # narrower networks. Seeds differ: 74 to 86 % of the images have the most frequent
+    # class of their cluster.
     'mnist_clusters': dataclasses.replace(
-        _MNIST, latent_dim=5, num_clusters=16, batch_norm=True, category_noise=0.3
+        _MNIST, hidden=(400, 400), latent_dim=5, num_clusters=16, batch_norm=True,
+        image_noise=0.3, category_noise=0.3, adversarial_learning_rate=1e-3,
+        num_steps=20_000, eval_every=5_000,
     ),
 }
 
@@ -190,6 +201,7 @@ def build(config: Config, data: ImageSet) -> Experiment:
         sampler='z from the prior, each category in turn, decoded',
         given=functools.partial(given, coder),
         codes=make_codes(coder, config.latent_dim),
+        classes=image_set.classes(data) if config.num_labels else (),
         pictures=functools.partial(codes.make_pictures, coder),
         single_steps=False,
         loss_unit=(
@@ -204,10 +216,15 @@ def count_categories(config: Config, data: ImageSet) -> int:
     if not config.num_labels:
         return config.num_clusters
     num_train = len(data.splits.get('train', range(config.num_labels)))
-    if data.num_classes < 2 or config.num_labels > num_train:
+    if data.num_classes < 2:
         raise UserError(
-            f'--num_labels={config.num_labels}: {data.name} has {data.num_classes} '
-            f'classes and {num_train} training images.'
+            f'--num_labels needs at least two classes; {data.name} has '
+            f'{data.num_classes or "no labels"}.'
+        )
+    if config.num_labels > num_train:
+        raise UserError(
+            f'--num_labels={config.num_labels}: {data.name} has {num_train} training '
+            f'images.'
         )
     return data.num_classes
 

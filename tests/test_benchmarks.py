@@ -196,8 +196,8 @@ def test_a_run_that_dies_early_has_no_time(tmp_path, monkeypatch):
 def test_the_bound_of_a_ratio_is_that_of_its_own_time(tmp_path):
     """Catch a bound that an older time of PyTorch gave."""
     (tmp_path / 'speed.json').write_text(json.dumps([{
-        'name': 'vae', 'images_per_s': 1000.0, 'matrix_share': 0.5, 'peak_mib': 1,
-        'torch_peak_mib': 2, 'first_line_seconds': 3,
+        'name': 'vae', 'images_per_s': 1000.0, 'flops': 1, 'matrix_share': 0.5,
+        'peak_mib': 1, 'torch_peak_mib': 2, 'first_line_seconds': 3,
         'train': {'ratio': 1.5, 'ratio_range': [1.4, 1.6], 'torch_seconds': 0.9},
     }]))
     (tmp_path / 'bounds.json').write_text(json.dumps([

@@ -30,8 +30,9 @@ __all__ = [
 
 # The mixture prior: Gaussians on a ring.
 _COMPONENTS, _RADIUS, _STD = 10, 4.0, 0.5
-# Training images that name the clusters; test images for arithmetic on codes.
-_NAMED_BY, _POPULATION = 10_000, 2_000
+# Training images that name the clusters; test images for arithmetic on codes; the most
+# categories that a picture or a line has room for.
+_NAMED_BY, _POPULATION, _SHOWN = 10_000, 2_000, 40
 
 
 def draw_mixture(rngs: jax.Array, z: jax.Array) -> jax.Array:
@@ -161,7 +162,8 @@ def name_clusters(
     cluster = np.argmax(odds, axis=1)
     counts = np.zeros((odds.shape[1], coder.data.num_classes), int)
     np.add.at(counts, (cluster, labels), 1)
-    say(f'  the clusters are named {names.tolist()}')
+    shown = ', '.join(map(str, names[:_SHOWN])) + ', ...' * (len(names) > _SHOWN)
+    say(f'  the clusters are named [{shown}]')
     return {
         'error_rate': float(np.mean(names[cluster] != labels)),
         'purity': float(counts.max(axis=1).sum() / len(cluster)),
@@ -186,13 +188,17 @@ def make_pictures(
             axes=('latent unit 0', 'latent unit 1'),
             labels=np.asarray(batch['label']),
         )
-    num = coder.num_categories
+    num = min(coder.num_categories, _SHOWN)
     if num:
-        z, y = jnp.repeat(prior[:8], num, axis=0), jnp.tile(jnp.eye(num), (8, 1))
+        categories = jnp.tile(jnp.arange(num), 8)
+        y = jax.nn.one_hot(categories, coder.num_categories)
+        z = jnp.repeat(prior[:8], num, axis=0)
         grid = plotting.image_grid(np.asarray(decode(state, z, y)), columns=num)
         pictures['styles'] = plotting.with_axes(
             grid, rows=[str(row) for row in range(8)],
             columns=[str(category) for category in range(num)], xlabel='category y',
-            ylabel='number of the style z', title='Each z with every category',
+            ylabel='number of the style z', title='Each z with every category' if (
+                num == coder.num_categories
+            ) else f'Each z with {num} of {coder.num_categories} categories',
         )
     return pictures

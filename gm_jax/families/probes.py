@@ -149,7 +149,11 @@ def make_fit(p: Probe) -> Fit:
         batches are the same.
     """
     config, data = p.config, p.data
-    tx = optimizer.make(dataclasses.replace(config, num_steps=config.probe_steps))
+    tx = optimizer.make(dataclasses.replace(
+        config, num_steps=config.probe_steps,
+        # The same share of the steps, so that the rate reaches its peak here too.
+        warmup_steps=config.warmup_steps * config.probe_steps // config.num_steps,
+    ))
     slow_loop = p.single_steps and jax.default_backend() == 'cpu'
     per_dispatch = 1 if slow_loop else min(50, config.probe_steps)
     init = jax.jit(p.classifier.init)

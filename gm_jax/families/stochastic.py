@@ -66,7 +66,8 @@ class Config(chains.Config):
     )
     chain_steps: int = field(
         1000, 'steps of the chain to an image that is generated, or to the first state '
-        'that is used', low=1, high=1_000_000, free=True,
+        'that is used, which is --thin if that is more', low=1,
+        high=1_000_000, free=True,
     )
     thin: int = field(
         10, 'steps between the states of a chain that are used', low=1,

@@ -56,9 +56,14 @@ def test(
     started = time.monotonic()
     examples = evaluate.some(job.data.splits['test'], job.config.test_examples)
     allowed = patience.allowed(note.seconds)
-    numbers = _test_numbers(job, state, examples, allowed)
+    numbers, num_lost = _test_numbers(job, state, examples, allowed)
     pictures: Pictures = {}
-    if experiment.finish is not None:
+    if num_lost:
+        say(
+            f'WARNING: {num_lost} of the {len(examples)} test images have numbers that '
+            f'are not finite: what is measured after them is left out.'
+        )
+    elif experiment.finish is not None:
         more, pictures = experiment.finish(
             parallel.local(state), job.noise_seed, say
         )
@@ -95,12 +100,16 @@ def test(
 
 def _test_numbers(
     job: Job, state: TrainState, examples: Examples, allowed: float
-) -> dict[str, Any]:
-    """Evaluate the test set, or samples against it, in some `allowed` seconds."""
+) -> tuple[dict[str, Any], int]:
+    """Evaluate the test set, or samples against it, in some `allowed` seconds.
+
+    Returns:
+        The numbers, and how many images have one that is not finite.
+    """
     evaluation, config = job.experiment.evaluation, job.config
     if isinstance(evaluation, BySamples):
         draw = functools.partial(job.draw_samples, job.sample_many(), state)
-        return evaluation.score(draw, examples, True)
+        return evaluation.score(draw, examples, True), 0
     choose = functools.partial(patience.choose_chunks, evaluation, allowed)
     rng = stream(job.noise_seed, Stream.EVAL)
     shared = evaluate.shared(evaluation, state, rng, final=True)
@@ -113,7 +122,11 @@ def _test_numbers(
         choose if evaluation.fewer_chunks else None,
     )
     scalars = {name: np.array(x) for name, x in shared.items()}
-    return {**evaluation.summarize({**arrays, **scalars}), **shared}
+    finite = np.ones(len(examples), bool)
+    for values in arrays.values():
+        finite &= np.isfinite(values).reshape(len(examples), -1).all(axis=1)
+    num_lost = int((~finite).sum())
+    return {**evaluation.summarize({**arrays, **scalars}), **shared}, num_lost
 
 
 def _results(

@@ -50,6 +50,27 @@ def test_run_goes_on_with_the_same_bits(flags, pictures, tmp_path):
     assert pictures <= found
     metrics = json.loads((whole / 'results.json').read_text())['metrics']
     assert ('error_rate' in metrics) == ('--prior=mixture' not in flags)
+    assert aae.main([f'--workdir={whole}', '--mode=sample', '--num_samples=4']) == 0
+    with np.load(whole / 'samples.npz') as samples:
+        of_classes = '--num_labels=20' in flags  # samples of clusters have no class
+        assert samples['classes'].tolist() == list('0123456789') * of_classes
+
+
+def test_pictures_have_room_for_the_categories():
+    """Catch a picture that grows with their number, up to a million."""
+    data = sources.load('digits')
+    batch = {
+        'image': data.splits['test'].images[:2], 'label': np.zeros(2, np.int32),
+        'index': np.arange(2),
+    }
+
+    def shape(num):
+        config = aae.Config(num_clusters=num, hidden=(4,), latent_dim=3)
+        experiment = aae.build(config, data)
+        state = experiment.init(jax.random.key(0))
+        return experiment.pictures(state, batch, jax.random.key(1))['styles'].shape
+
+    assert shape(codes._SHOWN - 1) < shape(codes._SHOWN) == shape(codes._SHOWN + 5)
 
 
 def test_labels_are_learned_from_the_labelled_images_alone(tmp_path):
@@ -218,7 +239,8 @@ def test_mixture_prior():
     (('--prior=mixture',), 'pass --latent_dim=2'),
     (('--num_labels=10', '--num_clusters=5'), 'do not go together'),
     (('--num_labels=5000',), '1500 training images'),
-    (('--num_labels=10', '--dataset=synthetic:ising'), 'has 0 classes'),
+    (('--num_labels=10', '--dataset=synthetic:ising'), 'synthetic:ising has no labels'),
+    (('--batch_norm', '--batch_size=1'), 'needs a --batch_size of 2 or more'),
 ])
 def test_settings_that_do_not_fit(flags, sentence, tmp_path, capsys):
     """Catch a traceback for what the user can mend."""

@@ -13,6 +13,7 @@ from gm_jax.data.image_set import ArrayExamples, ImageSet
 from gm_jax.families import probes
 from gm_jax.keys import Stream, Use, derive, stream
 from gm_jax.models.autoencoder import Autoencoder, Classifier
+from gm_jax.training import optimizer
 
 V = 5
 
@@ -194,6 +195,27 @@ def test_probes_on_devices_that_do_not_divide_their_batch(monkeypatch):
     monkeypatch.setattr(jax, 'device_count', lambda: 8)
     assert experiment.finish(state, 0, said.append) == ({}, {})
     assert 'their batch of 12 cannot be spread over 8 devices' in said[0]
+
+
+def test_probes_warm_up_for_the_same_share_of_their_steps(monkeypatch):
+    """Catch classifiers whose learning rate never leaves zero."""
+    made, make = [], optimizer.make
+    monkeypatch.setattr(optimizer, 'make', lambda c: made.append(c) or make(c))
+    _fit(_config(num_steps=1000, warmup_steps=250, probe_steps=8), _data())
+    assert (made[-1].num_steps, made[-1].warmup_steps) == (8, 2)
+
+
+def test_codes_that_are_not_finite_lose_only_what_is_made_of_them(tmp_path, capsys):
+    """Catch a traceback in place of the results, again after every start."""
+    flags = [
+        f'--workdir={tmp_path}', '--num_steps=2', '--hidden=8', '--latent_dim=2',
+        '--num_samples=4', '--learning_rate=1e30', '--schedule=constant',
+    ]
+    assert autoencoder.main(flags) == 0
+    assert 'have numbers that are not finite' in capsys.readouterr().out
+    metrics = json.loads((tmp_path / 'results.json').read_text())['metrics']
+    assert metrics['squared_error_per_image'] is None
+    assert 'probe_accuracy' not in metrics
 
 
 def test_a_set_without_labels_has_no_probes():
