@@ -29,9 +29,10 @@ test: $(VENV)/ready
 test-all: $(VENV)/ready
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n $(WORKERS) \
 	    -m 'long or not long' tests/losses tests/test_zoo.py
-	$(BIN)/python -m pytest -n $(WORKERS) -m long --durations=10 \
-	    --ignore=tests/test_zoo.py \
-	    tests/test_docs.py tests/test_commands.py tests  # the longest first
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	    -m long --durations=10 --ignore=tests/test_zoo.py tests/test_docs.py \
+	    tests/processes tests/test_commands.py tests/test_notebooks.py \
+	    tests  # the longest first
 
 # Executes the pages of the lecture. A link or anchor that leads nowhere is an error.
 docs: $(VENV)/ready
