@@ -224,7 +224,9 @@ def test_every_model_gives_its_numbers_and_images(name, tmp_path, capsys):
             assert run.decode(z).shape == (5, 8, 8, 1)
         if hasattr(run, 'embed'):
             assert run.embed(digits.images[:5]).shape[0] == 5
-        if hasattr(run, 'log_prob'):
+        # An estimate by many samples takes as long again; the tests of the VAE, of the
+        # flows and of the PixelVAE compare those of tiny models.
+        if hasattr(run, 'log_prob') and not run.estimator.startswith('iwae'):
             conditional = getattr(run.config, 'class_conditional', False)
             label = digits.labels if conditional else None
             nats = -run.log_prob(digits.images, label=label).mean()

@@ -171,6 +171,9 @@ def test_a_run(run):
     assert found['nats_per_image'] < found['bound_nats_per_image']
     assert (workdir / 'samples' / 'interpolations.png').exists()
     trained = gm_jax.load(workdir)
+    test = sources.load(flags[1].removeprefix('--dataset=')).splits['test'].images
+    nats = -trained.log_prob(test).mean()
+    np.testing.assert_allclose(nats, found['nats_per_image'], rtol=1e-6)
     z = trained.encode(images)
     assert z.shape == (40, images[0].size)
     np.testing.assert_array_equal(trained.decode(z), images)
