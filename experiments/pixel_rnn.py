@@ -38,16 +38,27 @@ class Config(orders.Config):
     )
     num_layers: int = field(4, 'LSTM layers', low=1, high=MOST_LAYERS)
     first_kernel: int = field(7, 'side of the first kernel, odd', low=3, high=MOST_SIDE)
+    kernel: int = field(
+        3, 'columns that the kernels of a Row LSTM reach, odd', low=3, high=MOST_SIDE
+    )
     head: int = field(32, 'feature maps before the logits', low=1, high=MOST_UNITS)
     dropout: float = field(
         0.0, 'share of features dropped in every layer, in training', low=0.0, high=0.99
     )
 
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing beside the others, and why, by name."""
+        found = super().without_effect
+        if self.cell != 'row_lstm':
+            found['kernel'] = 'needs --cell=row_lstm'
+        return found
+
     def __post_init__(self) -> None:
         """Raise UserError for settings that are not allowed."""
         super().__post_init__()
-        if self.first_kernel % 2 == 0:
-            raise UserError('--first_kernel must be odd.')
+        if self.kernel % 2 == 0 or self.first_kernel % 2 == 0:
+            raise UserError('--kernel and --first_kernel must be odd.')
 
 
 # The sizes of the paper for MNIST; it gives no learning rate. One core takes an hour
@@ -77,6 +88,7 @@ def make_model(config: Config, data: ImageSet) -> setting.Model:
         features=features,
         num_layers=config.num_layers,
         first_kernel=config.first_kernel,
+        kernel_size=config.kernel,
         head=config.head,
         dropout=config.dropout,
         dtype=jnp.dtype(config.dtype),

@@ -69,12 +69,13 @@ def over_rows(k_is_x: jax.Array, k_ss: jax.Array, outside: States) -> jax.Array:
     Returns:
         h, [B, H, W, h].
     """
-    half, batch = len(k_ss) // 2, len(k_is_x)
+    taps, (batch, _, width, _) = len(k_ss), k_is_x.shape
+    beyond = _columns(outside.h, taps // 2 * batch)
 
     def around(above: States, inputs: None) -> tuple[list[jax.Array], jax.Array]:
         del inputs
-        columns = range(-half, half + 1)
-        return [_shift(above.h, outside.h, -j * batch) for j in columns], above.c
+        h = jnp.concatenate([beyond, above.h, beyond], axis=1)
+        return [h[:, j * batch:(j + width) * batch] for j in range(taps)], above.c
 
     return _run(around, k_is_x, k_ss, outside)
 
@@ -163,12 +164,8 @@ def _columns(x: jax.Array, number: int) -> jax.Array:
 
 
 def _shift(h: jax.Array, outside: jax.Array, by: int) -> jax.Array:
-    """Shift [h, N] right by `by` columns (left if negative), filled with `outside`."""
-    if by == 0:
-        return h
-    new = _columns(outside, abs(by))
-    parts = [new, h[:, :-by]] if by > 0 else [h[:, -by:], new]
-    return jnp.concatenate(parts, axis=1)
+    """Shift [h, N] right by `by` columns, filled with `outside`."""
+    return jnp.concatenate([_columns(outside, by), h[:, :-by]], axis=1)
 
 
 def beside(x: jax.Array, images: int) -> jax.Array:

@@ -227,6 +227,7 @@ class PixelRNN(nn.Module):
     features: int = 16  # h
     num_layers: int = 7
     first_kernel: int = 7
+    kernel_size: int = 3  # k of Row LSTM layers; a larger one sees more of the context
     head: int = 32  # features of the layer before the logits
     dropout: float = 0.0  # share of y that is dropped in every layer, in training
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -237,8 +238,9 @@ class PixelRNN(nn.Module):
         self.first = MaskedConv(
             maps, self.first_kernel, channels, strict=True, dtype=self.dtype
         )
+        kernel = {'kernel_size': self.kernel_size} if self.cell == 'row_lstm' else {}
         self.layers = [
-            CELLS[self.cell](self.features, channels, dtype=self.dtype)
+            CELLS[self.cell](self.features, channels, dtype=self.dtype, **kernel)
             for _ in range(self.num_layers)
         ]
         # R and S in one product.

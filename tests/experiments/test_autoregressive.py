@@ -27,7 +27,8 @@ EXPERIMENTS = {
     ),
     'row_lstm': (
         pixel_rnn.main,
-        ('--cell=row_lstm', '--num_layers=1', '--order=reversed', *NARROW),
+        ('--cell=row_lstm', '--kernel=5', '--order=reversed', '--num_layers=1',
+         *NARROW),
     ),
     'diagonal_bilstm': (pixel_rnn.main, ('--num_layers=1', *NARROW)),
 }

@@ -14,14 +14,19 @@ from gm_jax.models.made import MADE, ascending, draw_masks
 from gm_jax.models.nade import NADE
 from gm_jax.models.pixel_cnn import PixelCNN
 from gm_jax.models.pixel_cnn_pp import PixelCNNpp
-from gm_jax.models.pixel_rnn import CELLS, PixelRNN
+from gm_jax.models.pixel_rnn import PixelRNN
 from gm_jax.sampling import distributions
 from gm_jax.sampling.autoregressive import Network
 
 NAMES = (
     'nade', 'made', 'pixel_cnn', 'gated_pixel_cnn', 'pixel_cnn_pp', 'row_lstm',
-    'diagonal_bilstm',
+    'row_lstm_5', 'diagonal_bilstm',
 )
+_CELLS: dict[str, dict[str, Any]] = {
+    'row_lstm': {'cell': 'row_lstm'},
+    'row_lstm_5': {'cell': 'row_lstm', 'kernel_size': 5},
+    'diagonal_bilstm': {'cell': 'diagonal_bilstm'},
+}
 # The method that takes what the images are conditioned on.
 _CONDITIONED = {'nade': 'start', 'made': 'pixel'}
 
@@ -74,8 +79,8 @@ def make(
         model = PixelCNN(num_blocks=2, **wide, **args)
     elif name == 'gated_pixel_cnn':
         model = GatedPixelCNN(num_layers=2, kernel_sizes=(3,), **wide, **args)
-    elif name in CELLS:
-        model = PixelRNN(cell=name, num_layers=2, **wide, **args)
+    elif name in _CELLS:
+        model = PixelRNN(num_layers=2, **_CELLS[name], **wide, **args)
     else:
         model = PixelCNNpp(
             features=8, num_resnets=1, num_levels=2, num_mixtures=3, **args

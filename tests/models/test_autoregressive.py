@@ -22,9 +22,15 @@ def _reached(name, height, width, channels):
     """
     rows, columns = np.divmod(np.arange(height * width), width)
     down, right = rows[:, None] - rows, columns[:, None] - columns
-    stay, left = np.eye(height * width, dtype=bool), (down == 0) & (right == 1)
-    above = (down == 1) & (abs(right) <= 1)
+    stay = np.eye(height * width, dtype=bool)
+
+    def around(half):
+        left = (down == 0) & (right >= 1) & (right <= half)
+        return left, (down == 1) & (abs(right) <= half)
+
+    left, above = around(1)
     reached = (above | left).astype(int)
+    left, above = around(2 if name == 'row_lstm_5' else 1)
     if name == 'pixel_cnn':
         layer = above | left | stay
     else:  # from row to row as far as there are rows: a triangle
@@ -38,7 +44,7 @@ def _reached(name, height, width, channels):
 
 def _visible(name, shape):
     """Return what a model must see of what comes before; None for all of it."""
-    if name in ('pixel_cnn', 'row_lstm'):  # which have their blind spots
+    if name in ('pixel_cnn', 'row_lstm', 'row_lstm_5'):  # which have their blind spots
         return _reached(name, *shape)
     if name == 'pixel_cnn_pp' and shape[2] > 1:  # whose mixture links the colours
         pixels = np.arange(np.prod(shape)) // shape[2]

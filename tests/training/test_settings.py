@@ -250,6 +250,7 @@ def test_changed_names_what_must_not_change():
     ('adversarial_autoencoder', {'num_clusters': 0}, 'category_noise', 0.1),
     ('adversarial_autoencoder', {'optimizer': 'sgd'}, 'adversarial_b1', 0.1),
     ('pixel_cnn_pp', {'task': 'colorization'}, 'missing', 'top'),
+    ('pixel_rnn', {'cell': 'diagonal_bilstm'}, 'kernel', 5),
     ('rbm', {'optimizer': 'sgd'}, 'adam_b1', 0.1),
     ('wgan', {'lipschitz': 'spectral'}, 'penalty', 1.0),
 ])
