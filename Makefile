@@ -11,6 +11,10 @@ BIN := $(VENV)/bin
 WHEEL_CHECK := $(VENV)/wheel-check
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-compile
 
+# The first process that imports a module keeps it compiled, whatever the surroundings
+# say: some seconds less for every process that a test starts.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help demo test test-all docs bench check-models lint wheel
 help:
 	@echo 'make demo | test | test-all | docs | bench | check-models | lint | wheel'
