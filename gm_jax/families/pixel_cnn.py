@@ -31,8 +31,9 @@ class Config(orders.Config):
     def __post_init__(self) -> None:
         """Raise UserError for settings that are not allowed."""
         super().__post_init__()
-        if self.kernel % 2 == 0 or self.first_kernel % 2 == 0:
-            raise UserError('--kernel and --first_kernel must be odd.')
+        for name in ('kernel', 'first_kernel'):
+            if getattr(self, name) % 2 == 0:
+                raise UserError(f'--{name} must be odd.')
 
 
 def make_model(config: Config, data: ImageSet) -> setting.Model:

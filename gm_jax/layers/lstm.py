@@ -68,7 +68,12 @@ def over_rows(k_is_x: jax.Array, k_ss: jax.Array, outside: States) -> jax.Array:
 
     Returns:
         h, [B, H, W, h].
+
+    Raises:
+        ValueError: K is even.
     """
+    if len(k_ss) % 2 == 0:
+        raise ValueError(f'a kernel of {len(k_ss)} columns has no centre')
     taps, (batch, _, width, _) = len(k_ss), k_is_x.shape
     beyond = _columns(outside.h, taps // 2 * batch)
 

@@ -71,6 +71,11 @@ class RowLSTM(nn.Module):
 
     def setup(self) -> None:
         """Make the convolutions and the states outside the image."""
+        if self.kernel_size < 3 or self.kernel_size % 2 == 0:
+            raise ValueError(
+                'the kernels of a Row LSTM reach an odd number of columns, 3 or more, '
+                f'not {self.kernel_size}'
+            )
         gates = 4 * self.features
         self.left = Left(gates, self.kernel_size // 2, dtype=self.dtype)
         self.here = Here(gates, self.channels, copies=4, dtype=self.dtype)
@@ -227,7 +232,8 @@ class PixelRNN(nn.Module):
     features: int = 16  # h
     num_layers: int = 7
     first_kernel: int = 7
-    kernel_size: int = 3  # k of Row LSTM layers; a larger one sees more of the context
+    # k of Row LSTM layers, odd and at least 3; a larger one sees more of the context.
+    kernel_size: int = 3
     head: int = 32  # features of the layer before the logits
     dropout: float = 0.0  # share of y that is dropped in every layer, in training
     dtype: jax.typing.DTypeLike = jnp.float32

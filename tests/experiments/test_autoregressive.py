@@ -125,6 +125,14 @@ def test_trained_samplers_agree_in_float64(run):
     assert flips == 0
 
 
+@pytest.mark.parametrize('main', [pixel_cnn.main, pixel_rnn.main])
+@pytest.mark.parametrize('name', ['kernel', 'first_kernel'])
+def test_kernels_are_odd(main, name):
+    """Catch a sentence that names the flag beside the wrong one."""
+    with pytest.raises(UserError, match=f'^--{name} must be odd'):
+        main.config_class(**{name: 4})
+
+
 def test_samplers_compute_in_float32(monkeypatch):
     """Catch draws that differ because a GPU, a TPU or --dtype rounds to less."""
     config = gated_pixel_cnn.Config(

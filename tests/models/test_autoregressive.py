@@ -82,6 +82,20 @@ def test_is_normalised(name, shape, num_values):
     checks.assert_normalized(model.log_prob, shape, num_values)
 
 
+@pytest.mark.parametrize('kernel_size', [1, 2, 4])
+def test_a_row_lstm_has_a_centre(kernel_size):
+    """Catch a kernel that sees other columns than it says."""
+    x = jnp.zeros((1, 2, 2, 1), jnp.int32)
+    model = pixel_rnn.PixelRNN((2, 2, 1), 2, cell='row_lstm', kernel_size=kernel_size)
+    with pytest.raises(ValueError, match=f'or more, not {kernel_size}'):
+        model.init(jax.random.key(0), x)
+    if kernel_size > 1:
+        outside = lstm.States(*jnp.zeros((2, 1)))
+        kernel = jnp.zeros((kernel_size, 1, 4))
+        with pytest.raises(ValueError, match='has no centre'):
+            lstm.over_rows(jnp.zeros((1, 2, 2, 4)), kernel, outside)
+
+
 def _plant(monkeypatch, cls, **fields):
     """Make every instance of a layer ignore what it was told."""
     original = cls.__post_init__
