@@ -113,6 +113,7 @@ def _home(command: 'Command[Any]') -> str:
     having = [
         (name, module) for name, module in list(sys.modules.items())
         if getattr(module, 'main', None) is command
+        and name != '__mp_main__'  # what multiprocessing calls `__main__` too
     ]
     if not having:
         return ''

@@ -176,6 +176,9 @@ def test_killed_ends_with_the_same_bits(whole, tmp_path):
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
+    # A process that began with `python -m` names the module, not its file.
+    config = json.loads((tmp_path / 'config.json').read_text())
+    assert config['module'] == 'experiments.vae'
     assert vae.main(argv) == 0
     assert tiny.differences(whole, tmp_path) == []
 
