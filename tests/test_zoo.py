@@ -151,7 +151,7 @@ WITHOUT_MODELS = {
     'gsn_mnist.json': 3, 'made_binarized_mnist.json': 7, 'nade_binarized_mnist.json': 7,
     'multiscale_likelihood.json': 7, 'nice_mnist.json': 1,
     'pixel_cnn_binarized_mnist.json': 1, 'pixel_cnn_pp_fashion_mnist.json': 1,
-    'pixel_rnn_binarized_mnist.json': 4,
+    'pixel_rnn_binarized_mnist.json': 5,
     'vae_mnist_iwae_1l.json': 3,
 }
 
