@@ -18,6 +18,16 @@ if os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') == '1':
         _flags.append('--xla_cpu_use_fusion_emitters=false')
     os.environ.setdefault('XLA_FLAGS', ' '.join(_flags))
 
+# Workers of pytest-xdist divide the cores among themselves, before JAX counts them:
+# threads of one worker on the core of another slow both.
+_worker = os.environ.get('PYTEST_XDIST_WORKER', '').removeprefix('gw')
+if _worker and hasattr(os, 'sched_setaffinity'):
+    _share = sorted(os.sched_getaffinity(0))[
+        int(_worker)::int(os.environ['PYTEST_XDIST_WORKER_COUNT'])
+    ]
+    if _share:  # there may be fewer cores than workers
+        os.sched_setaffinity(0, _share)
+
 import jax  # noqa: E402  It reads the environment when it is imported.
 import pytest  # noqa: E402
 from jax._src import compiler  # noqa: E402  See `compiled_once`.
