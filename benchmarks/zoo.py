@@ -93,7 +93,9 @@ class Figure(NamedTuple):
 
 FIGURES = {
     'docs/demo.png': Figure('digits/gated_pixel_cnn', ('completions', 'generated')),
-    'results/vae_iwae_1l_k1.png': Figure('vae_k1_mnist', ('generated',)),
+    'results/gated_pixel_cnn_samples.png': Figure(
+        'gated_pixel_cnn_binarized_mnist', ('generated',)
+    ),
     'results/conditional_fashion_mnist_completion.png': Figure(
         'gated_pixel_cnn_fashion_mnist_completion', ('completion',)
     ),

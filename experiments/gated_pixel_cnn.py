@@ -51,19 +51,25 @@ class Config(conditional.Config):
 
 
 # Small enough for a CPU. The paper has no network for MNIST; 80.10 nats are published
-# by Gulrajani et al. 2017, PixelVAE, as those of a PixelCNN without z.
+# by Gulrajani et al. 2017, PixelVAE, as those of a PixelCNN without z. A pixel sees
+# 10 + 4 * 2 + 4 * 1 = 22 rows up and columns to the sides, so a whole digit, which has
+# 20. With a first kernel of 7x7 it sees 15, and the number is worse by more than a nat.
+# One of 21x21 costs little, since its input is the image alone.
 _PAPER = Config(
-    dataset='binarized_mnist', features=32, num_layers=8, kernels=(5, 3), head=128,
-    optimizer='muon', batch_size=32, learning_rate=3e-3, ema=0.999, num_steps=60_000,
-    log_every=50, eval_every=3_000, checkpoint_every=250, eval_batch_size=50,
+    dataset='binarized_mnist', features=32, num_layers=8, first_kernel=21,
+    kernels=(5, 3), head=128, optimizer='muon', batch_size=32, learning_rate=3e-3,
+    ema=0.999, num_steps=60_000, log_every=50, eval_every=3_000, checkpoint_every=250,
+    eval_batch_size=50,
 )
 PRESETS = {
     'paper': _PAPER,
     'hour': dataclasses.replace(
-        _PAPER, weight_decay=0.2, num_steps=12_000, eval_every=4_000
+        _PAPER, weight_decay=0.2, num_steps=8_000, eval_every=4_000
     ),
+    # With 256 levels the neighbours say most: a first kernel of 21x21 is no better.
     'fashion': dataclasses.replace(
-        _PAPER, dataset='fashion_mnist', kernels=(3,), batch_size=16, num_steps=6_000,
+        _PAPER, dataset='fashion_mnist', first_kernel=7, kernels=(3,), batch_size=16,
+        num_steps=6_000,
     ),
 }
 

@@ -123,6 +123,15 @@ def test_figures_have_their_models():
     assert shown and shown <= set(zoo.FIGURES)
 
 
+def test_every_picture_is_shown():
+    """Catch a picture that stays behind when no page shows it any more."""
+    root = zoo.RESULTS.parent
+    pages = [root / 'README.md', zoo.RESULTS / 'README.md', *root.glob('docs/**/*.md')]
+    text = '\n'.join(page.read_text() for page in pages)
+    for picture in zoo.RESULTS.glob('*.png'):
+        assert picture.name in text, picture
+
+
 def test_the_page_of_numbers_is_that_of_the_files(tmp_path):
     """Catch a number that was changed in one place, and one that is not in the file."""
     template = (zoo.RESULTS / 'README.in.md').read_text()
