@@ -52,9 +52,9 @@ class Config(conditional.Config):
 
 # Small enough for a CPU. The paper has no network for MNIST; 80.10 nats are published
 # by Gulrajani et al. 2017, PixelVAE, as those of a PixelCNN without z. A pixel sees
-# 10 + 4 * 2 + 4 * 1 = 22 rows up and columns to the sides, so a whole digit, which has
-# 20. With a first kernel of 7x7 it sees 15, and the number is worse by more than a nat.
-# One of 21x21 costs little, since its input is the image alone.
+# 10 + 4 * 2 + 4 * 1 = 22 rows up and columns to the sides, so a whole digit, which is
+# at most 20 high and wide. With a first kernel of 7x7 it sees 15, and the number is
+# worse by more than a nat. One of 21x21 costs little: its input is the image alone.
 _PAPER = Config(
     dataset='binarized_mnist', features=32, num_layers=8, first_kernel=21,
     kernels=(5, 3), head=128, optimizer='muon', batch_size=32, learning_rate=3e-3,
