@@ -69,6 +69,7 @@ def test_without_docstrings(tmp_path, capfd):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures('heeded_signals')
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     'command', [('-m', 'experiments.vae'), ('experiments/vae.py',)]
